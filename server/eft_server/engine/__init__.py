@@ -1,0 +1,1 @@
+"""The composite model inside vLLM: the only place that touches vLLM's internals."""

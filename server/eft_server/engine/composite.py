@@ -1,0 +1,125 @@
+"""The family as one vLLM model: every member reads the same tokens, and their logits are blended.
+
+Continuous batching, paged KV, prefix caching, chunked prefill, graphs and parallelism are vLLM's: to it this is
+one model with more layers.
+"""
+
+import itertools
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+from vllm.compilation.backends import set_model_tag
+from vllm.config import VllmConfig
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_prefix
+from vllm.sequence import IntermediateTensors
+from vllm.transformers_utils.config import get_config, get_hf_text_config
+
+from eft_server.blend import blend
+from eft_server.engine.coefficients import attach, detach
+from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
+
+
+class EftForCausalLM(nn.Module):
+    """The composite. Its `hidden states` are all members', with each token's coefficients behind them.
+
+    Shape suffixes: T tokens, R rows, M members (the base first), C the columns that `attach` makes.
+    """
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        self.config = vllm_config.model_config.hf_config
+        self.manifest = Manifest.from_hf(self.config)
+        self.members = nn.ModuleDict()
+        self._add(self.manifest.base, _base_config(vllm_config, self.manifest), prefix)
+        for checkpoint in self.manifest.members:
+            self._add(checkpoint.name, _member_config(vllm_config, checkpoint), prefix)
+        self.secondary_weights = [
+            DefaultModelLoader.Source(item.model, item.revision, prefix=item.weight_prefix)
+            for item in self.manifest.members
+        ]
+        device = vllm_config.device_config.device
+        self.defaults_M = torch.tensor(self.manifest.defaults, dtype=torch.float32, device=device)
+        self.unshared_U = torch.tensor(list(self.manifest.unshared_ids()), dtype=torch.long, device=device)
+
+    def _add(self, name: str, config: VllmConfig, prefix: str) -> None:
+        # A tag of its own keeps each member's compile cache apart from the others'.
+        with set_model_tag(f"eft_{name}"):
+            member = init_vllm_registered_model(config, prefix=maybe_prefix(prefix, f"members.{name}"))
+        self.members[name] = member
+        self._sizes_M = [*getattr(self, "_sizes_M", []), config.model_config.hf_text_config.hidden_size]
+
+    @staticmethod
+    def get_model_state_cls() -> type:
+        """Name Model Runner V2's per-model state, which brings the coefficients."""
+        from eft_server.engine.runner_v2 import EftModelState
+
+        return EftModelState
+
+    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The base's embeddings. vLLM asks for them only where inputs are not token ids, which we refuse."""
+        embedded: torch.Tensor = self.members[self.manifest.base].embed_input_ids(input_ids)
+        return embedded
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        coefficients_TM: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Run every member on the same tokens.
+
+        Args:
+            input_ids: shape (T,).
+            positions: shape (T,).
+            intermediate_tensors: unused, there is no pipeline parallelism.
+            inputs_embeds: unused, inputs are token ids.
+            coefficients_TM: float32; where there are none (profiling runs), the family's defaults.
+
+        Returns:
+            (T, C): see `coefficients.attach`.
+        """
+        assert intermediate_tensors is None and inputs_embeds is None
+        hidden_M = [member(input_ids, positions) for member in self.members.values()]
+        if coefficients_TM is None:
+            coefficients_TM = self.defaults_M.expand(len(input_ids), -1).contiguous()
+        return attach(hidden_M, coefficients_TM)
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """Blend the logits of any rows of `forward`'s result: float32 (R, V), or None off the first rank."""
+        hidden_M, coefficients_RM = detach(hidden_states, self._sizes_M)
+        pairs = zip(self.members.values(), hidden_M, strict=True)
+        logits_M = [member.compute_logits(hidden_RH) for member, hidden_RH in pairs]
+        if any(logits_RV is None for logits_RV in logits_M):
+            return None
+        return blend(logits_M, coefficients_RM, self.unshared_U)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Hand every member its own checkpoint, which the loader streams one after the other."""
+        loaded: set[str] = set()
+        for owner, group in itertools.groupby(weights, key=lambda item: self._owner(item[0])):
+            own = ((name.removeprefix(f"{owner}{SEPARATOR}"), tensor) for name, tensor in group)
+            names = self.members[owner].load_weights(own)
+            loaded.update(f"members.{owner}.{name}" for name in names)
+        return loaded
+
+    def _owner(self, weight_name: str) -> str:
+        name, separator, _ = weight_name.partition(SEPARATOR)
+        return name if separator else self.manifest.base
+
+
+def _base_config(vllm_config: VllmConfig, manifest: Manifest) -> VllmConfig:
+    return vllm_config.with_hf_config(vllm_config.model_config.hf_config, list(manifest.architectures))
+
+
+def _member_config(vllm_config: VllmConfig, checkpoint: Checkpoint) -> VllmConfig:
+    hf_config: PretrainedConfig = get_config(
+        checkpoint.model, trust_remote_code=False, revision=checkpoint.revision
+    )
+    config = vllm_config.with_hf_config(hf_config)
+    config.model_config.hf_text_config = get_hf_text_config(hf_config)
+    return config

@@ -1,0 +1,76 @@
+"""What travels from the launcher to the model, in every process: the family, inside the base's config."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+KEY = "eft"
+"""The config attribute, and the key of `SamplingParams.extra_args`, that hold this project's values."""
+
+SEPARATOR = "@"
+"""Ends a member's name where it prefixes a weight's name; no checkpoint uses it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A member's name and where its weights are (a local directory or a hub id with its revision)."""
+
+    name: str
+    model: str
+    revision: str | None = None
+
+    @property
+    def weight_prefix(self) -> str:
+        """What vLLM's loader puts before each of this member's weight names."""
+        return f"{self.name}{SEPARATOR}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The family as the engine needs it.
+
+    Attributes:
+        architectures: of the base's own model, since ours takes their place in its config.
+        base: the base's name; its checkpoint is the engine's own.
+        members: the other members, in the order of the coefficients.
+        unshared: half-open ranges of token ids that not all members share.
+        defaults: the coefficients of a request that brings none, the base's first.
+    """
+
+    architectures: tuple[str, ...]
+    members: tuple[Checkpoint, ...]
+    unshared: tuple[tuple[int, int], ...]
+    defaults: tuple[float, ...]
+    base: str = "base"
+
+    @property
+    def width(self) -> int:
+        """How many coefficients a request has: one for each member, the base included."""
+        return 1 + len(self.members)
+
+    def unshared_ids(self) -> Iterator[int]:
+        """Every id that not all members share, ascending."""
+        for start, stop in self.unshared:
+            yield from range(start, stop)
+
+    def to_hf(self) -> dict[str, Any]:
+        """As plain values for `hf_overrides`."""
+        return asdict(self)
+
+    @classmethod
+    def from_hf(cls, config: object) -> "Manifest":
+        """Read it back from a Hugging Face config.
+
+        Raises:
+            ValueError: the config carries none, so the engine was not started through `eft_server`.
+        """
+        raw = getattr(config, KEY, None)
+        if not isinstance(raw, dict):
+            raise ValueError(f"the model config has no {KEY!r} entry: start the engine through eft_server.engine.launch")
+        return cls(
+            architectures=tuple(raw["architectures"]),
+            members=tuple(Checkpoint(**member) for member in raw["members"]),
+            unshared=tuple((start, stop) for start, stop in raw["unshared"]),
+            defaults=tuple(raw["defaults"]),
+            base=raw["base"],
+        )

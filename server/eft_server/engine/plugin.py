@@ -1,0 +1,18 @@
+"""vLLM's entry point into this package (group `vllm.general_plugins`).
+
+vLLM calls `register` in every process that it starts, and skips a plugin that fails to import: so this module
+imports nothing heavy, and what it registers is named by string.
+"""
+
+ARCHITECTURE = "EftForCausalLM"
+"""The architecture's name in `hf_overrides` and in vLLM's registry."""
+
+_MODEL = "eft_server.engine.composite:EftForCausalLM"
+
+
+def register() -> None:
+    """Make the composite known to vLLM. Safe to call more than once."""
+    from vllm import ModelRegistry
+
+    if ARCHITECTURE not in ModelRegistry.get_supported_archs():
+        ModelRegistry.register_model(ARCHITECTURE, _MODEL)

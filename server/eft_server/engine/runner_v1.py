@@ -1,0 +1,124 @@
+"""Coefficients on vLLM's Model Runner V1, which the CPU build uses.
+
+V1 has no hook for a model's own inputs, so a worker of ours gives vLLM's runner these methods.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+from vllm.v1.worker.cpu_worker import CPUWorker
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+from vllm.v1.worker.gpu_worker import Worker
+
+from eft_server.engine.coefficients import coefficients_of
+from eft_server.engine.manifest import Manifest
+
+
+class CoefficientRunner(GPUModelRunner):
+    """vLLM's runner, bringing every scheduled token its request's coefficients.
+
+    Shape suffixes: T tokens, R requests, M members.
+    """
+
+    _coefficients_TM: torch.Tensor | None = None
+    _rows_R: list[int]
+
+    def _prepare_inputs(self, scheduler_output: SchedulerOutput, num_scheduled_tokens: np.ndarray) -> Any:
+        prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
+        drafts = scheduler_output.scheduled_spec_decode_tokens
+        self._rows_R = [1 + len(drafts.get(req_id, ())) for req_id in self.input_batch.req_ids]
+        self._fill(num_scheduled_tokens)
+        return prepared
+
+    def _fill(self, num_scheduled_tokens: np.ndarray) -> None:
+        defaults = Manifest.from_hf(self.model_config.hf_config).defaults
+        requests = (self.requests[req_id].sampling_params for req_id in self.input_batch.req_ids)
+        rows_RM = [coefficients_of(params.extra_args if params else None, defaults) for params in requests]
+        scheduled_TM = np.repeat(np.asarray(rows_RM, dtype=np.float32), num_scheduled_tokens, axis=0)
+        buffer_TM = self._buffer(len(defaults))
+        buffer_TM[: len(scheduled_TM)].copy_(torch.from_numpy(scheduled_TM), non_blocking=True)
+
+    def _buffer(self, members: int) -> torch.Tensor:
+        if self._coefficients_TM is None:  # One address for good: captured graphs read from it.
+            shape = (self.max_num_tokens, members)
+            self._coefficients_TM = torch.zeros(shape, dtype=torch.float32, device=self.device)
+        return self._coefficients_TM
+
+    def _model_forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        assert input_ids is not None and self._coefficients_TM is not None
+        return super()._model_forward(
+            input_ids,
+            positions,
+            intermediate_tensors,
+            inputs_embeds,
+            coefficients_TM=self._coefficients_TM[: len(input_ids)],
+            **model_kwargs,
+        )
+
+    def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:
+        with self._without_discarded_generators():
+            return super().sample_tokens(grammar_output)
+
+    @contextmanager
+    def _without_discarded_generators(self) -> Iterator[None]:
+        """Keep a seeded request's generator out of steps whose sample vLLM throws away (a prompt read in parts).
+
+        vLLM 0.32 rewinds the generator afterwards, which PyTorch offers on CUDA alone: on the CPU it raises
+        "CPU Generator does not use offset", and the engine dies. Not drawing from it comes to the same thing.
+        """
+        generators = self.input_batch.generators
+        discarded = np.flatnonzero(self.discard_request_mask.np[: self.input_batch.num_reqs])
+        held = {int(row): generators.pop(int(row)) for row in discarded if int(row) in generators}
+        try:
+            yield
+        finally:
+            generators.update(held)
+
+    def _get_nans_in_logits(self, logits: torch.Tensor | None) -> dict[str, int]:
+        """Count NaNs by request. vLLM takes one row a request for granted; drafts bring more."""
+        if logits is None:
+            return {}
+        broken = logits[:, 0].isnan() if len(logits) else logits.new_zeros(0)
+        counts = [int(rows.sum()) for rows in broken.split(self._rows_R)]
+        return dict(zip(self.input_batch.req_ids, counts, strict=True))
+
+
+class EftCPUModelRunner(CoefficientRunner, CPUModelRunner):
+    """The runner of a CPU worker."""
+
+
+class EftGPUModelRunner(CoefficientRunner):
+    """The runner of a GPU worker, where somebody asks for Model Runner V1."""
+
+
+_RUNNERS: dict[type, type] = {CPUModelRunner: EftCPUModelRunner, GPUModelRunner: EftGPUModelRunner}
+
+
+class EftCPUWorker(CPUWorker):
+    """vLLM's CPU worker with our runner."""
+
+    def init_device(self) -> None:
+        """Re-type the runner that vLLM built: its worker names the class, and a second one would double buffers."""
+        super().init_device()
+        self.model_runner.__class__ = _RUNNERS.get(type(self.model_runner), type(self.model_runner))
+
+
+class EftGPUWorker(Worker):
+    """vLLM's GPU worker with our runner, where Model Runner V1 is in use."""
+
+    def init_device(self) -> None:
+        """As `EftCPUWorker.init_device`."""
+        super().init_device()
+        self.model_runner.__class__ = _RUNNERS.get(type(self.model_runner), type(self.model_runner))

@@ -1,0 +1,118 @@
+"""Coefficients on vLLM's Model Runner V2, which asks the model for a state of its own.
+
+Shape suffixes: T tokens, Q request slots, M members.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.config import VllmConfig
+from vllm.triton_utils import tl, triton
+from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.mm.encoder_cache import EncoderCache
+from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+from vllm.v1.worker.gpu.sample.output import SamplerOutput
+from vllm.v1.worker.gpu.sample.sampler import Sampler
+from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
+from vllm.v1.worker.gpu.states import RequestState
+
+from eft_server.engine.coefficients import coefficients_of
+from eft_server.engine.manifest import Manifest
+
+
+class EftModelState(DefaultModelState):
+    """A table of coefficients by request slot, spread over a step's tokens on the device.
+
+    The per-token buffer has one address for good, so that captured graphs replay with it.
+    """
+
+    def __init__(
+        self,
+        vllm_config: VllmConfig,
+        model: nn.Module,
+        encoder_cache: EncoderCache | None,
+        device: torch.device,
+    ) -> None:
+        super().__init__(vllm_config, model, encoder_cache, device)
+        self._defaults = Manifest.from_hf(self.model_config.hf_config).defaults
+        width = len(self._defaults)
+        self._table_QM = StagedWriteTensor((self.max_num_reqs, width), torch.float32, device)
+        self._tokens_TM = torch.zeros((self.max_num_tokens, width), dtype=torch.float32, device=device)
+
+    def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
+        """Note a new request's coefficients (a resumed one arrives here again)."""
+        super().add_request(req_index, new_req_data)
+        params = new_req_data.sampling_params
+        vector = coefficients_of(params.extra_args if params else None, self._defaults)
+        self._table_QM.stage_write(req_index, 0, vector)
+
+    def apply_staged_writes(self) -> None:
+        """Send what was noted to the device."""
+        super().apply_staged_writes()
+        self._table_QM.apply_write()
+
+    def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
+        """Spread the table over this step's tokens; a keyword of the composite's forward."""
+        inputs = super().prepare_inputs(input_batch, req_states)
+        if input_batch.num_reqs:
+            _spread_kernel[(input_batch.num_reqs,)](
+                self._tokens_TM,
+                self._table_QM.gpu,
+                input_batch.idx_mapping,
+                input_batch.query_start_loc,
+                len(self._defaults),
+                WIDTH=triton.next_power_of_2(len(self._defaults)),
+                BLOCK=64,
+            )
+        return {**inputs, "coefficients_TM": self._tokens_TM[: input_batch.num_tokens_after_padding]}
+
+    def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
+        """The same buffer, for profiling and for graph capture."""
+        inputs = super().prepare_dummy_inputs(num_reqs, num_tokens)
+        return {**inputs, "coefficients_TM": self._tokens_TM[:num_tokens]}
+
+    def custom_sampler(self, sampler: Sampler) -> tuple[Sampler, RejectionSampler | None] | None:
+        """Count non-finite rows by request under speculation too."""
+        speculative = self.vllm_config.speculative_config
+        if speculative is None:
+            return None
+        return sampler, PerRequestRejectionSampler(sampler, speculative, self.device)
+
+
+class PerRequestRejectionSampler(RejectionSampler):
+    """vLLM's rejection sampler; it counts NaNs by logits row, while its caller reads the counts by request."""
+
+    def __call__(self, logits: torch.Tensor, input_batch: InputBatch, *args: Any, **kwargs: Any) -> SamplerOutput:
+        """Verify the drafts, then add up each request's counts."""
+        output = super().__call__(logits, input_batch, *args, **kwargs)
+        if output.num_nans is not None:
+            total = torch.nn.functional.pad(output.num_nans.cumsum(0), (1, 0))
+            ends = total[input_batch.cu_num_logits.long()]
+            output.num_nans = (ends[1:] - ends[:-1]).to(torch.int32)
+        return output
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _spread_kernel(
+    tokens_ptr: Any,
+    table_ptr: Any,
+    slot_ptr: Any,
+    start_ptr: Any,
+    members: Any,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    request = tl.program_id(0)
+    slot = tl.load(slot_ptr + request)
+    start = tl.load(start_ptr + request)
+    stop = tl.load(start_ptr + request + 1)
+    column = tl.arange(0, WIDTH)
+    row = tl.load(table_ptr + slot * members + column, mask=column < members, other=0.0)
+    for first in range(start, stop, BLOCK):
+        token = first + tl.arange(0, BLOCK)
+        inside = (token[:, None] < stop) & (column[None, :] < members)
+        target = tokens_ptr + token[:, None] * members + column[None, :]
+        tl.store(target, tl.broadcast_to(row[None, :], (BLOCK, WIDTH)), mask=inside)

@@ -1,0 +1,57 @@
+"""vLLM's scheduler, failing the requests whose logits are not finite while the batch goes on."""
+
+from typing import TYPE_CHECKING, Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request, RequestStatus
+
+_Base = Scheduler if TYPE_CHECKING else object
+
+
+class FailsNonFinite(_Base):
+    """Ends a request with `finish_reason` "error" in the step in which the runner counts a NaN in its logits.
+
+    The blend makes a row NaN throughout when any of it is NaN or infinite. What was sampled from such a row is
+    dropped, as vLLM drops what a request samples after it was aborted.
+    """
+
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
+    ) -> dict[int, EngineCoreOutputs]:
+        """Finish the broken requests, then do what vLLM does for the others."""
+        counts = model_runner_output.num_nans_in_logits or {}
+        broken = [req_id for req_id, count in counts.items() if count and req_id in self.requests]
+        failed = self.finish_requests(broken, RequestStatus.FINISHED_ERROR) if broken else []
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        for request in failed:
+            batch = outputs.setdefault(request.client_index, EngineCoreOutputs())
+            batch.outputs.append(_failure(request))
+        return outputs
+
+
+def _failure(request: Request) -> EngineCoreOutput:
+    return EngineCoreOutput(
+        request_id=request.request_id,
+        new_token_ids=[],
+        finish_reason=request.get_finished_reason(),
+        events=request.take_events(),
+        trace_headers=request.trace_headers,
+    )
+
+
+class EftScheduler(FailsNonFinite, Scheduler):
+    """For engines that wait for a step's tokens before they schedule the next."""
+
+
+class EftAsyncScheduler(FailsNonFinite, AsyncScheduler):
+    """For engines that schedule a step ahead."""
+
+
+def make_scheduler(**options: Any) -> Scheduler:
+    """Build the scheduler that vLLM's settings ask for, as vLLM would; named in `scheduler_cls`."""
+    ahead = options["vllm_config"].scheduler_config.async_scheduling
+    return (EftAsyncScheduler if ahead else EftScheduler)(**options)
