@@ -1,0 +1,8 @@
+"""An OpenAI-compatible inference server for emulated fine-tuning on vLLM.
+
+Importing the package is cheap: torch, vLLM, transformers and FastAPI load only where they are used.
+"""
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__"]

@@ -1,0 +1,375 @@
+"""The family file: one YAML document turned into a frozen, validated ServerConfig."""
+
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from eft_server.document import read_document
+from eft_server.errors import ConfigError, shown
+from eft_server.problems import KeyedError, describe
+
+__all__ = [
+    "BASE",
+    "ExpertSpec",
+    "Limits",
+    "MemberSpec",
+    "Range",
+    "ServerConfig",
+    "ServerOptions",
+    "Setting",
+    "Speculative",
+    "bundled_families",
+    "load_config",
+]
+
+BASE = "base"
+"""The base's name among the members."""
+
+MAX_EXPERTS = 32
+MAX_ALIASES = 128
+MAX_BOUND = 1000.0
+
+_RESERVED = frozenset({BASE, "scale"})
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+Number = Annotated[float, Field(ge=-MAX_BOUND, le=MAX_BOUND, allow_inf_nan=False)]
+Text = Annotated[str, Field(max_length=2000)]
+Checkpoint = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=1024)]
+
+
+_OWNED_VLLM_OPTIONS = {
+    "model": "the family file's base is the model",
+    "model_weights": "the family file's base is the model",
+    "served_model_name": "the served names come from name and aliases",
+    "tokenizer": "the base's tokenizer is the family's",
+    "tokenizer_revision": "use base.revision",
+    "skip_tokenizer_init": "the server needs the tokenizer",
+    "revision": "use base.revision",
+    "code_revision": "code from checkpoints is never run",
+    "trust_remote_code": "code from checkpoints is never run",
+    "hf_token": "set HF_TOKEN in the environment; a family file holds no secrets",
+    "hf_config_path": "the base's own config is used",
+    "hf_overrides": "the family is described to vLLM through it",
+    "model_class_overrides": "the composite model is the class",
+    "model_impl": "members run in vLLM's own model classes",
+    "runner": "the family generates text",
+    "convert": "the family generates text",
+    "worker_cls": "the family's worker carries the weights of each request",
+    "speculative_config": "use the section speculative",
+    "spec_method": "use the section speculative",
+    "spec_model": "use speculative.draft",
+    "spec_tokens": "use speculative.tokens",
+    "enable_lora": "adapters are not supported",
+    "logits_processors": "they would run after the log-probabilities are taken",
+    "max_logprobs": "use server.max_logprobs",
+    "allowed_local_media_path": "media are not supported",
+    "allowed_media_domains": "media are not supported",
+    "enable_prompt_embeds": "members embed tokens differently, so a prompt has to be tokens",
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class MemberSpec(_Section):
+    """A checkpoint: a directory or a hub id, with its revision.
+
+    A directory counts from the family file's folder; ``./`` in front tells it from a hub id for certain.
+    """
+
+    model: Checkpoint
+    revision: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    description: Text = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_bare_name(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+
+class ExpertSpec(MemberSpec):
+    """A fine-tuned checkpoint and the reference whose logits are taken from its own.
+
+    The reference may be ``base``; left out, it is the family's only reference.
+    """
+
+    reference: Name | None = None
+
+
+M = TypeVar("M", bound=MemberSpec)
+
+
+class Setting(_Section):
+    """How much of each expert to apply; an expert that is not named counts 0."""
+
+    weights: Annotated[dict[Name, Number], Field(max_length=MAX_EXPERTS)] = Field(default_factory=dict)
+    scale: Number = 1.0
+    description: Text = ""
+
+
+class Range(_Section):
+    """A closed interval."""
+
+    min: Number = 0.0
+    max: Number = 2.0
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+
+class Limits(_Section):
+    """What a request may ask for; negative weights only where the operator opens a range below 0."""
+
+    weight: Range = Range()
+    weights: Annotated[dict[Name, Range], Field(max_length=MAX_EXPERTS)] = Field(default_factory=dict)
+    scale: Range = Range()
+    total: Annotated[float, Field(ge=0, le=MAX_BOUND, allow_inf_nan=False)] = 2.0
+
+    def of(self, expert: str) -> Range:
+        """The range of one expert's weight."""
+        return self.weights.get(expert, self.weight)
+
+    def violations(self, weights: Mapping[str, float], scale: float) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Yield (key inside the setting, message) for each bound that a setting breaks."""
+        for name, weight in weights.items():
+            allowed = self.of(name)
+            if not allowed.min <= weight <= allowed.max:
+                yield ("weights", name), f"{shown(weight)} is out of bounds; allowed: {_span(allowed)}"
+        if not self.scale.min <= scale <= self.scale.max:
+            yield ("scale",), f"{shown(scale)} is out of bounds; allowed: {_span(self.scale)}"
+        total = abs(scale) * math.fsum(map(abs, weights.values()))
+        # A hair of slack: 0.1 + 0.2 + 0.7 must count as 1.
+        if total > self.total * (1 + 1e-9):
+            yield (
+                ("weights",),
+                f"scale times the sum of |weights| is {total!r}; allowed: up to {self.total:g}",
+            )
+
+
+class Speculative(_Section):
+    """Speculative decoding: the draft, a member's name or a checkpoint, proposes tokens at a time."""
+
+    draft: Checkpoint
+    tokens: Annotated[int, Field(ge=1, le=16)] = 4
+
+
+class ServerOptions(_Section):
+    """Where the server listens and what one client may ask of it."""
+
+    host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    api_key_file: Annotated[Path, Field(strict=False)] | None = None
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 2 * 1024 * 1024
+    max_n: Annotated[int, Field(ge=1, le=1024)] = 16
+    max_prompts: Annotated[int, Field(ge=1, le=4096)] = 16
+    max_logprobs: Annotated[int, Field(ge=0, le=1000)] = 20
+    max_concurrent_requests: Annotated[int, Field(ge=1, le=65536)] = 256
+    body_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 30.0
+    request_timeout_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 600.0
+
+
+class ServerConfig(_Section):
+    """A family and how to serve it.
+
+    After validation every expert knows its reference, and defaults and aliases weigh every expert.
+    """
+
+    name: Name
+    description: Text = ""
+    base: MemberSpec
+    references: Annotated[dict[Name, MemberSpec], Field(max_length=MAX_EXPERTS)] = Field(default_factory=dict)
+    experts: Annotated[dict[Name, ExpertSpec], Field(min_length=1, max_length=MAX_EXPERTS)]
+    defaults: Setting = Setting()
+    aliases: Annotated[dict[Name, Setting], Field(max_length=MAX_ALIASES)] = Field(default_factory=dict)
+    limits: Limits = Limits()
+    speculative: Speculative | None = None
+    vllm: Annotated[dict[str, Any], Field(max_length=256)] = Field(default_factory=dict)
+    server: ServerOptions = ServerOptions()
+
+    @cached_property
+    def members(self) -> tuple[str, ...]:
+        """All members' names in the order of a coefficient vector: base, references, experts."""
+        return (BASE, *self.references, *self.experts)
+
+    def member(self, name: str) -> MemberSpec:
+        """The checkpoint of a member.
+
+        Raises:
+            KeyError: No member has this name.
+        """
+        if name == BASE:
+            return self.base
+        return self.references[name] if name in self.references else self.experts[name]
+
+    def reference_of(self, expert: str) -> str:
+        """The member whose logits are subtracted from an expert's: a reference, or ``base``.
+
+        Raises:
+            KeyError: No expert has this name.
+        """
+        reference = self.experts[expert].reference
+        assert reference is not None, "validation has filled it in"
+        return reference
+
+    @model_validator(mode="after")
+    def _is_a_family(self) -> Self:
+        self._check_names()
+        self._complete("experts", {n: self._with_reference(n, e) for n, e in self.experts.items()})
+        self._check_references_used()
+        self._check_limits_named()
+        self._complete("defaults", self._completed(("defaults",), self.defaults, self._even_setting()))
+        aliases = {
+            n: self._completed(("aliases", n), alias, self.defaults) for n, alias in self.aliases.items()
+        }
+        self._complete("aliases", aliases)
+        self._check_vllm_options()
+        return self
+
+    def _complete(self, field: str, value: Any) -> None:
+        """Replace a field during validation, before anyone has seen the frozen model."""
+        self.__dict__[field] = value
+
+    def _check_names(self) -> None:
+        if self.name in _RESERVED:
+            raise KeyedError(("name",), f"{self.name!r} is reserved; choose another name")
+        taken = {self.name: "name"}
+        for section in ("references", "experts", "aliases"):
+            for name in getattr(self, section):
+                if name in _RESERVED:
+                    raise KeyedError((section, name), f"{name!r} is reserved; choose another name")
+                if name in taken:
+                    raise KeyedError((section, name), f"{name!r} is already taken by {taken[name]}")
+                taken[name] = section
+
+    def _with_reference(self, name: str, expert: ExpertSpec) -> ExpertSpec:
+        known = (*self.references, BASE)
+        reference = expert.reference
+        if reference is None:
+            if len(self.references) != 1:
+                raise KeyedError(("experts", name), f"say which reference it has; known: {', '.join(known)}")
+            reference = next(iter(self.references))
+        elif reference not in known:
+            key = ("experts", name, "reference")
+            raise KeyedError(key, f"{reference!r} is not a reference; known: {', '.join(known)}")
+        return expert.model_copy(update={"reference": reference})
+
+    def _check_references_used(self) -> None:
+        used = {expert.reference for expert in self.experts.values()}
+        for name in self.references:
+            if name not in used:
+                raise KeyedError(("references", name), "no expert has this reference; remove it or use it")
+
+    def _check_limits_named(self) -> None:
+        for name in self.limits.weights:
+            if name not in self.experts:
+                raise KeyedError(("limits", "weights", name), self._not_an_expert(name))
+
+    def _not_an_expert(self, name: str) -> str:
+        return f"{name!r} is not an expert; known: {', '.join(self.experts)}"
+
+    def _even_setting(self) -> Setting:
+        return Setting(weights={name: 1 / len(self.experts) for name in self.experts})
+
+    def _completed(self, key: tuple[str, ...], setting: Setting, fallback: Setting) -> Setting:
+        """Give each expert a weight and check the bounds; what the setting leaves out is the fallback's."""
+        for name in setting.weights:
+            if name not in self.experts:
+                raise KeyedError((*key, "weights", name), self._not_an_expert(name))
+        given = setting.weights if "weights" in setting.model_fields_set else fallback.weights
+        weights = {name: given.get(name, 0.0) for name in self.experts}
+        scale = setting.scale if "scale" in setting.model_fields_set else fallback.scale
+        for place, message in self.limits.violations(weights, scale):
+            raise KeyedError((*key, *place), f"{message} (see limits)")
+        return setting.model_copy(update={"weights": weights, "scale": scale})
+
+    def _check_vllm_options(self) -> None:
+        for option, value in self.vllm.items():
+            if option in _OWNED_VLLM_OPTIONS:
+                reason = _OWNED_VLLM_OPTIONS[option]
+                raise KeyedError(("vllm", option), f"{option!r} cannot be set here: {reason}")
+            if option == "pipeline_parallel_size" and value != 1:
+                raise KeyedError(
+                    ("vllm", option), "must be 1; use tensor_parallel_size to spread a family over GPUs"
+                )
+
+
+def _span(allowed: Range) -> str:
+    return f"{allowed.min:g} to {allowed.max:g}"
+
+
+def bundled_families() -> dict[str, Path]:
+    """The family files that come with the server, by name."""
+    folder = Path(__file__).parent / "families"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_config(family: str | Path, overrides: Sequence[str] = ()) -> ServerConfig:
+    """Read a family by its bundled name or its file, with overrides such as ``defaults.scale=0.5`` on top.
+
+    Paths inside, overrides' included, count from the family file's folder.
+
+    Raises:
+        ConfigError: There is no such family, or it is wrong; the message gives file, line and dotted key.
+    """
+    path = _locate(family)
+    document = read_document(path)
+    for assignment in overrides:
+        document.override(assignment)
+    try:
+        config = ServerConfig.model_validate(document.data)
+    except ValidationError as error:
+        raise ConfigError(describe(error, document, ServerConfig)) from error
+    try:
+        return _with_paths(config, path.resolve().parent)
+    except KeyedError as problem:
+        raise ConfigError(f"{document.place(problem.key)}: {problem}") from problem
+
+
+def _locate(family: str | Path) -> Path:
+    bundled = bundled_families()
+    if isinstance(family, str) and family in bundled:
+        return bundled[family]
+    path = os.path.expanduser(family)
+    if not os.path.isfile(path):
+        shown = str(family)[:200]
+        raise ConfigError(f"{shown!r} is neither a family file nor a bundled family ({', '.join(bundled)})")
+    return Path(path)
+
+
+def _with_paths(config: ServerConfig, folder: Path) -> ServerConfig:
+    """The same config with local checkpoints and files as absolute paths."""
+
+    def located(key: tuple[str, ...], member: M) -> M:
+        return member.model_copy(update={"model": _checkpoint((*key, "model"), member.model, folder)})
+
+    update: dict[str, Any] = {"base": located((BASE,), config.base)}
+    update["references"] = {n: located(("references", n), m) for n, m in config.references.items()}
+    update["experts"] = {n: located(("experts", n), m) for n, m in config.experts.items()}
+    speculative = config.speculative
+    if speculative and speculative.draft not in config.members:
+        draft = _checkpoint(("speculative", "draft"), speculative.draft, folder)
+        update["speculative"] = speculative.model_copy(update={"draft": draft})
+    if config.server.api_key_file:
+        key_file = folder / config.server.api_key_file.expanduser()
+        update["server"] = config.server.model_copy(update={"api_key_file": key_file})
+    return config.model_copy(update=update)
+
+
+def _checkpoint(key: tuple[str, ...], model: str, folder: Path) -> str:
+    local = os.path.join(folder, os.path.expanduser(model))
+    if model.startswith((".", "/", "~")) or os.path.isdir(local):
+        return os.path.abspath(local)
+    if not _HUB_ID.fullmatch(model):
+        raise KeyedError(key, f"{model!r} is neither a directory nor a hub id such as org/name")
+    return model

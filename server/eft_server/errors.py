@@ -1,0 +1,59 @@
+"""The exceptions of the server.
+
+EftError
+├── ConfigError           (ValueError)  the family file or an option is wrong
+├── FamilyError           (ValueError)  the checkpoints cannot serve as one family
+└── BehaviourError        (ValueError)  a request asks for weights that cannot be given
+    └── UnknownModelError               a request names a model that is not served
+"""
+
+from collections.abc import Mapping
+
+__all__ = ["BehaviourError", "ConfigError", "EftError", "FamilyError", "UnknownModelError", "shown"]
+
+
+class EftError(Exception):
+    """Root of every error that the server raises on purpose."""
+
+
+class ConfigError(EftError, ValueError):
+    """A family file or an option is wrong; the message names the place, the value and what would be right."""
+
+
+class FamilyError(EftError, ValueError):
+    """The members' checkpoints are missing, unsupported or do not agree on what a token id means."""
+
+
+class BehaviourError(EftError, ValueError):
+    """A request's behaviour cannot be served.
+
+    Attributes:
+        param: The request field at fault, such as ``eft.weights.helpful``.
+    """
+
+    def __init__(self, message: str, param: str) -> None:
+        # Both go into args, because that is what pickle rebuilds an exception from.
+        super().__init__(message, param)
+        self.param = param
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class UnknownModelError(BehaviourError):
+    """The request names a model that this server does not serve."""
+
+
+def shown(value: object) -> str:
+    """A short, printable form of an offending value, whatever it is."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, str):
+        return repr(value if len(value) <= 64 else value[:61] + "...")
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a huge integer"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return "an object"
+    return "an array" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
