@@ -298,6 +298,8 @@ class ServerConfig(_Section):
             if option in _OWNED_VLLM_OPTIONS:
                 reason = _OWNED_VLLM_OPTIONS[option]
                 raise KeyedError(("vllm", option), f"{option!r} cannot be set here: {reason}")
+            if option == "tensor_parallel_size" and (type(value) is not int or value < 1):
+                raise KeyedError(("vllm", option), f"must be a number of GPUs, 1 or more, not {shown(value)}")
             if option == "pipeline_parallel_size" and value != 1:
                 raise KeyedError(
                     ("vllm", option), "must be 1; use tensor_parallel_size to spread a family over GPUs"

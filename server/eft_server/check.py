@@ -1,0 +1,76 @@
+"""What `eft check` prints: the members and their memory, the vocabulary, warnings and vLLM's options."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from eft_server.family import FamilyReport, MemberReport
+
+__all__ = ["print_options", "print_report"]
+
+KV_TOKENS = 1000
+_GB = 1e9
+_MB = 1e6
+_SHOWN_CHARACTERS = 160
+
+
+def print_report(console: Console, report: FamilyReport, options: Mapping[str, Any]) -> None:
+    """Print what the members are and what they cost under vLLM's options (dtype, tensor parallelism)."""
+    console.print(_member_table(report, options))
+    shared, size = report.vocabulary.shared_count, report.vocabulary.size
+    console.print(f"Vocabulary: {shared:,} of {size:,} ids are shared; the others cannot be generated.")
+    console.print(f"Texts end with the ids {', '.join(map(str, report.end_ids)) or '(none)'}.")
+    for warning in report.warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def print_options(console: Console, options: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    """Print the arguments and the environment that vLLM will get."""
+    table = Table("Option", "Value", title="vLLM options", title_justify="left")
+    for name, value in sorted(options.items()):
+        table.add_row(name, Text(_shortened(repr(value)), overflow="fold"))
+    for name, value in sorted(environment.items()):
+        table.add_row(f"${name}", Text(_shortened(value), overflow="fold"))
+    console.print(table)
+
+
+def _member_table(report: FamilyReport, options: Mapping[str, Any]) -> Table:
+    gpus = options.get("tensor_parallel_size") or 1
+    weights = [member.weight_bytes(_dtype(options, "dtype")) / gpus for member in report.loaded]
+    kv = [_kv_bytes_per_gpu(member, options, gpus) for member in report.loaded]
+    title = f"Memory per GPU, over {gpus} GPUs" if gpus > 1 else "Memory"
+    table = Table(title=title, title_justify="left", show_footer=True)
+    table.add_column("Member", "total")
+    table.add_column("Checkpoint", overflow="fold")
+    table.add_column("Architecture", overflow="fold")
+    table.add_column("Parameters", f"{sum(m.parameters for m in report.loaded):,}", justify="right")
+    table.add_column("Weights", _size(sum(weights)), justify="right")
+    table.add_column(f"KV per {KV_TOKENS:,} tokens", _size(sum(kv)), justify="right")
+    names = [*(member.name for member in report.members), "(draft)"]
+    for name, member, weight, cache in zip(names, report.loaded, weights, kv, strict=False):
+        row = (name, Text(member.model), member.architecture, f"{member.parameters:,}")
+        table.add_row(*row, _size(weight), _size(cache))
+    return table
+
+
+def _kv_bytes_per_gpu(member: MemberReport, options: Mapping[str, Any], gpus: int) -> float:
+    """A GPU holds whole key/value heads: beyond one head each, they are copied, not divided."""
+    size = member.kv_bytes(KV_TOKENS, _dtype(options, "kv_cache_dtype") or _dtype(options, "dtype"))
+    return size * max(member.kv_heads // gpus, 1) / member.kv_heads
+
+
+def _dtype(options: Mapping[str, Any], key: str) -> str | None:
+    """A dtype that the options name; None where the checkpoint's own is kept."""
+    dtype = str(options.get(key, "auto")).removeprefix("torch.")
+    return None if dtype == "auto" else dtype
+
+
+def _size(size_bytes: float) -> str:
+    return f"{size_bytes / _GB:.2f} GB" if size_bytes >= _GB else f"{size_bytes / _MB:.2f} MB"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}… ({len(text)} characters)"

@@ -1,0 +1,241 @@
+"""What one member's checkpoint is, from its config and tokenizer alone: no weights are read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eft_server.config import MemberSpec
+from eft_server.errors import ConfigError, FamilyError
+from eft_server.vocabulary import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+__all__ = ["Checkpoint", "MemberReport", "bytes_per_number", "read_checkpoint"]
+
+_UNSTATED_CONTEXT = 2048
+"""vLLM's own assumption about a checkpoint that does not say how many tokens it can read."""
+
+_BYTES = {"float64": 8, "float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class MemberReport:
+    """One member's shape and what it costs.
+
+    Attributes:
+        name: Its name in the family.
+        model: The directory or hub id.
+        revision: The hub revision, None for the newest and for directories.
+        architecture: The model class that the checkpoint names.
+        parameters: How many numbers the weights are, tied ones counted once.
+        attention_heads: Query heads of a layer.
+        kv_heads: Key/value heads of a layer; 1 where it caches one compressed row instead.
+        kv_bytes_per_token: Size of one token's keys and values over all layers, in its own dtype.
+        vocab_size: Width of a row of logits, padding included.
+        final_logit_softcapping: The bound that the model presses its logits into, if any.
+        max_position_embeddings: The longest text that it reads, in tokens.
+        dtype: The dtype that the checkpoint states.
+    """
+
+    name: str
+    model: str
+    revision: str | None
+    architecture: str
+    parameters: int
+    attention_heads: int
+    kv_heads: int
+    kv_bytes_per_token: int
+    vocab_size: int
+    final_logit_softcapping: float | None
+    max_position_embeddings: int
+    dtype: str
+
+    def weight_bytes(self, dtype: str | None = None) -> int:
+        """Size of all weights, in the checkpoint's own dtype or in another."""
+        return self.parameters * bytes_per_number(dtype or self.dtype)
+
+    def kv_bytes(self, tokens: int, dtype: str | None = None) -> int:
+        """Size of the keys and values of so many tokens, in the checkpoint's own dtype or in another."""
+        numbers = self.kv_bytes_per_token // bytes_per_number(self.dtype)
+        return tokens * numbers * bytes_per_number(dtype or self.dtype)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A member's report with what its tokenizer says.
+
+    Attributes:
+        report: Shape and cost.
+        tokens: The ids and what they mean.
+        end_ids: The ids with which it ends a text.
+        chat_template: Its Jinja source, None where the tokenizer has none.
+    """
+
+    report: MemberReport
+    tokens: Tokens
+    end_ids: frozenset[int]
+    chat_template: str | None
+
+
+def bytes_per_number(dtype: str) -> int:
+    """Size of one number of a dtype by its name in torch or vLLM.
+
+    Raises:
+        ConfigError: The size of such numbers is not known.
+    """
+    if dtype.startswith("fp8"):
+        return 1
+    if dtype not in _BYTES:
+        raise ConfigError(f"the size of dtype {dtype!r} is not known; known: {', '.join(_BYTES)}, fp8")
+    return _BYTES[dtype]
+
+
+def read_checkpoint(name: str, spec: MemberSpec) -> Checkpoint:
+    """Read a member's config and tokenizer, from its directory or through the hub and its cache.
+
+    Raises:
+        FamilyError: It cannot be read, or it is no decoder that generates text; the message says what to do.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    _require_directory(name, spec)
+    try:
+        config = AutoConfig.from_pretrained(spec.model, revision=spec.revision, trust_remote_code=False)
+        _refuse_other_than_decoders(name, spec, config)
+        tokenizer = AutoTokenizer.from_pretrained(spec.model, revision=spec.revision, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        if isinstance(error, FamilyError):
+            raise
+        raise FamilyError(f"{_named(name, spec)}: {_advice(spec, error)}") from error
+    text = config.get_text_config()
+    end_ids = _end_ids(spec, config, tokenizer)
+    template = tokenizer.chat_template
+    report = _report(name, spec, config)
+    return Checkpoint(
+        report, _tokens(tokenizer, text.vocab_size), end_ids, template if isinstance(template, str) else None
+    )
+
+
+def _named(name: str, spec: MemberSpec) -> str:
+    at = f" at {spec.revision}" if spec.revision else ""
+    return f"member {name!r} ({spec.model}{at})"
+
+
+def _require_directory(name: str, spec: MemberSpec) -> None:
+    path = Path(spec.model)
+    if not path.is_absolute():
+        return
+    if not path.is_dir():
+        raise FamilyError(f"{_named(name, spec)}: there is no such directory")
+    if not (path / "config.json").is_file():
+        raise FamilyError(f"{_named(name, spec)}: the directory holds no config.json, so no checkpoint")
+
+
+def _refuse_other_than_decoders(name: str, spec: MemberSpec, config: "PreTrainedConfig") -> None:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if config.is_encoder_decoder:
+        raise FamilyError(f"{_named(name, spec)}: is an encoder-decoder; members must be decoders")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = config.model_type
+        raise FamilyError(f"{_named(name, spec)}: {kind!r} is no causal language model; members must be")
+
+
+def _report(name: str, spec: MemberSpec, config: "PreTrainedConfig") -> MemberReport:
+    text = config.get_text_config()
+    dtype = str(config.dtype or text.dtype or "float32").removeprefix("torch.")
+    if dtype not in _BYTES:
+        raise FamilyError(
+            f"{_named(name, spec)}: the dtype {dtype!r} is not supported; use {', '.join(_BYTES)}"
+        )
+    return MemberReport(
+        name=name,
+        model=spec.model,
+        revision=spec.revision,
+        architecture=(config.architectures or [type(config).__name__])[0],
+        parameters=_count_parameters(config),
+        attention_heads=text.num_attention_heads,
+        kv_heads=_kv_heads(text),
+        kv_bytes_per_token=_kv_numbers_per_token(text) * bytes_per_number(dtype),
+        vocab_size=text.vocab_size,
+        final_logit_softcapping=getattr(text, "final_logit_softcapping", None),
+        max_position_embeddings=getattr(text, "max_position_embeddings", None) or _UNSTATED_CONTEXT,
+        dtype=dtype,
+    )
+
+
+def _count_parameters(config: "PreTrainedConfig") -> int:
+    """Build the model without memory behind it; parameters() yields tied weights once."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _kv_heads(text: Any) -> int:
+    if getattr(text, "kv_lora_rank", None):
+        return 1
+    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
+        return 1
+    own = getattr(text, "num_key_value_heads", None) or getattr(text, "num_kv_heads", None)
+    return int(own or text.num_attention_heads)
+
+
+def _kv_numbers_per_token(text: Any) -> int:
+    layers: int = text.num_hidden_layers
+    if getattr(text, "kv_lora_rank", None):
+        # Multi-head latent attention caches one compressed row a layer, not keys and values of each head.
+        return layers * int(text.kv_lora_rank + text.qk_rope_head_dim)
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * layers * _kv_heads(text) * int(head_dim)
+
+
+def _tokens(tokenizer: Any, rows: int) -> Tokens:
+    """The tokenizer's ids as far as the model has rows for them."""
+    contents = {index: token for token, index in tokenizer.get_vocab().items() if index < rows}
+    added = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
+    return Tokens(contents, frozenset(index for index in added if index < rows))
+
+
+def _end_ids(spec: MemberSpec, config: "PreTrainedConfig", tokenizer: Any) -> frozenset[int]:
+    from transformers import GenerationConfig
+
+    try:
+        stated = GenerationConfig.from_pretrained(spec.model, revision=spec.revision or "main").eos_token_id
+    except OSError:
+        # The file is optional; the config's field of the same name stands in, as it does in vLLM.
+        stated = config.eos_token_id
+    ids = stated if isinstance(stated, list) else [stated]
+    return frozenset(index for index in (*ids, tokenizer.eos_token_id) if index is not None)
+
+
+def _advice(spec: MemberSpec, error: BaseException) -> str:
+    """What went wrong and what to do, from the first cause that is known."""
+    from huggingface_hub import errors as hub
+
+    known: tuple[tuple[type[BaseException], str], ...] = (
+        (hub.GatedRepoError, "is gated: accept its licence on the hub, then set HF_TOKEN"),
+        (hub.RevisionNotFoundError, f"the hub has no revision {spec.revision!r} of it"),
+        (hub.RepositoryNotFoundError, "is not on the hub, or private: check the id, or set HF_TOKEN"),
+        (
+            hub.LocalEntryNotFoundError,
+            "is not in the local cache and the hub cannot be reached: download it while online "
+            f"(hf download {spec.model}), or name a directory",
+        ),
+    )
+    causes = list(_causes(error))
+    for kind, advice in known:
+        if any(isinstance(cause, kind) for cause in causes):
+            return advice
+    if "trust_remote_code" in str(error):
+        return "needs code of its own, which is never run: use a checkpoint that transformers supports itself"
+    return f"cannot be read: {str(error).strip() or type(error).__name__}"
+
+
+def _causes(error: BaseException | None) -> Any:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

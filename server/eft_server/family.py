@@ -1,0 +1,133 @@
+"""Do these checkpoints form a family? Sizes, shapes and token ids, from configs and tokenizers alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from eft_server.checkpoint import Checkpoint, MemberReport, read_checkpoint
+from eft_server.config import BASE, MemberSpec, ServerConfig
+from eft_server.errors import FamilyError
+from eft_server.vocabulary import Vocabulary, compare
+
+__all__ = ["FamilyReport", "MemberReport", "Vocabulary", "inspect_family"]
+
+DRAFT = "draft"
+
+
+@dataclass(frozen=True)
+class FamilyReport:
+    """What the members were found to be.
+
+    Attributes:
+        members: One report per member, in the order of ``ServerConfig.members``.
+        vocabulary: The ids that all of them share.
+        warnings: What the operator should know, one sentence each.
+        end_ids: The shared ids with which a member ends a text, ascending.
+        chat_templates: The members' chat templates, by name, where their tokenizers have one.
+        draft: The draft model of speculative decoding; where it is a member, a second copy of that member.
+    """
+
+    members: tuple[MemberReport, ...]
+    vocabulary: Vocabulary
+    warnings: tuple[str, ...]
+    end_ids: tuple[int, ...]
+    chat_templates: Mapping[str, str]
+    draft: MemberReport | None = None
+
+    @property
+    def loaded(self) -> tuple[MemberReport, ...]:
+        """Everything that takes memory: the members and the draft."""
+        return (*self.members, self.draft) if self.draft else self.members
+
+    def require_divisible(self, tensor_parallel_size: int) -> None:
+        """Check that every member's heads can be spread over so many GPUs.
+
+        Raises:
+            FamilyError: A member's number of heads is not a multiple of the number of GPUs.
+        """
+        for member in self.loaded:
+            if member.attention_heads % tensor_parallel_size:
+                raise FamilyError(
+                    f"tensor_parallel_size {tensor_parallel_size} does not divide the "
+                    f"{member.attention_heads} attention heads of {member.name!r} ({member.model})"
+                )
+
+
+def inspect_family(config: ServerConfig) -> FamilyReport:
+    """Read every member's config and tokenizer and compare them.
+
+    Raises:
+        FamilyError: A checkpoint cannot be read or served, or an ordinary token id means different things.
+    """
+    checkpoints = {name: read_checkpoint(name, config.member(name)) for name in config.members}
+    draft = _draft(config, checkpoints)
+    others = {name: c.tokens for name, c in checkpoints.items() if name != BASE}
+    base = checkpoints[BASE]
+    vocabulary, warnings = compare(base.tokens, others, base.report.vocab_size)
+    if draft is not None:
+        # The draft only proposes, so what it lacks stays shared; what it misreads would be a mistake.
+        compare(base.tokens, {DRAFT: draft.tokens}, base.report.vocab_size)
+    ends = set[int]().union(*(c.end_ids for c in checkpoints.values()))
+    return FamilyReport(
+        members=tuple(c.report for c in checkpoints.values()),
+        vocabulary=vocabulary,
+        warnings=(*warnings, *_warnings(config, checkpoints, vocabulary)),
+        end_ids=tuple(sorted(token_id for token_id in ends if token_id in vocabulary)),
+        chat_templates={n: c.chat_template for n, c in checkpoints.items() if c.chat_template is not None},
+        draft=draft.report if draft else None,
+    )
+
+
+def _draft(config: ServerConfig, checkpoints: Mapping[str, Checkpoint]) -> Checkpoint | None:
+    if config.speculative is None:
+        return None
+    draft = config.speculative.draft
+    return checkpoints[draft] if draft in checkpoints else read_checkpoint(DRAFT, MemberSpec(model=draft))
+
+
+def _warnings(
+    config: ServerConfig, checkpoints: Mapping[str, Checkpoint], vocabulary: Vocabulary
+) -> list[str]:
+    reports = [checkpoint.report for checkpoint in checkpoints.values()]
+    return [
+        *_end_warnings(config, checkpoints, vocabulary),
+        *_softcap_warnings(reports),
+        *_context_warnings(reports),
+        *_template_warnings(checkpoints),
+    ]
+
+
+def _end_warnings(
+    config: ServerConfig, checkpoints: Mapping[str, Checkpoint], vocabulary: Vocabulary
+) -> list[str]:
+    warnings = []
+    for name in config.members:
+        checkpoint = checkpoints[name]
+        lost = sorted(token_id for token_id in checkpoint.end_ids if token_id not in vocabulary)
+        if lost:
+            listed = ", ".join(f"{i} ({checkpoint.tokens.describe(i)})" for i in lost)
+            warnings.append(
+                f"{name!r} ends texts with {listed}, which not all members share: it cannot end there"
+            )
+    return warnings
+
+
+def _softcap_warnings(reports: list[MemberReport]) -> list[str]:
+    if len({report.final_logit_softcapping for report in reports}) == 1:
+        return []
+    caps = ", ".join(f"{r.name}: {r.final_logit_softcapping or 'none'}" for r in reports)
+    return [f"members cap their logits differently, so their differences are on different scales ({caps})"]
+
+
+def _context_warnings(reports: list[MemberReport]) -> list[str]:
+    shortest = min(reports, key=lambda report: report.max_position_embeddings)
+    tokens = shortest.max_position_embeddings
+    if tokens == reports[0].max_position_embeddings:
+        return []
+    return [f"{shortest.name!r} reads at most {tokens} tokens, and so does the family"]
+
+
+def _template_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
+    if checkpoints[BASE].chat_template is not None:
+        return []
+    having = [name for name, checkpoint in checkpoints.items() if checkpoint.chat_template is not None]
+    return [f"the base's tokenizer has no chat template (members with one: {', '.join(having) or 'none'})"]
