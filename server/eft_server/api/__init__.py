@@ -1,0 +1,1 @@
+"""The HTTP side: OpenAI's endpoints over vLLM's own serving handlers, with behaviour weights per request."""

@@ -1,0 +1,152 @@
+"""From a vLLM handler's result to an HTTP response: whole or as a stream, until the client leaves."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.utils.api_utils import listen_for_disconnect
+
+from eft_server.api.errors import ApiError, from_exception, from_vllm
+
+__all__ = ["answer", "outcome"]
+
+T = TypeVar("T")
+Events = AsyncGenerator[str, None]
+Call = Coroutine[Any, Any, BaseModel | Events]
+
+_DONE = "data: [DONE]\n\n"
+_ERROR_EVENT = 'data: {"error"'
+_CLIENT_CLOSED = 499
+
+
+class Deadline:
+    """A point in time until which things may be awaited."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    async def wait_for(self, awaitable: Awaitable[T]) -> T:
+        """Await, but not longer.
+
+        Raises:
+            ApiError: Time is up.
+        """
+        try:
+            async with asyncio.timeout(self._end - time.monotonic()):
+                return await awaitable
+        except TimeoutError:
+            message = f"The request took longer than {self.seconds:g} seconds and was ended."
+            raise ApiError(message, status=504) from None
+
+
+async def answer(raw: Request, call: Call, extra: dict[str, Any], timeout_s: float) -> Response:
+    """Run a handler and answer with its result, the fields `extra` added.
+
+    A stream carries `extra` in its first event alone. It starts only once that event is there, so a request
+    that the engine refuses still gets its own status. When the client leaves, the engine's work is aborted.
+    """
+    deadline = Deadline(timeout_s)
+    work = asyncio.ensure_future(_start(call, deadline))
+    if not await _finished_before_disconnect(raw, work):
+        return Response(status_code=_CLIENT_CLOSED)
+    result = work.result()
+    if isinstance(result, BaseModel):
+        return JSONResponse(result.model_dump() | extra)
+    first, events = result
+    return _EventStream(_relay(_with_fields(first, extra), events, deadline))
+
+
+async def outcome(call: Awaitable[Any]) -> Any:
+    """Await a vLLM handler.
+
+    Raises:
+        ApiError: The handler raised or returned an error.
+    """
+    try:
+        result = await call
+    except Exception as exc:
+        raise from_exception(exc) from exc
+    if isinstance(result, ErrorResponse):
+        raise from_vllm(result)
+    return result
+
+
+async def _start(call: Call, deadline: Deadline) -> BaseModel | tuple[str, Events]:
+    result = await deadline.wait_for(outcome(call))
+    if isinstance(result, BaseModel):
+        return result
+    events: Events = result
+    try:
+        first = await deadline.wait_for(anext(events))
+        if first.startswith(_ERROR_EVENT):
+            raise _error_in(first)
+    except BaseException:
+        await events.aclose()
+        raise
+    return first, events
+
+
+async def _finished_before_disconnect(raw: Request, work: "asyncio.Task[Any]") -> bool:
+    gone = asyncio.ensure_future(listen_for_disconnect(raw))
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        return work.done()
+    finally:
+        gone.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.wait((work,))
+
+
+async def _relay(first: str, events: Events, deadline: Deadline) -> Events:
+    yield first
+    try:
+        while True:
+            event = await deadline.wait_for(anext(events))
+            yield _event(_error_in(event).body()) if event.startswith(_ERROR_EVENT) else event
+    except StopAsyncIteration:
+        return
+    except ApiError as error:
+        yield _event(error.body())
+        yield _DONE
+    finally:
+        await events.aclose()
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events whose source is closed when the client leaves, not when garbage is collected."""
+
+    def __init__(self, events: Events) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
+
+
+def _with_fields(event: str, extra: dict[str, Any]) -> str:
+    return _event(_payload(event) | extra)
+
+
+def _error_in(event: str) -> ApiError:
+    return from_vllm(ErrorResponse.model_validate(_payload(event)))
+
+
+def _payload(event: str) -> dict[str, Any]:
+    payload: dict[str, Any] = json.loads(event.removeprefix("data: "))
+    return payload
+
+
+def _event(payload: dict[str, Any]) -> str:
+    return f"data: {json.dumps(payload, ensure_ascii=False, separators=(',', ':'))}\n\n"

@@ -1,0 +1,51 @@
+"""The application: routes, errors and limits around one engine."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from vllm.engine.protocol import EngineClient
+
+from eft_server.api.auth import ApiKeyAuth
+from eft_server.api.errors import install_error_handlers
+from eft_server.api.limits import BodyLimit, ConcurrencyLimit
+from eft_server.api.openapi import describe_app
+from eft_server.api.routes import chat, completions, routers, tokens
+from eft_server.api.service import Service
+from eft_server.config import ServerConfig
+
+__all__ = ["create_app"]
+
+
+def create_app(engine: EngineClient, config: ServerConfig, *, api_keys: Sequence[str] = ()) -> FastAPI:
+    """Build the HTTP application over a running engine.
+
+    Args:
+        engine: vLLM's AsyncLLM, started for this family.
+        config: The family and its server options.
+        api_keys: Keys of which a request has to bear one; none means that the server is open.
+    """
+    app = FastAPI(
+        title="eft-server",
+        version=version("eft-server"),
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = Service.over(engine, config)
+    for router in routers:
+        app.include_router(router)
+    install_error_handlers(app)
+    describe_app(app)
+    _add_limits(app, config, api_keys)
+    return app
+
+
+def _add_limits(app: FastAPI, config: ServerConfig, api_keys: Sequence[str]) -> None:
+    """Innermost first: a request is authorised, then read, and only then takes up one of the places."""
+    options = config.server
+    working_paths = {chat.PATH, completions.PATH, *tokens.WORKING_PATHS}
+    app.add_middleware(ConcurrencyLimit, max_requests=options.max_concurrent_requests, paths=working_paths)
+    app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes, timeout_s=options.body_timeout_s)
+    if api_keys:
+        app.add_middleware(ApiKeyAuth, keys=api_keys)

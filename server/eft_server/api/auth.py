@@ -1,0 +1,67 @@
+"""Bearer API keys, compared in constant time."""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from eft_server.api.errors import ApiError
+from eft_server.errors import ConfigError
+
+__all__ = ["ApiKeyAuth", "read_api_keys"]
+
+_OPEN_PATHS = frozenset({"/health"})
+
+
+def read_api_keys(path: Path) -> tuple[str, ...]:
+    """Read one API key a line; blank lines and lines that start with # do not count.
+
+    Raises:
+        ConfigError: The file cannot be read, holds no key, or holds a key with spaces or non-ASCII characters.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"server.api_key_file: cannot read {path}: {exc}") from exc
+    lines = [line.strip() for line in text.splitlines()]
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    if not keys:
+        raise ConfigError(f"server.api_key_file: {path} holds no key; write one a line")
+    for number, line in enumerate(lines, start=1):
+        if line in keys and not (line.isascii() and line.isprintable() and " " not in line):
+            raise ConfigError(f"{path}:{number}: a key is printable ASCII without spaces")
+    return keys
+
+
+class ApiKeyAuth:
+    """ASGI middleware: every path but /health needs ``Authorization: Bearer <key>``."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self.app = app
+        self._digests = tuple(_digest(key) for key in keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 401."""
+        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS and not self._admits(scope):
+            await _refusal().response()(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _admits(self, scope: Scope) -> bool:
+        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        digest = _digest(key.strip())
+        # Every key is compared, whether or not an earlier one fits: the time taken says nothing.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
+
+
+def _refusal() -> ApiError:
+    message = "This server needs an API key: send the header 'Authorization: Bearer <key>'."
+    return ApiError(message, status=401, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8")).digest()

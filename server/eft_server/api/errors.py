@@ -1,0 +1,156 @@
+"""Errors on the wire: one shape, OpenAI's, for everything that this server refuses or fails at."""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from vllm.entrypoints.serve import create_error_response
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.exception_handling.handlers.validation import (
+    clean_loc_for_param,
+)
+from vllm.entrypoints.serve.exception_handling.utils import sanitize_message
+from vllm.exceptions import GenerationError, VLLMValidationError
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from eft_server.errors import BehaviourError, UnknownModelError
+
+__all__ = ["ApiError", "from_exception", "from_validation", "from_vllm", "install_error_handlers"]
+
+_logger = logging.getLogger(__name__)
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    408: "timeout_error",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
+_CODES = {
+    401: "invalid_api_key",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+    429: "too_many_requests",
+    500: "internal_error",
+    503: "unavailable",
+    504: "timeout",
+}
+_MAX_MESSAGE_CHARS = 2000
+_INTERNAL = "Internal error; the server's log has the details."
+
+
+class ApiError(Exception):
+    """A refusal or a failure with its HTTP status; the message says what was wrong and what is allowed.
+
+    Attributes:
+        status: The HTTP status.
+        param: The request field at fault, if one is.
+        code: A short name for programs; the status decides when none is given.
+        headers: Additional response headers.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code or _CODES.get(status, "invalid_request")
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The JSON document that the client gets."""
+        fallback = "server_error" if self.status >= 500 else "invalid_request_error"
+        error = {
+            "message": _sendable(str(self)),
+            "type": _TYPES.get(self.status, fallback),
+            "param": self.param and _sendable(self.param),
+            "code": self.code,
+        }
+        return {"error": error}
+
+    def response(self) -> JSONResponse:
+        """The error as an HTTP response."""
+        return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
+
+
+def from_exception(exc: Exception) -> ApiError:
+    """Turn what this package, pydantic or a vLLM handler raised into an ApiError.
+
+    vLLM's own mapping decides about its exceptions. What it does not know becomes a 500 without details, and
+    is logged with them.
+    """
+    if isinstance(exc, ApiError):
+        return exc
+    if isinstance(exc, UnknownModelError):
+        return ApiError(str(exc), status=404, param=exc.param, code="model_not_found")
+    if isinstance(exc, BehaviourError):
+        return ApiError(f"{exc.param}: {exc}", param=exc.param, code="invalid_behaviour")
+    if isinstance(exc, VLLMValidationError):
+        return ApiError(sanitize_message(str(exc.args[0])), param=exc.parameter)
+    described = create_error_response(exc)
+    if described.error.code < 500:
+        return from_vllm(described)
+    _logger.error("a request failed", exc_info=exc)
+    if isinstance(exc, EngineDeadError):
+        return ApiError("The engine has stopped; the server is shutting down.", status=503)
+    if isinstance(exc, GenerationError):
+        return from_vllm(described)
+    return ApiError(_INTERNAL, status=500)
+
+
+def from_vllm(response: ErrorResponse) -> ApiError:
+    """Turn the error that a vLLM handler returned into an ApiError."""
+    error = response.error
+    message = error.message or HTTPStatus(error.code).phrase
+    return ApiError(message, status=error.code, param=error.param)
+
+
+def from_validation(exc: ValidationError) -> ApiError:
+    """Turn pydantic's verdict on a request into an ApiError about its first problem."""
+    first = exc.errors(include_url=False, include_input=False)[0]
+    param = clean_loc_for_param(first["loc"]) if first["loc"] else None
+    return ApiError(f"{param or 'request'}: {first['msg']}", param=param)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Give every error of the application the OpenAI shape, unknown paths and methods included."""
+    app.add_exception_handler(ApiError, _handle)
+    app.add_exception_handler(BehaviourError, _handle)
+    app.add_exception_handler(HTTPException, _handle_http)
+    app.add_exception_handler(Exception, _handle_unexpected)
+
+
+async def _handle(request: Request, exc: Exception) -> JSONResponse:
+    return from_exception(exc).response()
+
+
+async def _handle_http(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, HTTPException)
+    message = f"{exc.detail}: {request.method} {request.url.path}"
+    return ApiError(message, status=exc.status_code, headers=exc.headers).response()
+
+
+async def _handle_unexpected(request: Request, exc: Exception) -> JSONResponse:
+    return ApiError(_INTERNAL, status=500).response()
+
+
+def _sendable(text: str) -> str:
+    """Bound the length, and replace what UTF-8 cannot carry."""
+    if len(text) > _MAX_MESSAGE_CHARS:
+        text = text[:_MAX_MESSAGE_CHARS] + "…"
+    return text.encode("utf-8", "replace").decode("utf-8")

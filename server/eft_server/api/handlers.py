@@ -1,0 +1,75 @@
+"""vLLM's serving handlers: the ones we need, built as vLLM's own server builds them, and no others."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+from vllm.entrypoints.openai.models.protocol import BaseModelPath
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
+from vllm.exceptions import GenerationError
+from vllm.lora.request import LoRARequest
+from vllm.renderers.online_renderer import OnlineRenderer
+
+__all__ = ["Handlers", "answering_as", "build_handlers"]
+
+answering_as: ContextVar[str] = ContextVar("answering_as")
+"""The model name that the response of the current request bears: the one that the client asked for."""
+
+_ANY_TEMPLATE: dict[str, Any] = {"chat_template": None, "chat_template_content_format": "auto"}
+
+
+class _Models(OpenAIServingModels):
+    def model_name(self, lora_request: LoRARequest | None = None) -> str:
+        return answering_as.get(self.base_model_paths[0].name)
+
+
+class _FailsByName:
+    """Names the request whose generation failed; vLLM says no more than "Internal server error"."""
+
+    def _raise_if_error(self, finish_reason: str | None, request_id: str) -> None:
+        if finish_reason == "error":
+            raise GenerationError(
+                f"Request {request_id} failed in the engine (its logits were not finite, or its state was lost). "
+                "Other requests are not affected."
+            )
+
+
+class _Chat(_FailsByName, OpenAIServingChat):
+    pass
+
+
+class _Completion(_FailsByName, OpenAIServingCompletion):
+    pass
+
+
+@dataclass(frozen=True)
+class Handlers:
+    """What turns a request into engine calls and their outputs into a response."""
+
+    chat: OpenAIServingChat
+    completion: OpenAIServingCompletion
+    tokenization: ServingTokenization
+
+
+def build_handlers(engine: EngineClient, name: str) -> Handlers:
+    """Build the handlers over a running engine, under the family's name."""
+    paths = [BaseModelPath(name=name, model_path=engine.model_config.model)]
+    models = _Models(engine, paths)
+    renderer = OnlineRenderer(engine.model_config, engine.renderer, request_logger=None, **_ANY_TEMPLATE)
+    renderer.warmup()
+    return Handlers(
+        chat=_Chat(
+            engine,
+            models,
+            response_role="assistant",
+            online_renderer=renderer,
+            request_logger=None,
+            **_ANY_TEMPLATE,
+        ),
+        completion=_Completion(engine, models, online_renderer=renderer, request_logger=None),
+        tokenization=ServingTokenization(models, renderer, **_ANY_TEMPLATE),
+    )

@@ -1,0 +1,8 @@
+"""The endpoints, one module per noun."""
+
+from eft_server.api.routes import chat, completions, models, operations, tokens
+
+__all__ = ["routers"]
+
+routers = (chat.router, completions.router, models.router, tokens.router, operations.router)
+"""Every endpoint of the application."""

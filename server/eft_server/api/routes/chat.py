@@ -1,0 +1,29 @@
+"""POST /v1/chat/completions."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from eft_server.api.answers import answer
+from eft_server.api.openapi import json_body
+from eft_server.api.schemas import ChatRequest
+from eft_server.api.service import resolved_fields, service_of
+from eft_server.api.strict_json import parse_object
+
+__all__ = ["PATH", "router"]
+
+PATH = "/v1/chat/completions"
+
+router = APIRouter(tags=["generation"])
+
+
+@router.post(PATH, summary="Create a chat completion", openapi_extra=json_body(ChatRequest))
+async def create_chat_completion(raw: Request) -> Response:
+    """Answer a chat, as OpenAI does; ``eft`` says how much of each behaviour to apply."""
+    service = service_of(raw)
+    payload = parse_object(await raw.body())
+    request = ChatRequest.read(payload, service.config.server)
+    resolved = service.weigh(request, payload)
+    # The handler does not get the HTTP request: it would read priorities, ranks and ids from its headers.
+    call = service.handlers.chat.create_chat_completion(request, None)
+    extra = {"eft": resolved_fields(resolved)}
+    return await answer(raw, call, extra, service.config.server.request_timeout_s)

@@ -1,0 +1,29 @@
+"""POST /v1/completions."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from eft_server.api.answers import answer
+from eft_server.api.openapi import json_body
+from eft_server.api.schemas import TextRequest
+from eft_server.api.service import resolved_fields, service_of
+from eft_server.api.strict_json import parse_object
+
+__all__ = ["PATH", "router"]
+
+PATH = "/v1/completions"
+
+router = APIRouter(tags=["generation"])
+
+
+@router.post(PATH, summary="Create a text completion", openapi_extra=json_body(TextRequest))
+async def create_completion(raw: Request) -> Response:
+    """Continue text or token ids, as OpenAI does; ``eft`` says how much of each behaviour to apply."""
+    service = service_of(raw)
+    payload = parse_object(await raw.body())
+    request = TextRequest.read(payload, service.config.server)
+    resolved = service.weigh(request, payload)
+    # The handler does not get the HTTP request: it would read priorities, ranks and ids from its headers.
+    call = service.handlers.completion.create_completion(request, None)
+    extra = {"eft": resolved_fields(resolved)}
+    return await answer(raw, call, extra, service.config.server.request_timeout_s)

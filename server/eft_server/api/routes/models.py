@@ -1,0 +1,48 @@
+"""GET /v1/models: the composite, its aliases, and every member alone."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from eft_server.api.service import Service, service_of
+from eft_server.behaviours import ServedModel
+from eft_server.errors import UnknownModelError, shown
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/v1/models", summary="List the models")
+async def list_models(raw: Request) -> dict[str, Any]:
+    """Every name that a request's ``model`` may hold, with its weights and their bounds under ``eft``."""
+    service = service_of(raw)
+    cards = [_card(model, service) for model in service.behaviours.served_models()]
+    return {"object": "list", "data": cards}
+
+
+@router.get("/v1/models/{model:path}", summary="Describe one model")
+async def show_model(model: str, raw: Request) -> dict[str, Any]:
+    """One entry of the list; members' names hold a slash, such as ``demo/base``."""
+    service = service_of(raw)
+    served = {entry.id: entry for entry in service.behaviours.served_models()}
+    if model not in served:
+        raise UnknownModelError(f"{shown(model)} is not served; known: {', '.join(served)}", "model")
+    return _card(served[model], service)
+
+
+def _card(model: ServedModel, service: Service) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": service.started_s,
+        "owned_by": "eft-server",
+        "max_model_len": service.engine.model_config.max_model_len,
+        "eft": {
+            "kind": model.kind,
+            "weights": model.weights,
+            "scale": model.scale,
+            "bounds": model.bounds,
+            "description": model.description,
+        },
+    }

@@ -1,0 +1,66 @@
+"""POST /tokenize and /detokenize, GET /tokenizer_info: the vocabulary that all members share."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from eft_server.api.answers import outcome
+from eft_server.api.errors import ApiError
+from eft_server.api.openapi import json_body
+from eft_server.api.schemas import Detokenize, TokenizeChat, TokenizeText
+from eft_server.api.service import Service, service_of
+from eft_server.api.strict_json import parse_object
+from eft_server.errors import shown
+
+__all__ = ["WORKING_PATHS", "router"]
+
+WORKING_PATHS = ("/tokenize", "/detokenize")
+
+router = APIRouter(tags=["tokens"])
+
+# The tokenizer keeps where it was loaded from; paths on this machine are nobody's business.
+_PRIVATE_INFO = frozenset({"name_or_path", "tokenizer_file", "cache_dir", "local_files_only", "token"})
+
+
+@router.post("/tokenize", summary="Tokenize", openapi_extra=json_body(TokenizeText, TokenizeChat))
+async def tokenize(raw: Request) -> JSONResponse:
+    """Turn a prompt, or messages in the chat template, into token ids."""
+    service = service_of(raw)
+    payload = parse_object(await raw.body())
+    kind: type[TokenizeText | TokenizeChat] = TokenizeChat if "messages" in payload else TokenizeText
+    request = kind.read(payload, service.config.server)
+    request.model = _known_model(service, request.model)
+    result = await outcome(service.handlers.tokenization.create_tokenize(request, raw))
+    return JSONResponse(result.model_dump())
+
+
+@router.post("/detokenize", summary="Detokenize", openapi_extra=json_body(Detokenize))
+async def detokenize(raw: Request) -> JSONResponse:
+    """Turn token ids into text."""
+    service = service_of(raw)
+    request = Detokenize.read(parse_object(await raw.body()), service.config.server)
+    request.model = _known_model(service, request.model)
+    size = service.engine.model_config.get_vocab_size()
+    for index, token_id in enumerate(request.tokens):
+        if token_id >= size:
+            param = f"tokens.{index}"
+            raise ApiError(
+                f"{param}: {shown(token_id)} is not a token id; allowed: 0 to {size - 1}.", param=param
+            )
+    result = await outcome(service.handlers.tokenization.create_detokenize(request, raw))
+    return JSONResponse(result.model_dump())
+
+
+@router.get("/tokenizer_info", summary="Describe the tokenizer")
+async def tokenizer_info(raw: Request) -> JSONResponse:
+    """The base's tokenizer configuration, which speaks for every member."""
+    result = await outcome(service_of(raw).handlers.tokenization.get_tokenizer_info())
+    info: dict[str, Any] = result.model_dump()
+    return JSONResponse({key: value for key, value in info.items() if key not in _PRIVATE_INFO})
+
+
+def _known_model(service: Service, model: str | None) -> str:
+    """Check the name that was asked for, and give the engine's."""
+    service.behaviours.resolve(model or service.config.name)
+    return service.config.name

@@ -1,0 +1,183 @@
+"""The requests that the engine's handlers take, with the one field that OpenAI's lack: eft."""
+
+import json
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.tokenize.protocol import (
+    DetokenizeRequest,
+    TokenizeChatRequest,
+    TokenizeCompletionRequest,
+)
+from vllm.exceptions import VLLMError
+
+from eft_server.api import fields
+from eft_server.api.errors import ApiError, from_exception, from_validation
+from eft_server.api.messages import ROLES
+from eft_server.config import ServerOptions
+
+__all__ = ["ChatRequest", "Detokenize", "EftField", "TextRequest", "TokenizeChat", "TokenizeText"]
+
+# Narrower than vLLM's models, which also describe what its field checks never let through.
+_SHAPES: dict[str, Any] = {
+    "messages": {
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "type": "object",
+            "required": ["role", "content"],
+            "additionalProperties": False,
+            "properties": {
+                "role": {"enum": list(ROLES)},
+                "content": {
+                    "anyOf": [
+                        {"type": "string"},
+                        {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["type", "text"],
+                                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                            },
+                        },
+                    ]
+                },
+            },
+        },
+    },
+    "response_format": {
+        "type": "object",
+        "required": ["type"],
+        "properties": {
+            "type": {"enum": ["text", "json_object", "json_schema"]},
+            "json_schema": {
+                "type": "object",
+                "required": ["name", "schema"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "schema": {
+                        "type": "object",
+                        "description": "A JSON schema that does not refer to itself.",
+                    },
+                },
+            },
+        },
+    },
+    "vllm_xargs": {
+        "type": "object",
+        "description": "The weights in a flat form, for vLLM's own clients: eft.<expert> and eft.scale.",
+        "additionalProperties": {"type": "number"},
+        "example": {"eft.helpful": 0.7, "eft.scale": 1.0},
+    },
+}
+
+_EXAMPLE: dict[str, Any] = {"weights": {"helpful": 0.7, "harmless": 0.3}, "scale": 1.0}
+
+
+class EftField(BaseModel):
+    """How much of each expert to apply: base + scale * sum of weight * (expert - its reference)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    weights: dict[str, float] = Field(
+        default_factory=dict,
+        description="A weight per expert. An expert that is not named counts 0; absent, the model's own weights.",
+    )
+    scale: float = Field(default=1.0, description="A factor on all weights; absent, the model's own.")
+
+
+class _Checked(BaseModel):
+    """A request model that takes only what its table of fields supports."""
+
+    table: ClassVar[fields.Table]
+
+    @classmethod
+    def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
+        """Check and convert a request's JSON object.
+
+        Raises:
+            ApiError: A field is unknown, refused, missing, or holds something that it may not.
+        """
+        given = fields.accept(payload, cls.table, options)
+        try:
+            return cls.model_validate({n: v for n, v in given.items() if n not in fields.BEHAVIOUR})
+        except ValidationError as error:
+            raise from_validation(error) from None
+        except VLLMError as error:
+            raise from_exception(error) from None
+
+    @classmethod
+    def describe(cls) -> dict[str, Any]:
+        """A JSON schema of the supported fields, with what they refer to under ``$defs``."""
+        schema = cls.model_json_schema(ref_template="#/components/schemas/{model}")
+        named = {name: _SHAPES.get(name, shape) for name, shape in schema["properties"].items()}
+        schema["properties"] = {name: shape for name, shape in named.items() if name in cls.table}
+        schema["additionalProperties"] = False
+        used = json.dumps(schema["properties"])
+        definitions = schema.pop("$defs", {})
+        schema["$defs"] = {name: d for name, d in definitions.items() if f'/{name}"' in used}
+        return schema
+
+
+class _Weighted(_Checked):
+    eft: EftField | None = Field(default=None, description="Behaviour weights for this request.")
+
+
+class ChatRequest(_Weighted, ChatCompletionRequest):
+    """A chat completion with behaviour weights."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "demo",
+                "messages": [{"role": "user", "content": "Hello!"}],
+                "eft": _EXAMPLE,
+            }
+        }
+    )
+    table = fields.CHAT
+
+    @classmethod
+    def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
+        """Check and convert a request's JSON object, and what its fields say together.
+
+        Raises:
+            ApiError: As for every request; or a final message to continue that is not the assistant's.
+        """
+        request = super().read(payload, options)
+        if request.continue_final_message:
+            if "add_generation_prompt" not in request.model_fields_set:
+                request.add_generation_prompt = False
+            if request.messages[-1]["role"] != "assistant":
+                message = "continue_final_message needs a final message of the assistant."
+                raise ApiError(message, param="continue_final_message")
+        return request
+
+
+class TextRequest(_Weighted, CompletionRequest):
+    """A text completion with behaviour weights."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"model": "demo", "prompt": "Once upon", "eft": _EXAMPLE}}
+    )
+    table = fields.COMPLETION
+
+
+class TokenizeText(_Checked, TokenizeCompletionRequest):
+    """Text to tokenize."""
+
+    table = fields.TOKENIZE_TEXT
+
+
+class TokenizeChat(_Checked, TokenizeChatRequest):
+    """Messages to put through the chat template and tokenize."""
+
+    table = fields.TOKENIZE_CHAT
+
+
+class Detokenize(_Checked, DetokenizeRequest):
+    """Token ids to turn into text."""
+
+    table = fields.DETOKENIZE

@@ -1,0 +1,116 @@
+"""An engine without a model: vLLM's configuration, renderer and input checks are real, the tokens are scripted."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+from vllm import AsyncEngineArgs
+from vllm.logprobs import Logprob
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.renderers import renderer_from_config
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.input_processor import InputProcessor
+
+TEXT = " Hello world!"
+
+
+class FakeEngine:
+    """Answers every request with TEXT, a token at a time, and remembers what it was asked.
+
+    Attributes:
+        asked: The sampling parameters of every request, in order.
+        aborted: The ids of the requests whose caller went away.
+        pause_s: How long a token takes.
+        fail_at: The token at which every request ends with finish_reason "error", if one is set.
+        raises: What `generate` raises instead of answering, if anything.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        arguments = AsyncEngineArgs(
+            model=str(checkpoint), dtype="float32", enforce_eager=True, max_model_len=128
+        )
+        self.vllm_config = arguments.create_engine_config()
+        self.model_config = self.vllm_config.model_config
+        self.renderer = renderer_from_config(self.vllm_config)
+        self.input_processor = InputProcessor(self.vllm_config, self.renderer)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything that a test has set or caused."""
+        self.asked: list[SamplingParams] = []
+        self.aborted: list[str] = []
+        self.pause_s = 0.0
+        self.fail_at: int | None = None
+        self.raises: Exception | None = None
+        self.dead = False
+
+    @property
+    def errored(self) -> bool:
+        return self.dead
+
+    @property
+    def dead_error(self) -> Exception:
+        return EngineDeadError()
+
+    def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
+        """Admit everything, as vLLM does by default."""
+
+    async def check_health(self) -> None:
+        if self.dead:
+            raise EngineDeadError
+
+    async def generate(
+        self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        self.input_processor.process_inputs(
+            request_id, prompt, sampling_params, supported_tasks=("generate",)
+        )
+        if self.raises is not None:
+            raise self.raises
+        self.asked.append(sampling_params)
+        try:
+            async for output in self._outputs(prompt["prompt_token_ids"], sampling_params, request_id):
+                yield output
+        except (asyncio.CancelledError, GeneratorExit):
+            self.aborted.append(request_id)
+            raise
+
+    async def _outputs(
+        self, prompt_ids: list[int], params: SamplingParams, request_id: str
+    ) -> AsyncGenerator[RequestOutput, None]:
+        tokenizer = self.renderer.get_tokenizer()
+        token_ids = tokenizer.encode(TEXT, add_special_tokens=False)
+        token_ids = [token_ids[i % len(token_ids)] for i in range(params.max_tokens or len(token_ids))]
+        whole = params.output_kind is RequestOutputKind.FINAL_ONLY
+        for count in range(1, len(token_ids) + 1):
+            await asyncio.sleep(self.pause_s)
+            failed = self.fail_at == count
+            finished = failed or count == len(token_ids)
+            if whole and not finished:
+                continue
+            span = token_ids[:count] if whole else token_ids[count - 1 : count]
+            choices = [self._choice(i, span, params, finished, failed) for i in range(params.n)]
+            prompt_logprobs = None
+            if params.prompt_logprobs is not None:
+                prompt_logprobs = [None, *(self._logprobs(t, params.prompt_logprobs) for t in prompt_ids[1:])]
+            yield RequestOutput(request_id, None, list(prompt_ids), prompt_logprobs, choices, finished)
+            if finished:
+                return
+
+    def _choice(
+        self, index: int, span: list[int], params: SamplingParams, finished: bool, failed: bool
+    ) -> CompletionOutput:
+        logprobs = None
+        if params.logprobs is not None:
+            logprobs = [self._logprobs(token_id, params.logprobs) for token_id in span]
+        reason = "error" if failed else "length" if finished else None
+        text = self.renderer.get_tokenizer().decode(span)
+        return CompletionOutput(index, text, span, 0.0, logprobs, finish_reason=reason)
+
+    def _logprobs(self, token_id: int, most: int) -> dict[int, Logprob]:
+        others = [other for other in range(10, 10 + most) if other != token_id]
+        decode = self.renderer.get_tokenizer().decode
+        ranked = [token_id, *others][: max(most, 1)]
+        return {t: Logprob(-0.5 * rank - 0.25, rank + 1, decode([t])) for rank, t in enumerate(ranked)}
