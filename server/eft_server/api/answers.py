@@ -40,11 +40,17 @@ class Deadline:
             ApiError: Time is up.
         """
         try:
-            async with asyncio.timeout(self._end - time.monotonic()):
-                return await awaitable
+            async with asyncio.timeout(self._end - time.monotonic()) as scope:
+                result = await awaitable
         except TimeoutError:
-            message = f"The request took longer than {self.seconds:g} seconds and was ended."
-            raise ApiError(message, status=504) from None
+            raise self._expired() from None
+        # A vLLM handler may turn the cancellation into a result of its own.
+        if scope.expired():
+            raise self._expired()
+        return result
+
+    def _expired(self) -> ApiError:
+        return ApiError(f"The request took longer than {self.seconds:g} seconds and was ended.", status=504)
 
 
 async def answer(raw: Request, call: Call, extra: dict[str, Any], timeout_s: float) -> Response:

@@ -124,6 +124,29 @@ class _Checked(BaseModel):
 class _Weighted(_Checked):
     eft: EftField | None = Field(default=None, description="Behaviour weights for this request.")
 
+    @classmethod
+    def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
+        """Check and convert a request's JSON object.
+
+        Raises:
+            ApiError: As for every request; or two fields contradict each other, or one would have no effect.
+        """
+        for field, other in _CONTRADICTIONS:
+            if _is_on(payload, field) and _is_on(payload, other):
+                raise ApiError(f"{field} cannot be combined with {other}.", param=field, code="invalid_value")
+        for field, needed in _DEPENDENCIES:
+            if _is_on(payload, field) and not _is_on(payload, needed):
+                raise ApiError(f"{field} needs {needed}.", param=field, code="invalid_value")
+        return super().read(payload, options)
+
+
+_CONTRADICTIONS = (("max_completion_tokens", "max_tokens"), ("prompt_logprobs", "stream"))
+_DEPENDENCIES = (("stream_options", "stream"), ("stream_interval", "stream"))
+
+
+def _is_on(payload: dict[str, Any], field: str) -> bool:
+    return payload.get(field) is not None and payload[field] is not False
+
 
 class ChatRequest(_Weighted, ChatCompletionRequest):
     """A chat completion with behaviour weights."""

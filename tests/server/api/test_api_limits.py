@@ -1,0 +1,209 @@
+"""What one client may cost: in process where that shows it, over real sockets where only those do."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+import uvicorn
+from fake_engine import FakeEngine
+from served import client_of, family
+from starlette.types import ASGIApp
+
+from eft_server.api import connection
+from eft_server.api.app import create_app
+from eft_server.api.connection import Connection
+
+pytestmark = pytest.mark.asyncio
+
+PROMPT = {"prompt": "Hi", "max_tokens": 8}
+JSON = {"content-type": "application/json"}
+
+
+@contextlib.asynccontextmanager
+async def listening(app: ASGIApp) -> AsyncIterator[int]:
+    """The port of a real server for this application."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        config = uvicorn.Config(
+            app, http=Connection, lifespan="off", log_level="critical", timeout_graceful_shutdown=1
+        )
+        server = uvicorn.Server(config)
+        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        await serving
+
+
+@pytest_asyncio.fixture
+async def port(engine: FakeEngine) -> AsyncIterator[int]:
+    app = create_app(engine, family(body_timeout_s=0.3, request_timeout_s=2.0, max_concurrent_requests=2))
+    async with listening(app) as port:
+        yield port
+
+
+async def exchange(port: int, sent: bytes) -> tuple[int, dict[str, Any]]:
+    """Send bytes, keep the connection open, and return the status and the JSON that come back before it closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    received = await asyncio.wait_for(reader.read(), timeout=5)
+    writer.close()
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def head(length: int, *more: str) -> bytes:
+    lines = [
+        "POST /v1/completions HTTP/1.1",
+        "Host: a",
+        "Content-Type: application/json",
+        f"Content-Length: {length}",
+    ]
+    return "\r\n".join([*lines, *more, "", ""]).encode()
+
+
+async def eventually(condition: Any) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_half_sent_body_is_given_up_on_and_its_connection_closed(port: int) -> None:
+    status, body = await exchange(port, head(100) + b'{"prompt": ')
+    assert (status, body["error"]["code"]) == (408, "request_timeout")
+
+
+async def test_a_body_that_trickles_in_does_not_buy_time(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head(1000))
+    answer = asyncio.create_task(reader.readline())
+    started = asyncio.get_running_loop().time()
+    while not answer.done():
+        writer.write(b" ")
+        await asyncio.sleep(0.02)
+    assert b" 408 " in await answer
+    assert asyncio.get_running_loop().time() - started < 1.5
+    writer.close()
+
+
+async def test_half_sent_headers_are_given_up_on(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEADER_TIMEOUT_S", 0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost:")
+    assert await asyncio.wait_for(reader.read(), timeout=3) == b""
+    writer.close()
+
+
+async def test_a_declared_size_beyond_the_limit_is_refused_unread(port: int) -> None:
+    status, body = await exchange(port, head(10**12))
+    assert (status, body["error"]["code"]) == (413, "request_too_large")
+
+
+async def test_what_is_not_http_gets_the_error_shape(port: int) -> None:
+    status, body = await exchange(port, b"nonsense\r\n\r\n")
+    assert (status, body["error"]["code"]) == (400, "invalid_http")
+
+
+async def test_a_connection_serves_several_requests(port: int) -> None:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        for _ in range(3):
+            assert (await client.post("/v1/completions", json=PROMPT)).status_code == 200
+
+
+async def test_a_chunked_body_beyond_the_limit_is_refused(client: httpx.AsyncClient) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(30):
+            yield b" " * 1000
+
+    response = await client.post("/v1/completions", content=chunks(), headers=JSON)
+    assert response.status_code == 413
+    assert "20000 bytes" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"content-type": "text/plain"}, JSON | {"content-encoding": "gzip"}, {"content-type": "a/json"}],
+)
+async def test_only_plain_json_is_read(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    response = await client.post("/v1/completions", content=json.dumps(PROMPT), headers=headers)
+    assert response.status_code == 415
+    assert response.json()["error"]["code"] == "unsupported_media_type"
+
+
+async def test_a_charset_in_the_content_type_does_no_harm(client: httpx.AsyncClient) -> None:
+    headers = {"content-type": "Application/JSON; charset=utf-8"}
+    response = await client.post("/v1/completions", content=json.dumps(PROMPT), headers=headers)
+    assert response.status_code == 200
+
+
+async def test_requests_beyond_the_places_are_told_to_come_back(engine: FakeEngine) -> None:
+    engine.pause_s = 0.05
+    async with client_of(create_app(engine, family(max_concurrent_requests=2))) as client:
+        answers = await asyncio.gather(*(client.post("/v1/completions", json=PROMPT) for _ in range(3)))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert len(refused) == 1
+        assert refused[0].headers["retry-after"] == "1"
+        assert refused[0].json()["error"]["type"] == "rate_limit_error"
+        assert (await client.post("/v1/completions", json=PROMPT)).status_code == 200
+
+
+async def test_health_and_models_need_no_place(engine: FakeEngine) -> None:
+    engine.pause_s = 0.05
+    async with client_of(create_app(engine, family(max_concurrent_requests=1))) as client:
+        busy = asyncio.create_task(client.post("/v1/completions", json=PROMPT))
+        await eventually(lambda: engine.asked)
+        assert (await client.get("/health")).status_code == 200
+        assert (await client.get("/v1/models")).status_code == 200
+        assert (await busy).status_code == 200
+
+
+async def test_a_request_that_takes_too_long_is_ended_and_aborted(engine: FakeEngine) -> None:
+    engine.pause_s = 0.1
+    async with client_of(create_app(engine, family(request_timeout_s=0.25))) as client:
+        response = await client.post("/v1/completions", json=PROMPT)
+    assert response.status_code == 504
+    assert response.json()["error"]["type"] == "timeout_error"
+    assert len(engine.aborted) == 1
+
+
+async def test_a_stream_that_takes_too_long_ends_with_an_error_event(engine: FakeEngine) -> None:
+    engine.pause_s = 0.1
+    async with client_of(create_app(engine, family(request_timeout_s=0.25))) as client:
+        response = await client.post("/v1/completions", json=PROMPT | {"stream": True})
+    assert response.status_code == 200
+    assert '"type":"timeout_error"' in response.text
+    assert response.text.endswith("data: [DONE]\n\n")
+    assert len(engine.aborted) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_engine_stops_working_for_a_client_that_left(
+    port: int, engine: FakeEngine, stream: bool
+) -> None:
+    engine.pause_s = 0.1
+    body = json.dumps(PROMPT | {"stream": stream}).encode()
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head(len(body)) + body)
+    await eventually(lambda: engine.asked)
+    await asyncio.sleep(0.25 if stream else 0)
+    writer.close()
+    await eventually(lambda: engine.aborted)
+
+
+async def test_a_place_is_free_again_after_its_client_left(port: int, engine: FakeEngine) -> None:
+    engine.pause_s = 0.1
+    body = json.dumps(PROMPT | {"stream": True}).encode()
+    for round_ in range(1, 4):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head(len(body)) + body)
+        await eventually(lambda seen=round_: len(engine.asked) == seen)
+        writer.close()
+        await eventually(lambda seen=round_: len(engine.aborted) == seen)
