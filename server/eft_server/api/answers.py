@@ -39,18 +39,16 @@ class Deadline:
         Raises:
             ApiError: Time is up.
         """
+        scope = asyncio.timeout(self._end - time.monotonic())
         try:
-            async with asyncio.timeout(self._end - time.monotonic()) as scope:
-                result = await awaitable
-        except TimeoutError:
-            raise self._expired() from None
-        # A vLLM handler may turn the cancellation into a result of its own.
-        if scope.expired():
-            raise self._expired()
-        return result
-
-    def _expired(self) -> ApiError:
-        return ApiError(f"The request took longer than {self.seconds:g} seconds and was ended.", status=504)
+            async with scope:
+                return await awaitable
+        except Exception:
+            # Not TimeoutError alone: a vLLM handler turns the cancellation into an error of its own.
+            if scope.expired():
+                message = f"The request took longer than {self.seconds:g} seconds and was ended."
+                raise ApiError(message, status=504) from None
+            raise
 
 
 async def answer(raw: Request, call: Call, extra: dict[str, Any], timeout_s: float) -> Response:
