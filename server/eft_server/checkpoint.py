@@ -153,7 +153,7 @@ def _report(name: str, spec: MemberSpec, config: "PreTrainedConfig") -> MemberRe
         name=name,
         model=spec.model,
         revision=spec.revision,
-        architecture=(config.architectures or [type(config).__name__])[0],
+        architecture=_architecture(config),
         parameters=_count_parameters(config),
         attention_heads=text.num_attention_heads,
         kv_heads=_kv_heads(text),
@@ -163,6 +163,13 @@ def _report(name: str, spec: MemberSpec, config: "PreTrainedConfig") -> MemberRe
         max_position_embeddings=getattr(text, "max_position_embeddings", None) or _UNSTATED_CONTEXT,
         dtype=dtype,
     )
+
+
+def _architecture(config: "PreTrainedConfig") -> str:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    usual: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return (config.architectures or [usual.__name__])[0]
 
 
 def _count_parameters(config: "PreTrainedConfig") -> int:

@@ -1,0 +1,234 @@
+"""Whether checkpoints form a family, what they share and what they cost."""
+
+import json
+
+import pytest
+import torch
+from conftest import SHAPE, SPECIAL, WORDS
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, T5Config
+
+from eft_server import checkpoint
+from eft_server.config import MemberSpec
+from eft_server.errors import ConfigError, FamilyError
+from eft_server.family import inspect_family
+
+
+@pytest.fixture
+def inspect(make_config, write_checkpoint):
+    """Inspect a family of a base, which is also the reference, and one expert, each with its own changes."""
+
+    def inspect_pair(base=None, expert=None, **keys):
+        write_checkpoint("base", **(base or {}))
+        write_checkpoint("helpful", **(expert or {}))
+        experts = {"helpful": {"model": "./helpful", "reference": "base"}}
+        return inspect_family(make_config(references=None, experts=experts, **keys))
+
+    return inspect_pair
+
+
+def test_equal_members_share_every_token_and_no_padding(inspect):
+    report = inspect()
+    assert report.vocabulary.size == 32
+    assert report.vocabulary.shared == ((0, 22),)
+    assert report.warnings == ()
+    assert report.end_ids == (21,)
+
+
+def test_sizes_that_are_padded_differently_share_what_is_real(inspect):
+    report = inspect({"vocab_size": 40}, {"vocab_size": 24})
+    assert (report.vocabulary.size, report.vocabulary.shared) == (40, ((0, 22),))
+    assert report.warnings == ()
+
+
+def test_an_ordinary_id_that_differs_is_refused_with_the_first_few(inspect):
+    words = [f"x{index}" if index >= 10 else word for index, word in enumerate(WORDS)]
+    with pytest.raises(FamilyError) as caught:
+        inspect(expert={"words": words})
+    assert "10 ids (10 is 'w10' in base, 'x10' in helpful; 11 is 'w11' in base" in str(caught.value)
+    assert "; and 5 more)" in str(caught.value)
+
+
+def test_an_ordinary_id_that_a_member_lacks_is_refused(inspect):
+    with pytest.raises(FamilyError, match=r"21 is 'extra' in base, nothing in helpful"):
+        inspect({"words": [*WORDS, "more", "extra"]}, {"words": [*WORDS, "more"], "vocab_size": 21})
+
+
+def test_special_tokens_that_differ_are_masked_with_a_warning(inspect):
+    report = inspect({"special": [*SPECIAL, "<a>", "<c>"]}, {"special": [*SPECIAL, "<b>", "<c>"]})
+    assert report.vocabulary.shared == ((0, 22), (23, 24))
+    assert any("22 is '<a>' in base, '<b>' in helpful" in warning for warning in report.warnings)
+
+
+def test_tokens_that_only_the_expert_has_are_masked_with_a_warning(inspect):
+    report = inspect(expert={"special": [*SPECIAL, "<tool>"]})
+    assert report.vocabulary.shared == ((0, 22),)
+    assert any("22 is nothing in base, '<tool>' in helpful" in warning for warning in report.warnings)
+
+
+def test_an_end_of_text_that_is_not_shared_is_warned_about(inspect):
+    report = inspect(expert={"special": ["<bos>", "<end>"]})
+    assert any("'helpful' ends texts with 21 ('<end>')" in warning for warning in report.warnings)
+    assert report.end_ids == ()
+
+
+def test_every_members_end_of_text_is_collected(inspect):
+    special = [*SPECIAL, "<turn>"]
+    report = inspect({"special": special}, {"special": special, "eos_token_id": [21, 22]})
+    assert report.end_ids == (21, 22)
+
+
+def test_soft_caps_that_differ_are_warned_about(inspect):
+    report = inspect({"model_type": "gemma2", "head_dim": 8})
+    assert report.members[0].final_logit_softcapping == 30.0
+    assert any("cap their logits differently" in warning for warning in report.warnings)
+    assert not inspect({"model_type": "gemma2"}, {"model_type": "gemma2"}).warnings
+
+
+def test_the_shortest_context_and_a_missing_template_are_warned_about(inspect):
+    report = inspect({"chat_template": None}, {"max_position_embeddings": 48})
+    assert any("'helpful' reads at most 48 tokens" in warning for warning in report.warnings)
+    assert any("no chat template (members with one: helpful)" in warning for warning in report.warnings)
+    assert report.chat_templates == {"helpful": "{{ messages }}"}
+
+
+SHAPES = [
+    ("llama", {"tie_word_embeddings": False}, 8),
+    ("llama", {"tie_word_embeddings": True}, 8),
+    ("llama", {"head_dim": 16}, 16),
+    ("qwen2", {}, 8),
+    ("qwen3", {"head_dim": 16}, 16),
+    ("gemma2", {"head_dim": 24}, 24),
+    ("gpt_neox", {"num_key_value_heads": None}, 8),
+    ("gpt2", {"num_key_value_heads": None}, 8),
+]
+
+
+@pytest.mark.parametrize(("model_type", "shape", "head_dim"), SHAPES)
+def test_sizes_are_those_of_the_model_when_it_is_built(inspect, model_type, shape, head_dim):
+    report = inspect({"model_type": model_type, **shape}).members[0]
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**(SHAPE | shape)))
+    assert report.parameters == sum(parameter.numel() for parameter in model.parameters())
+    cache = model(torch.zeros((1, 3), dtype=torch.long), use_cache=True).past_key_values
+    numbers = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+    assert report.kv_bytes_per_token == numbers // 3 * 4
+    assert cache.layers[0].keys.shape[-1] == head_dim
+    assert cache.layers[0].keys.shape[1] == report.kv_heads
+
+
+def test_latent_attention_caches_one_row_a_layer(inspect):
+    latent = {"model_type": "deepseek_v2", "kv_lora_rank": 16, "qk_rope_head_dim": 8}
+    member = inspect(latent).members[0]
+    assert (member.kv_bytes_per_token, member.kv_heads) == (2 * (16 + 8) * 4, 1)
+
+
+def test_members_may_differ_in_architecture_and_shape(inspect):
+    report = inspect(
+        {"model_type": "qwen2", "num_hidden_layers": 3, "dtype": "bfloat16"}, {"model_type": "llama"}
+    )
+    assert [member.architecture for member in report.members] == ["Qwen2ForCausalLM", "LlamaForCausalLM"]
+    assert [member.dtype for member in report.members] == ["bfloat16", "float32"]
+
+
+def test_sizes_follow_the_dtype(inspect):
+    member = inspect(expert={"dtype": "bfloat16"}).members[1]
+    assert member.weight_bytes() == 2 * member.parameters == member.weight_bytes("float32") // 2
+    assert member.kv_bytes(10, "float32") == 2 * member.kv_bytes(10) == 20 * member.kv_bytes_per_token
+    assert member.kv_bytes(10, "fp8_e4m3") == member.kv_bytes(5)
+    with pytest.raises(ConfigError, match="size of dtype 'int3'"):
+        member.weight_bytes("int3")
+
+
+def test_heads_have_to_spread_evenly_over_gpus(inspect):
+    report = inspect(expert={"num_attention_heads": 2})
+    report.require_divisible(2)
+    with pytest.raises(
+        FamilyError, match="tensor_parallel_size 4 does not divide the 2 attention heads of 'helpful'"
+    ):
+        report.require_divisible(4)
+
+
+def test_a_member_that_drafts_is_loaded_once_more(inspect):
+    report = inspect(speculative={"draft": "helpful"})
+    assert report.draft == report.members[1]
+    assert len(report.loaded) == 3
+
+
+def test_a_draft_of_its_own_has_to_read_the_same_tokens(inspect, write_checkpoint):
+    write_checkpoint("draft", special=[*SPECIAL, "<x>"], num_hidden_layers=1)
+    assert inspect(speculative={"draft": "./draft"}).vocabulary.shared == ((0, 22),)
+    write_checkpoint("draft", words=reversed(WORDS))
+    with pytest.raises(FamilyError, match="'draft' does not share"):
+        inspect(speculative={"draft": "./draft"})
+
+
+def test_a_missing_directory_and_one_without_a_checkpoint_are_refused(make_config, tmp_path):
+    with pytest.raises(FamilyError, match=r"member 'base' .*there is no such directory"):
+        inspect_family(make_config())
+    (tmp_path / "base").mkdir()
+    with pytest.raises(FamilyError, match=r"holds no config.json"):
+        inspect_family(make_config())
+
+
+def test_a_checkpoint_without_a_tokenizer_or_with_a_broken_config_is_refused(make_config, write_checkpoint):
+    folder = write_checkpoint("base")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(FamilyError, match="member 'base'"):
+        inspect_family(make_config())
+    (folder / "config.json").write_text("{")
+    with pytest.raises(FamilyError, match="cannot be read"):
+        inspect_family(make_config())
+
+
+def test_an_encoder_decoder_is_refused(make_config, tmp_path):
+    T5Config(num_layers=1, d_model=8).save_pretrained(tmp_path / "base")
+    with pytest.raises(FamilyError, match="encoder-decoder"):
+        inspect_family(make_config())
+
+
+def test_a_model_that_generates_no_text_is_refused(make_config, tmp_path):
+    CONFIG_MAPPING["vit"]().save_pretrained(tmp_path / "base")
+    with pytest.raises(FamilyError, match="'vit' is no causal language model"):
+        inspect_family(make_config())
+
+
+def test_a_checkpoint_with_code_of_its_own_is_refused(make_config, tmp_path):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    code = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": code}))
+    (folder / "mine.py").write_text("raise SystemExit('code from a checkpoint was run')")
+    with pytest.raises(FamilyError, match="needs code of its own, which is never run"):
+        inspect_family(make_config())
+
+
+def test_a_hub_id_that_is_not_cached_says_how_to_get_it_when_offline(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        FamilyError, match=r"cannot be reached: download it while online \(hf download org/none\)"
+    ):
+        checkpoint.read_checkpoint("base", MemberSpec(model="org/none"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        ("GatedRepoError", "accept its licence on the hub, then set HF_TOKEN"),
+        ("RepositoryNotFoundError", "is not on the hub, or private"),
+        ("RevisionNotFoundError", "the hub has no revision 'v9' of it"),
+    ],
+)
+def test_the_hubs_refusals_say_what_to_do(monkeypatch, kind, advice):
+    import httpx
+    from huggingface_hub import errors
+
+    def refuse(*_, **__):
+        response = httpx.Response(403, request=httpx.Request("GET", "http://hub"))
+        raise OSError("refused") from getattr(errors, kind)("no", response=response)
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
+    with pytest.raises(FamilyError) as caught:
+        checkpoint.read_checkpoint("base", MemberSpec(model="org/model", revision="v9"))
+    assert advice in str(caught.value)
+    assert "member 'base' (org/model at v9)" in str(caught.value)
