@@ -46,9 +46,16 @@ def write_checkpoint(
     write_tokenizer(path)
     config: PretrainedConfig = CONFIG_MAPPING[model_type](
         vocab_size=vocab_size, bos_token_id=WORDS, eos_token_id=WORDS + 1, pad_token_id=WORDS + 2,
-        initializer_range=spread, **{**SMALL, **sizes},
+        initializer_range=spread, **_sizes(model_type, sizes),
     )
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.save_pretrained(path)
     return path
+
+
+def _sizes(model_type: str, sizes: dict[str, Any]) -> dict[str, Any]:
+    merged = {**SMALL, **sizes}
+    if model_type == "qwen2":  # Its heads always share the hidden size evenly.
+        merged.pop("head_dim")
+    return merged

@@ -14,12 +14,13 @@ from eft_server.config import BASE, ServerConfig
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
 from eft_server.engine.plugin import ARCHITECTURE, register
 from eft_server.errors import ConfigError, FamilyError
-from eft_server.family import FamilyReport
 
 if TYPE_CHECKING:
     from vllm import LLM
     from vllm.config import ModelConfig
     from vllm.v1.engine.async_llm import AsyncLLM
+
+    from eft_server.family import FamilyReport
 
 _SCHEDULER = "eft_server.engine.scheduler.make_scheduler"
 _CPU_WORKER = "eft_server.engine.runner_v1.EftCPUWorker"
@@ -43,7 +44,7 @@ class EnginePlan:
     environment: Mapping[str, str]
 
 
-def plan(config: ServerConfig, report: FamilyReport, extra_args: Sequence[str] = ()) -> EnginePlan:
+def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str] = ()) -> EnginePlan:
     """Decide how the engine is started.
 
     Args:
@@ -193,7 +194,7 @@ def _context(config: ServerConfig, models: Mapping[str, "ModelConfig"]) -> int:
 
 
 def _family_options(
-    config: ServerConfig, report: FamilyReport, models: Mapping[str, "ModelConfig"]
+    config: ServerConfig, report: "FamilyReport", models: Mapping[str, "ModelConfig"]
 ) -> dict[str, Any]:
     manifest = Manifest(
         architectures=tuple(models[BASE].architectures),
@@ -251,7 +252,7 @@ def _on_cpu() -> bool:
     return bool(current_platform.is_cpu())
 
 
-def _device_options(config: ServerConfig, report: FamilyReport) -> dict[str, Any]:
+def _device_options(config: ServerConfig, report: "FamilyReport") -> dict[str, Any]:
     if not _on_cpu():
         return {}
     import torch
@@ -263,7 +264,7 @@ def _device_options(config: ServerConfig, report: FamilyReport) -> dict[str, Any
     return options
 
 
-def _cpu_kv_bytes(config: ServerConfig, report: FamilyReport) -> int:
+def _cpu_kv_bytes(config: ServerConfig, report: "FamilyReport") -> int:
     """Room for some requests of full length, but not more than a quarter of the machine's memory."""
     import psutil
 

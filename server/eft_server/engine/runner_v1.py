@@ -98,6 +98,13 @@ class CoefficientRunner(GPUModelRunner):
 class EftCPUModelRunner(CoefficientRunner, CPUModelRunner):
     """The runner of a CPU worker."""
 
+    def _zero_block_ids(self, block_ids: list[int]) -> None:
+        """Clear blocks in every layer. vLLM's own skips groups whose layers differ in shape, as a family's do."""
+        blocks = torch.tensor(block_ids)
+        for group in self.kv_cache_config.kv_cache_groups:
+            for layer in group.layer_names:
+                self.compilation_config.static_forward_context[layer].kv_cache.index_fill_(0, blocks, 0)
+
 
 class EftGPUModelRunner(CoefficientRunner):
     """The runner of a GPU worker, where somebody asks for Model Runner V1."""

@@ -17,7 +17,17 @@ class FailsNonFinite(_Base):
 
     The blend makes a row NaN throughout when any of it is NaN or infinite. What was sampled from such a row is
     dropped, as vLLM drops what a request samples after it was aborted.
+
+    What such a request left in the KV cache must not reach whoever gets its blocks next: attention multiplies
+    masked positions by zero, and zero times NaN is NaN. So every block is cleared when it is handed out, which
+    vLLM knows how to do and does for caches of mixed precision.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.needs_kv_cache_zeroing = True
+        for manager in self.kv_cache_manager.coordinator.single_type_managers:
+            manager._record_new_block_ids = True
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput

@@ -1,0 +1,98 @@
+"""Families of small random checkpoints, and one running engine of each kind for the whole session."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import WORDS, write_checkpoint
+from driver import Engine
+from reference import Reference
+from safetensors.torch import load_file, save_file
+
+SHARED = WORDS + 3
+"""Ids from here on are padding."""
+
+POISON = SHARED + 1
+"""A prompt with this padding id, which is never generated, makes expert b's hidden states non-finite."""
+
+FAMILY = """
+name: small
+base: ./base
+references: {ref: ./ref}
+experts: {a: ./a, b: ./b}
+limits: {weight: {min: -2, max: 2}, total: 4}
+vllm:
+  dtype: float32
+  max_model_len: 256
+  max_num_seqs: 16
+  max_num_batched_tokens: 64
+  block_size: 32
+  num_gpu_blocks_override: 24
+  kv_cache_memory_bytes: 67108864
+  disable_log_stats: false
+"""
+
+
+@dataclass(frozen=True)
+class Running:
+    """An engine, what it should compute, and what is special about it."""
+
+    engine: Engine
+    reference: Reference
+    v2: bool
+    speculative: bool
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four members of different shapes, two of them with a larger padded vocabulary than the base's."""
+    folder = tmp_path_factory.mktemp("small")
+    wide = dict(hidden_size=128, num_attention_heads=4, num_key_value_heads=2)
+    write_checkpoint(folder / "base", 0, num_hidden_layers=3, hidden_size=96, num_attention_heads=3)
+    write_checkpoint(folder / "ref", 1, vocab_size=112)
+    write_checkpoint(folder / "a", 2, vocab_size=112)
+    write_checkpoint(folder / "b", 3, "qwen2", tie_word_embeddings=False, **wide)
+    _poison(folder / "b" / "model.safetensors")
+    (folder / "family.yaml").write_text(FAMILY)
+    return folder / "family.yaml"
+
+
+def _poison(weights: Path) -> None:
+    tensors = load_file(weights)
+    tensors["model.embed_tokens.weight"][POISON] = torch.inf
+    save_file(tensors, weights, metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="session")
+def reference(family: Path) -> Reference:
+    """The family in plain transformers."""
+    return Reference([family.parent / name for name in ("base", "ref", "a", "b")], vocab_size=96, shared=SHARED)
+
+
+@pytest.fixture(scope="session")
+def start(family: Path) -> Iterator[Callable[..., Engine]]:
+    """Start engines on the family; all are stopped at the end."""
+    engines: list[Engine] = []
+
+    def start_engine(*overrides: str, v2: bool = False) -> Engine:
+        engines.append(Engine(family, overrides, v2))
+        return engines[-1]
+
+    yield start_engine
+    for engine in engines:
+        engine.close()
+
+
+KINDS = {"v1": (False, False), "v1-speculative": (False, True), "v2": (True, False), "v2-speculative": (True, True)}
+
+
+@pytest.fixture(scope="session", params=KINDS, ids=str)
+def running(request: pytest.FixtureRequest, start: Callable[..., Engine], reference: Reference) -> Iterator[Running]:
+    """Each model runner, with and without speculation, one after the other."""
+    v2, speculative = KINDS[request.param]
+    overrides = ["speculative={draft: b, tokens: 3}"] if speculative else []
+    engine = start(*overrides, v2=v2)
+    yield Running(engine, reference, v2, speculative)
+    engine.close()

@@ -1,0 +1,134 @@
+"""A real engine in a process of its own, spoken to in JSON lines; so a test can choose its environment.
+
+Model Runner V2's tests put a Triton backend on the path that no other test may see, and an engine that dies
+must not take the test run with it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+STUB = Path(__file__).parent / "triton_cpu"
+ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # To ask the worker for its runner's name.
+}
+V2_ENVIRONMENT = {
+    "TRITON_INTERPRET": "1",
+    "VLLM_USE_V2_MODEL_RUNNER": "1",
+    "PYTHONPATH": str(STUB),
+}
+
+
+class Engine:
+    """One running engine.
+
+    `generate` takes requests as dictionaries: `prompt` (token ids or text) and keyword arguments of
+    vLLM's SamplingParams; `coefficients` go where the server puts them.
+    """
+
+    def __init__(self, family: Path, overrides: Sequence[str] = (), v2: bool = False) -> None:
+        environment = os.environ | ENVIRONMENT | (V2_ENVIRONMENT if v2 else {})
+        command = [sys.executable, __file__, str(family), *overrides]
+        self._log = Path(family).parent / f"engine-{'v2' if v2 else 'v1'}-{abs(hash(tuple(overrides)))}.log"
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log.open("w"),
+            env=environment, text=True,
+        )
+        self.facts = self._read()
+
+    def generate(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Run requests as one batch; outputs in their order."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(list(requests)) + "\n")
+        self._process.stdin.flush()
+        return list(self._read())
+
+    def close(self) -> None:
+        """Stop the engine and wait for it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=120)
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):  # vLLM's processes print to the same pipe.
+                return json.loads(line)["value"]
+        raise RuntimeError(f"the engine died:\n{self._log.read_text()[-6000:]}")
+
+
+def serve(family: str, overrides: Sequence[str]) -> None:
+    """The child's side."""
+    from eft_server.config import load_config
+    from eft_server.engine.launch import open_offline, plan
+    from eft_server.family import inspect_family
+
+    config = load_config(family, overrides)
+    llm = open_offline(plan(config, inspect_family(config)))
+    runner = llm.collective_rpc(_runner_name)[0]
+    _send({"runner": runner})
+    for line in sys.stdin:
+        _send(_generate(llm, json.loads(line)))
+
+
+def _runner_name(worker: Any) -> str:
+    kind = type(worker.model_runner)
+    return f"{kind.__module__}.{kind.__name__}"
+
+
+def _send(value: Any) -> None:
+    print(json.dumps({"value": value}), flush=True)
+
+
+def _generate(llm: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    from vllm import SamplingParams
+
+    prompts, params = [], []
+    for request in requests:
+        prompt = request.pop("prompt")
+        prompts.append({"prompt_token_ids": prompt} if isinstance(prompt, list) else prompt)
+        coefficients = request.pop("coefficients", None)
+        extra = {"eft": coefficients} if coefficients is not None else None
+        params.append(SamplingParams(**request, extra_args=extra))
+    before = _metrics(llm)
+    outputs = llm.generate(prompts, params, use_tqdm=False)
+    after = _metrics(llm)
+    return [_plain(output, {key: after[key] - before[key] for key in after}) for output in outputs]
+
+
+def _metrics(llm: Any) -> dict[str, float]:
+    return {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
+
+
+def _plain(output: Any, metrics: dict[str, float]) -> dict[str, Any]:
+    return {
+        "prompt_logprobs": _plain_logprobs(output.prompt_logprobs),
+        "cached_tokens": output.num_cached_tokens,
+        "metrics": metrics,
+        "choices": [
+            {
+                "tokens": list(choice.token_ids),
+                "text": choice.text,
+                "finish_reason": choice.finish_reason,
+                "logprobs": _plain_logprobs(choice.logprobs),
+            }
+            for choice in output.outputs
+        ],
+    }
+
+
+def _plain_logprobs(positions: Any) -> Any:
+    if positions is None:
+        return None
+    return [
+        None if entry is None else {int(token): value.logprob for token, value in entry.items()} for entry in positions
+    ]
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], sys.argv[2:])

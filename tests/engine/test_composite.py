@@ -1,0 +1,190 @@
+"""The composite against plain transformers in float32, on both model runners, with and without speculation."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import POISON, SHARED, Running
+from scipy import stats
+
+BASE = [1.0, 0.0, 0.0, 0.0]
+UP_SCALED = [1.0, -1.0, 1.0, 0.0]
+MIXED = [1.0, -1.5, 0.9, 0.6]
+NEGATIVE = [1.0, 0.4, -0.7, 0.3]
+EXPERT_ALONE = [0.0, 0.0, 1.0, 0.0]
+SETTINGS = [BASE, UP_SCALED, MIXED, NEGATIVE, EXPERT_ALONE]
+
+TOLERANCE = 1e-3
+
+
+def prompt(seed: int, length: int) -> list[int]:
+    """Ordinary tokens."""
+    return random.Random(seed).choices(range(90), k=length)
+
+
+def greedy(prompt_tokens: list[int], coefficients: list[float], count: int = 10, **more: Any) -> dict[str, Any]:
+    """A request for greedy decoding with log-probabilities."""
+    options = {"temperature": 0.0, "max_tokens": count, "ignore_eos": True, "logprobs": 3} | more
+    return {"prompt": prompt_tokens, "coefficients": coefficients, **options}
+
+
+def check(running: Running, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run greedy requests in one batch; their tokens and log-probabilities must be the reference's."""
+    outputs = running.engine.generate(requests)
+    for request, output in zip(requests, outputs, strict=True):
+        tokens, coefficients = request["prompt"], request["coefficients"]
+        choice = output["choices"][0]
+        assert choice["finish_reason"] == "length"
+        assert choice["tokens"] == running.reference.greedy(tokens, coefficients, len(choice["tokens"]))
+        assert_logprobs(running, tokens, coefficients, choice)
+    return outputs
+
+
+def assert_logprobs(running: Running, tokens: list[int], coefficients: list[float], choice: dict[str, Any]) -> None:
+    """Every reported log-probability of every generated position is the reference's."""
+    expected = running.reference.logprobs(tokens + choice["tokens"][:-1], coefficients)[len(tokens) - 1 :]
+    for row, reported in zip(expected, choice["logprobs"], strict=True):
+        for token, value in reported.items():
+            assert value == pytest.approx(float(row[int(token)]), abs=TOLERANCE)
+
+
+def test_the_engine_runs_the_model_runner_that_is_asked_for(running: Running) -> None:
+    expected = "cpu.model_runner" if running.v2 else "runner_v1.EftCPUModelRunner"
+    assert expected in running.engine.facts["runner"]
+
+
+def test_a_batch_that_mixes_weights_equals_the_reference(running: Running) -> None:
+    check(running, [greedy(prompt(index, 5 + 3 * index), setting) for index, setting in enumerate(SETTINGS)])
+
+
+def test_prompts_longer_than_a_chunk_equal_the_reference(running: Running) -> None:
+    lengths = [150, 9, 200, 70]
+    check(running, [greedy(prompt(20 + i, n), SETTINGS[i], 6) for i, n in enumerate(lengths)])
+
+
+def test_prefix_cache_hits_bring_tokens_and_not_weights(running: Running) -> None:
+    shared = prompt(40, 80)
+    check(running, [greedy(shared, UP_SCALED, 4)])
+    outputs = check(running, [greedy(shared + prompt(41 + i, 4), setting, 4) for i, setting in enumerate(SETTINGS)])
+    assert all(output["cached_tokens"] >= 64 for output in outputs)
+
+
+def test_preempted_requests_resume_with_their_weights(running: Running) -> None:
+    requests = [greedy(prompt(60 + i, 40), SETTINGS[i % len(SETTINGS)], 60) for i in range(10)]
+    outputs = check(running, requests)
+    assert outputs[0]["metrics"]["vllm:num_preemptions"] > 0
+
+
+def test_prompt_logprobs_are_the_composites(running: Running) -> None:
+    requests = [greedy(prompt(80 + i, 70), setting, 2, prompt_logprobs=2) for i, setting in enumerate(SETTINGS)]
+    for request, output in zip(requests, check(running, requests), strict=True):
+        expected = running.reference.logprobs(request["prompt"], request["coefficients"])
+        assert output["prompt_logprobs"][0] is None
+        for position, reported in enumerate(output["prompt_logprobs"][1:]):
+            for token, value in reported.items():
+                assert value == pytest.approx(float(expected[position, int(token)]), abs=TOLERANCE)
+
+
+def test_n_samples_share_a_prompt_and_its_weights(running: Running) -> None:
+    request = greedy(prompt(90, 12), MIXED, 6, temperature=0.8, n=4, seed=3)
+    choices = running.engine.generate([request, greedy(prompt(91, 12), BASE)])[0]["choices"]
+    assert len(choices) == 4
+    assert len({tuple(choice["tokens"]) for choice in choices}) > 1
+    for choice in choices:
+        assert_logprobs(running, request["prompt"], MIXED, choice)
+
+
+def test_stop_strings_end_a_request(running: Running) -> None:
+    tokens = prompt(96, 10)
+    expected = running.reference.greedy(tokens, MIXED, 8)
+    assert max(expected) < 90, "special tokens leave no text"
+    stop = "".join(chr(33 + token) for token in expected[3:5])
+    choice = running.engine.generate([greedy(tokens, MIXED, 20, stop=[stop])])[0]["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    assert choice["text"] == "".join(chr(33 + token) for token in expected[:3])
+
+
+def test_ids_that_not_all_members_share_are_never_sampled(running: Running) -> None:
+    requests = [greedy(prompt(100 + i, 6), UP_SCALED, 8, temperature=2.0, seed=i, n=4) for i in range(4)]
+    sampled = [
+        token for output in running.engine.generate(requests) for choice in output["choices"] for token in choice["tokens"]
+    ]
+    assert len(sampled) == 128
+    assert max(sampled) < SHARED
+
+
+def test_a_non_finite_request_leaves_nothing_behind_in_the_cache(running: Running) -> None:
+    """It goes unnoticed where its broken member counts for nothing, and its blocks go to others."""
+    poisoned = [greedy([POISON] * 100 + prompt(114 + i, 3), BASE, 2) for i in range(6)]
+    assert {output["choices"][0]["finish_reason"] for output in running.engine.generate(poisoned)} == {"length"}
+    check(running, [greedy(prompt(124 + i, 40 + i), MIXED, 3) for i in range(12)])
+
+
+def test_a_non_finite_request_fails_alone(running: Running) -> None:
+    poisoned = prompt(110, 8) + [POISON] + prompt(111, 3)
+    neighbours = [greedy(prompt(112, 9), MIXED), greedy(poisoned, UP_SCALED), greedy(prompt(113, 70), BASE)]
+    alone = [running.engine.generate([request])[0]["choices"] for request in neighbours]
+    outputs = running.engine.generate([neighbours[0], greedy(poisoned, MIXED), *neighbours[1:]])
+    assert outputs[1]["choices"][0]["finish_reason"] == "error"
+    assert outputs[1]["choices"][0]["tokens"] == []
+    assert [output["choices"][0]["tokens"] for output in (outputs[0], *outputs[2:])] == [
+        choices[0]["tokens"] for choices in alone
+    ]
+
+
+@pytest.mark.parametrize("coefficients", [[1.0, 0.0], [1.0, -1.0, 1.0, "x"], 3.0])
+def test_malformed_coefficients_fail_the_request_and_not_the_engine(running: Running, coefficients: Any) -> None:
+    output = running.engine.generate([greedy(prompt(120, 5), coefficients), greedy(prompt(121, 5), BASE, 3)])
+    assert output[0]["choices"][0]["finish_reason"] == "error"
+    assert output[1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_request_without_coefficients_gets_the_familys_defaults(running: Running) -> None:
+    request = greedy(prompt(130, 9), [1.0, -1.0, 0.5, 0.5])
+    expected = check(running, [request])[0]["choices"]
+    del request["coefficients"]
+    tokens = running.engine.generate([request])[0]["choices"][0]["tokens"]
+    assert tokens == expected[0]["tokens"]
+
+
+def test_seeded_requests_with_long_prompts_live_and_repeat(running: Running) -> None:
+    """vLLM 0.32's CPU engine dies of a seeded request whose prompt is read in parts."""
+    requests = [greedy(prompt(140 + i, 150), MIXED, 5, temperature=1.0, seed=i) for i in range(3)]
+    together = [output["choices"][0]["tokens"] for output in running.engine.generate(requests)]
+    alone = [running.engine.generate([request])[0]["choices"][0]["tokens"] for request in requests]
+    assert together == alone
+
+
+def test_samples_follow_the_composites_distribution(running: Running) -> None:
+    """Chi-square of the second token (under speculation the first that may be drafted); a wrong blend fails it."""
+    count, tokens = (384 if running.v2 else 3072), prompt(150, 6)
+    request = greedy(tokens, MIXED, 3, temperature=1.0, seed=11, n=count, logprobs=None)
+    choices = running.engine.generate([request])[0]["choices"]
+    sampled = np.array([choice["tokens"][1] for choice in choices])
+    assert p_value(sampled, second_token(running, tokens, MIXED)) > 1e-3
+    wrong = [1.0, -1.2, 0.9, 0.3]
+    assert p_value(sampled, second_token(running, tokens, wrong)) < 1e-6
+
+
+def second_token(running: Running, tokens: list[int], coefficients: list[float]) -> np.ndarray:
+    """The exact distribution of the second generated token."""
+    first = running.reference.logprobs(tokens, coefficients)[-1].exp()
+    total = np.zeros(len(first))
+    for token, probability in enumerate(first.tolist()):
+        if probability > 1e-9:
+            row = running.reference.logprobs([*tokens, token], coefficients)[-1]
+            total += probability * row.exp().double().numpy()
+    return total / total.sum()
+
+
+def p_value(sampled: np.ndarray, probabilities: np.ndarray) -> float:
+    """Of Pearson's test, after pooling the tokens that are expected fewer than five times."""
+    observed = np.bincount(sampled, minlength=len(probabilities)).astype(float)
+    expected = probabilities * len(sampled)
+    rare = expected < 5
+    observed = np.append(observed[~rare], observed[rare].sum())
+    expected = np.append(expected[~rare], expected[rare].sum())
+    keep = expected > 0
+    return float(stats.chisquare(observed[keep], expected[keep] * observed[keep].sum() / expected[keep].sum()).pvalue)
