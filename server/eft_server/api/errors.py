@@ -105,11 +105,12 @@ def from_exception(exc: Exception) -> ApiError:
     described = create_error_response(exc)
     if described.error.code < 500:
         return from_vllm(described)
+    if isinstance(exc, GenerationError):
+        _logger.error("%s", exc)
+        return from_vllm(described)
     _logger.error("a request failed", exc_info=exc)
     if isinstance(exc, EngineDeadError):
         return ApiError("The engine has stopped; the server is shutting down.", status=503)
-    if isinstance(exc, GenerationError):
-        return from_vllm(described)
     return ApiError(_INTERNAL, status=500)
 
 

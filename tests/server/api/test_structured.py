@@ -1,0 +1,72 @@
+"""Which JSON schemas are taken."""
+
+from typing import Any
+
+import pytest
+
+from eft_server.api.checks import FieldError
+from eft_server.api.structured import MAX_SCHEMAS, check_response_format
+from eft_server.config import ServerOptions
+
+
+def check(schema: Any) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    check_response_format(wanted, ServerOptions())
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {
+            "type": "object",
+            "properties": {"$ref": {"type": "string"}, "not": {"type": "null"}},
+            "required": ["not"],
+        },
+        {
+            "properties": {"a": {"$ref": "#/$defs/x"}, "b": {"$ref": "#/$defs/x"}},
+            "$defs": {"x": {"type": "integer"}},
+        },
+        {"$defs": {"a/b": {"type": "string"}}, "anyOf": [{"$ref": "#/$defs/a~1b"}, True]},
+        {"enum": [{"$ref": "#"}, {"not": 1}]},
+        {"type": "array", "items": False, "prefixItems": [{"const": 1}]},
+    ],
+)
+def test_schemas_without_cycles_are_taken(schema: dict[str, Any]) -> None:
+    check(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"properties": {"next": {"$ref": "#"}}},
+        {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"items": {"$ref": "#/$defs/a"}}}},
+        {"anyOf": [{"properties": {"x": {"anyOf": [{"$ref": "#/anyOf/0"}]}}}, {"$ref": "#"}]},
+    ],
+)
+def test_schemas_that_refer_to_themselves_are_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(FieldError, match=r"refers to itself|leads nowhere"):
+        check(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"not": {}}, "'not'"),
+        ({"if": {}, "then": {}}, "'if'"),
+        ({"oneOf": [{}]}, "'oneOf'"),
+        ({"items": {"uniqueItems": True}}, "'uniqueItems'"),
+        ({"$ref": "#/$defs/a", "minLength": 1, "$defs": {"a": {}}}, r"beside \$ref"),
+        ({"$ref": "other.json"}, "other.json"),
+        ({"$ref": "#/$defs/a"}, "nowhere"),
+        ({"$ref": 5}, "5"),
+        ({"properties": []}, "properties"),
+        ({"anyOf": {}}, "anyOf"),
+        ({"items": 5}, "5"),
+        ({"properties": {str(n): {} for n in range(MAX_SCHEMAS)}}, "too large"),
+    ],
+)
+def test_what_would_be_left_out_is_refused_by_name(schema: dict[str, Any], message: str) -> None:
+    with pytest.raises(FieldError, match=message):
+        check(schema)
