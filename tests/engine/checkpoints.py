@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
 WORDS = 90
 """Ordinary ids of the small tokenizer; three special ones follow."""
@@ -45,8 +44,12 @@ def write_checkpoint(
     """A random model whose logits are spread enough that greedy decoding has no near-ties."""
     write_tokenizer(path)
     config: PretrainedConfig = CONFIG_MAPPING[model_type](
-        vocab_size=vocab_size, bos_token_id=WORDS, eos_token_id=WORDS + 1, pad_token_id=WORDS + 2,
-        initializer_range=spread, **_sizes(model_type, sizes),
+        vocab_size=vocab_size,
+        bos_token_id=WORDS,
+        eos_token_id=WORDS + 1,
+        pad_token_id=WORDS + 2,
+        initializer_range=spread,
+        **_sizes(model_type, sizes),
     )
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -68,7 +68,9 @@ def _poison(weights: Path) -> None:
 @pytest.fixture(scope="session")
 def reference(family: Path) -> Reference:
     """The family in plain transformers."""
-    return Reference([family.parent / name for name in ("base", "ref", "a", "b")], vocab_size=96, shared=SHARED)
+    return Reference(
+        [family.parent / name for name in ("base", "ref", "a", "b")], vocab_size=96, shared=SHARED
+    )
 
 
 @pytest.fixture(scope="session")
@@ -85,11 +87,18 @@ def start(family: Path) -> Iterator[Callable[..., Engine]]:
         engine.close()
 
 
-KINDS = {"v1": (False, False), "v1-speculative": (False, True), "v2": (True, False), "v2-speculative": (True, True)}
+KINDS = {
+    "v1": (False, False),
+    "v1-speculative": (False, True),
+    "v2": (True, False),
+    "v2-speculative": (True, True),
+}
 
 
 @pytest.fixture(scope="session", params=KINDS, ids=str)
-def running(request: pytest.FixtureRequest, start: Callable[..., Engine], reference: Reference) -> Iterator[Running]:
+def running(
+    request: pytest.FixtureRequest, start: Callable[..., Engine], reference: Reference
+) -> Iterator[Running]:
     """Each model runner, with and without speculation, one after the other."""
     v2, speculative = KINDS[request.param]
     overrides = ["speculative={draft: b, tokens: 3}"] if speculative else []

@@ -36,8 +36,12 @@ class Engine:
         command = [sys.executable, __file__, str(family), *overrides]
         self._log = Path(family).parent / f"engine-{'v2' if v2 else 'v1'}-{abs(hash(tuple(overrides)))}.log"
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log.open("w"),
-            env=environment, text=True,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log.open("w"),
+            env=environment,
+            text=True,
         )
         self.facts = self._read()
 
@@ -126,7 +130,8 @@ def _plain_logprobs(positions: Any) -> Any:
     if positions is None:
         return None
     return [
-        None if entry is None else {int(token): value.logprob for token, value in entry.items()} for entry in positions
+        None if entry is None else {int(token): value.logprob for token, value in entry.items()}
+        for entry in positions
     ]
 
 

@@ -12,7 +12,9 @@ class Reference:
     """Members, the base first, of a family whose ids from `shared` up are not everybody's."""
 
     def __init__(self, checkpoints: Sequence[Path], vocab_size: int, shared: int) -> None:
-        self.models = [AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval() for path in checkpoints]
+        self.models = [
+            AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval() for path in checkpoints
+        ]
         self.vocab_size = vocab_size
         self.shared = shared
         self._member_logits = lru_cache(maxsize=4096)(self._compute)

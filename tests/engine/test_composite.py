@@ -24,7 +24,9 @@ def prompt(seed: int, length: int) -> list[int]:
     return random.Random(seed).choices(range(90), k=length)
 
 
-def greedy(prompt_tokens: list[int], coefficients: list[float], count: int = 10, **more: Any) -> dict[str, Any]:
+def greedy(
+    prompt_tokens: list[int], coefficients: list[float], count: int = 10, **more: Any
+) -> dict[str, Any]:
     """A request for greedy decoding with log-probabilities."""
     options = {"temperature": 0.0, "max_tokens": count, "ignore_eos": True, "logprobs": 3} | more
     return {"prompt": prompt_tokens, "coefficients": coefficients, **options}
@@ -42,7 +44,9 @@ def check(running: Running, requests: Sequence[dict[str, Any]]) -> list[dict[str
     return outputs
 
 
-def assert_logprobs(running: Running, tokens: list[int], coefficients: list[float], choice: dict[str, Any]) -> None:
+def assert_logprobs(
+    running: Running, tokens: list[int], coefficients: list[float], choice: dict[str, Any]
+) -> None:
     """Every reported log-probability of every generated position is the reference's."""
     expected = running.reference.logprobs(tokens + choice["tokens"][:-1], coefficients)[len(tokens) - 1 :]
     for row, reported in zip(expected, choice["logprobs"], strict=True):
@@ -67,7 +71,9 @@ def test_prompts_longer_than_a_chunk_equal_the_reference(running: Running) -> No
 def test_prefix_cache_hits_bring_tokens_and_not_weights(running: Running) -> None:
     shared = prompt(40, 80)
     check(running, [greedy(shared, UP_SCALED, 4)])
-    outputs = check(running, [greedy(shared + prompt(41 + i, 4), setting, 4) for i, setting in enumerate(SETTINGS)])
+    outputs = check(
+        running, [greedy(shared + prompt(41 + i, 4), setting, 4) for i, setting in enumerate(SETTINGS)]
+    )
     assert all(output["cached_tokens"] >= 64 for output in outputs)
 
 
@@ -78,7 +84,9 @@ def test_preempted_requests_resume_with_their_weights(running: Running) -> None:
 
 
 def test_prompt_logprobs_are_the_composites(running: Running) -> None:
-    requests = [greedy(prompt(80 + i, 70), setting, 2, prompt_logprobs=2) for i, setting in enumerate(SETTINGS)]
+    requests = [
+        greedy(prompt(80 + i, 70), setting, 2, prompt_logprobs=2) for i, setting in enumerate(SETTINGS)
+    ]
     for request, output in zip(requests, check(running, requests), strict=True):
         expected = running.reference.logprobs(request["prompt"], request["coefficients"])
         assert output["prompt_logprobs"][0] is None
@@ -109,7 +117,10 @@ def test_stop_strings_end_a_request(running: Running) -> None:
 def test_ids_that_not_all_members_share_are_never_sampled(running: Running) -> None:
     requests = [greedy(prompt(100 + i, 6), UP_SCALED, 8, temperature=2.0, seed=i, n=4) for i in range(4)]
     sampled = [
-        token for output in running.engine.generate(requests) for choice in output["choices"] for token in choice["tokens"]
+        token
+        for output in running.engine.generate(requests)
+        for choice in output["choices"]
+        for token in choice["tokens"]
     ]
     assert len(sampled) == 128
     assert max(sampled) < SHARED
@@ -118,12 +129,14 @@ def test_ids_that_not_all_members_share_are_never_sampled(running: Running) -> N
 def test_a_non_finite_request_leaves_nothing_behind_in_the_cache(running: Running) -> None:
     """It goes unnoticed where its broken member counts for nothing, and its blocks go to others."""
     poisoned = [greedy([POISON] * 100 + prompt(114 + i, 3), BASE, 2) for i in range(6)]
-    assert {output["choices"][0]["finish_reason"] for output in running.engine.generate(poisoned)} == {"length"}
+    assert {output["choices"][0]["finish_reason"] for output in running.engine.generate(poisoned)} == {
+        "length"
+    }
     check(running, [greedy(prompt(124 + i, 40 + i), MIXED, 3) for i in range(12)])
 
 
 def test_a_non_finite_request_fails_alone(running: Running) -> None:
-    poisoned = prompt(110, 8) + [POISON] + prompt(111, 3)
+    poisoned = [*prompt(110, 8), POISON, *prompt(111, 3)]
     neighbours = [greedy(prompt(112, 9), MIXED), greedy(poisoned, UP_SCALED), greedy(prompt(113, 70), BASE)]
     alone = [running.engine.generate([request])[0]["choices"] for request in neighbours]
     outputs = running.engine.generate([neighbours[0], greedy(poisoned, MIXED), *neighbours[1:]])
@@ -135,7 +148,9 @@ def test_a_non_finite_request_fails_alone(running: Running) -> None:
 
 
 @pytest.mark.parametrize("coefficients", [[1.0, 0.0], [1.0, -1.0, 1.0, "x"], 3.0])
-def test_malformed_coefficients_fail_the_request_and_not_the_engine(running: Running, coefficients: Any) -> None:
+def test_malformed_coefficients_fail_the_request_and_not_the_engine(
+    running: Running, coefficients: Any
+) -> None:
     output = running.engine.generate([greedy(prompt(120, 5), coefficients), greedy(prompt(121, 5), BASE, 3)])
     assert output[0]["choices"][0]["finish_reason"] == "error"
     assert output[1]["choices"][0]["finish_reason"] == "length"
@@ -150,7 +165,7 @@ def test_a_request_without_coefficients_gets_the_familys_defaults(running: Runni
 
 
 def test_seeded_requests_with_long_prompts_live_and_repeat(running: Running) -> None:
-    """vLLM 0.32's CPU engine dies of a seeded request whose prompt is read in parts."""
+    """VLLM 0.32's CPU engine dies of a seeded request whose prompt is read in parts."""
     requests = [greedy(prompt(140 + i, 150), MIXED, 5, temperature=1.0, seed=i) for i in range(3)]
     together = [output["choices"][0]["tokens"] for output in running.engine.generate(requests)]
     alone = [running.engine.generate([request])[0]["choices"][0]["tokens"] for request in requests]
@@ -187,4 +202,6 @@ def p_value(sampled: np.ndarray, probabilities: np.ndarray) -> float:
     observed = np.append(observed[~rare], observed[rare].sum())
     expected = np.append(expected[~rare], expected[rare].sum())
     keep = expected > 0
-    return float(stats.chisquare(observed[keep], expected[keep] * observed[keep].sum() / expected[keep].sum()).pvalue)
+    return float(
+        stats.chisquare(observed[keep], expected[keep] * observed[keep].sum() / expected[keep].sum()).pvalue
+    )

@@ -36,9 +36,7 @@ def attach(hidden_M: Sequence[torch.Tensor], coefficients_TM: torch.Tensor) -> t
     return torch.cat([*riders, coefficients_TM.view(hidden_M[0].dtype)], dim=-1)
 
 
-def detach(
-    columns_RC: torch.Tensor, sizes_M: Sequence[int]
-) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+def detach(columns_RC: torch.Tensor, sizes_M: Sequence[int]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """Undo `attach` on any choice of rows: the members' hidden states and float32 coefficients (R, M)."""
     per_float = torch.float32.itemsize // columns_RC.dtype.itemsize
     parts = columns_RC.split([*sizes_M, len(sizes_M) * per_float], dim=-1)

@@ -6,6 +6,7 @@ one model with more layers.
 
 import itertools
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,6 +34,7 @@ class EftForCausalLM(nn.Module):
         self.config = vllm_config.model_config.hf_config
         self.manifest = Manifest.from_hf(self.config)
         self.members = nn.ModuleDict()
+        self._sizes_M: list[int] = []
         self._add(self.manifest.base, _base_config(vllm_config, self.manifest), prefix)
         for checkpoint in self.manifest.members:
             self._add(checkpoint.name, _member_config(vllm_config, checkpoint), prefix)
@@ -49,7 +51,10 @@ class EftForCausalLM(nn.Module):
         with set_model_tag(f"eft_{name}"):
             member = init_vllm_registered_model(config, prefix=maybe_prefix(prefix, f"members.{name}"))
         self.members[name] = member
-        self._sizes_M = [*getattr(self, "_sizes_M", []), config.model_config.hf_text_config.hidden_size]
+        self._sizes_M.append(config.model_config.hf_text_config.hidden_size)
+
+    def _member(self, name: str) -> Any:
+        return self.members[name]
 
     @staticmethod
     def get_model_state_cls() -> type:
@@ -60,8 +65,7 @@ class EftForCausalLM(nn.Module):
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         """The base's embeddings. vLLM asks for them only where inputs are not token ids, which we refuse."""
-        embedded: torch.Tensor = self.members[self.manifest.base].embed_input_ids(input_ids)
-        return embedded
+        return self._member(self.manifest.base).embed_input_ids(input_ids)
 
     def forward(
         self,
@@ -92,8 +96,8 @@ class EftForCausalLM(nn.Module):
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Blend the logits of any rows of `forward`'s result: float32 (R, V), or None off the first rank."""
         hidden_M, coefficients_RM = detach(hidden_states, self._sizes_M)
-        pairs = zip(self.members.values(), hidden_M, strict=True)
-        logits_M = [member.compute_logits(hidden_RH) for member, hidden_RH in pairs]
+        pairs = zip(self.members, hidden_M, strict=True)
+        logits_M = [self._member(name).compute_logits(hidden_RH) for name, hidden_RH in pairs]
         if any(logits_RV is None for logits_RV in logits_M):
             return None
         return blend(logits_M, coefficients_RM, self.unshared_U)
@@ -103,7 +107,7 @@ class EftForCausalLM(nn.Module):
         loaded: set[str] = set()
         for owner, group in itertools.groupby(weights, key=lambda item: self._owner(item[0])):
             own = ((name.removeprefix(f"{owner}{SEPARATOR}"), tensor) for name, tensor in group)
-            names = self.members[owner].load_weights(own)
+            names = self._member(owner).load_weights(own)
             loaded.update(f"members.{owner}.{name}" for name in names)
         return loaded
 

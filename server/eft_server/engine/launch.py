@@ -162,17 +162,28 @@ def _model_config(config: ServerConfig, name: str) -> "ModelConfig":
             model=member.model, revision=member.revision, tokenizer_revision=member.revision, **shared
         )
     except (ValueError, OSError) as error:
-        raise FamilyError(f"member {name!r} ({member.model}): vLLM cannot run this checkpoint: {error}") from error
+        raise FamilyError(
+            f"member {name!r} ({member.model}): vLLM cannot run this checkpoint: {error}"
+        ) from error
 
 
 _REFUSALS: tuple[tuple[Callable[["ModelConfig"], bool], str], ...] = (
     (lambda model: model.runner_type != "generate", "it does not generate text"),
     (lambda model: model.is_encoder_decoder, "encoder-decoder models have no prompt to share with a decoder"),
-    (lambda model: model.is_multimodal_model, "multimodal models are not supported: use a text-only checkpoint"),
-    (lambda model: model.is_attention_free, "models without attention keep a state that members cannot share"),
+    (
+        lambda model: model.is_multimodal_model,
+        "multimodal models are not supported: use a text-only checkpoint",
+    ),
+    (
+        lambda model: model.is_attention_free,
+        "models without attention keep a state that members cannot share",
+    ),
     (lambda model: model.is_hybrid, "hybrid (attention and state-space) models are not supported"),
     (lambda model: model.uses_mrope, "multimodal rotary positions are not supported"),
-    (lambda model: model.quantization is not None, "quantised checkpoints are not supported: use the original"),
+    (
+        lambda model: model.quantization is not None,
+        "quantised checkpoints are not supported: use the original",
+    ),
 )
 
 

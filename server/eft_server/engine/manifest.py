@@ -66,7 +66,9 @@ class Manifest:
         """
         raw = getattr(config, KEY, None)
         if not isinstance(raw, dict):
-            raise ValueError(f"the model config has no {KEY!r} entry: start the engine through eft_server.engine.launch")
+            raise ValueError(
+                f"the model config has no {KEY!r} entry: start the engine through eft_server.engine.launch"
+            )
         return cls(
             architectures=tuple(raw["architectures"]),
             members=tuple(Checkpoint(**member) for member in raw["members"]),

@@ -63,13 +63,14 @@ class CoefficientRunner(GPUModelRunner):
             positions,
             intermediate_tensors,
             inputs_embeds,
-            coefficients_TM=self._coefficients_TM[: len(input_ids)],
             **model_kwargs,
+            coefficients_TM=self._coefficients_TM[: len(input_ids)],  # type: ignore[arg-type]
         )
 
-    def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:
+    def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:  # type: ignore[override]
+        """As vLLM's, sparing the generators of rows that are thrown away."""
         with self._without_discarded_generators():
-            return super().sample_tokens(grammar_output)
+            return super().sample_tokens(grammar_output)  # type: ignore[type-var]
 
     @contextmanager
     def _without_discarded_generators(self) -> Iterator[None]:

@@ -85,7 +85,9 @@ class EftModelState(DefaultModelState):
 class PerRequestRejectionSampler(RejectionSampler):
     """vLLM's rejection sampler; it counts NaNs by logits row, while its caller reads the counts by request."""
 
-    def __call__(self, logits: torch.Tensor, input_batch: InputBatch, *args: Any, **kwargs: Any) -> SamplerOutput:
+    def __call__(
+        self, logits: torch.Tensor, input_batch: InputBatch, *args: Any, **kwargs: Any
+    ) -> SamplerOutput:
         """Verify the drafts, then add up each request's counts."""
         output = super().__call__(logits, input_batch, *args, **kwargs)
         if output.num_nans is not None:

@@ -1,6 +1,6 @@
 """vLLM's scheduler, failing the requests whose logits are not finite while the batch goes on."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -9,10 +9,8 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
-_Base = Scheduler if TYPE_CHECKING else object
 
-
-class FailsNonFinite(_Base):
+class EftScheduler(Scheduler):
     """Ends a request with `finish_reason` "error" in the step in which the runner counts a NaN in its logits.
 
     The blend makes a row NaN throughout when any of it is NaN or infinite. What was sampled from such a row is
@@ -53,12 +51,8 @@ def _failure(request: Request) -> EngineCoreOutput:
     )
 
 
-class EftScheduler(FailsNonFinite, Scheduler):
-    """For engines that wait for a step's tokens before they schedule the next."""
-
-
-class EftAsyncScheduler(FailsNonFinite, AsyncScheduler):
-    """For engines that schedule a step ahead."""
+class EftAsyncScheduler(EftScheduler, AsyncScheduler):
+    """The same for engines that schedule a step before they have the last one's tokens."""
 
 
 def make_scheduler(**options: Any) -> Scheduler:
