@@ -80,7 +80,7 @@ def version() -> None:
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0913 (one for each option)
     family: Family,
     vllm_arguments: VllmArguments = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from eft_server.config import ServerConfig, load_config
 
 WORDS = tuple(f"w{index}" for index in range(20))
@@ -28,6 +27,24 @@ SHAPE: dict[str, Any] = {
 
 WriteFamily = Callable[..., Path]
 WriteCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture
+def words() -> tuple[str, ...]:
+    """The ordinary tokens that a checkpoint has by default, with the ids from 0 on."""
+    return WORDS
+
+
+@pytest.fixture
+def special() -> tuple[str, ...]:
+    """The special tokens that follow them: begin and end of text."""
+    return SPECIAL
+
+
+@pytest.fixture
+def shape() -> dict[str, Any]:
+    """The sizes that a checkpoint has by default."""
+    return dict(SHAPE)
 
 
 @pytest.fixture

@@ -7,12 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
-
 from eft_server import __version__
 from eft_server.cli import app
 from eft_server.config import bundled_families
 from eft_server.errors import ConfigError
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +75,8 @@ def test_a_familys_file_is_printed_to_copy_from(eft):
 def test_serve_passes_flags_overrides_and_vllm_arguments_on(
     eft, family, planned, served, tmp_path, monkeypatch
 ):
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     result = eft(
         "serve",
         family,
@@ -97,7 +97,7 @@ def test_serve_passes_flags_overrides_and_vllm_arguments_on(
     assert result.exit_code == 0, result.output
     config, plan = served[0]
     assert (config.server.host, config.server.port, config.server.max_n) == ("::1", 9, 2)
-    assert config.server.api_key_file == tmp_path / "keys"
+    assert config.server.api_key_file == tmp_path / "elsewhere" / "keys"
     assert config.defaults.scale == 0.5
     assert planned[0][2] == ["--max-model-len", "64"]
     assert plan.options["dtype"] == "float32"

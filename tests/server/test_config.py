@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from eft_server.config import ServerConfig, load_config
 from eft_server.errors import ConfigError
 

@@ -4,13 +4,11 @@ import json
 
 import pytest
 import torch
-from conftest import SHAPE, SPECIAL, WORDS
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, T5Config
-
 from eft_server import checkpoint
 from eft_server.config import MemberSpec
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.family import inspect_family
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, T5Config
 
 
 @pytest.fixture
@@ -40,27 +38,33 @@ def test_sizes_that_are_padded_differently_share_what_is_real(inspect):
     assert report.warnings == ()
 
 
-def test_an_ordinary_id_that_differs_is_refused_with_the_first_few(inspect):
-    words = [f"x{index}" if index >= 10 else word for index, word in enumerate(WORDS)]
+def test_an_ordinary_id_that_differs_is_refused_with_the_first_few(inspect, words):
+    changed = [*words[:10], *(f"x{index}" for index in range(10, 20))]
     with pytest.raises(FamilyError) as caught:
-        inspect(expert={"words": words})
+        inspect(expert={"words": changed})
     assert "10 ids (10 is 'w10' in base, 'x10' in helpful; 11 is 'w11' in base" in str(caught.value)
     assert "; and 5 more)" in str(caught.value)
 
 
-def test_an_ordinary_id_that_a_member_lacks_is_refused(inspect):
+def test_an_ordinary_id_that_a_member_lacks_is_refused(inspect, words):
     with pytest.raises(FamilyError, match=r"21 is 'extra' in base, nothing in helpful"):
-        inspect({"words": [*WORDS, "more", "extra"]}, {"words": [*WORDS, "more"], "vocab_size": 21})
+        inspect({"words": [*words, "more", "extra"]}, {"words": [*words, "more"], "vocab_size": 21})
 
 
-def test_special_tokens_that_differ_are_masked_with_a_warning(inspect):
-    report = inspect({"special": [*SPECIAL, "<a>", "<c>"]}, {"special": [*SPECIAL, "<b>", "<c>"]})
+def test_special_tokens_that_differ_are_masked_with_a_warning(inspect, special):
+    report = inspect({"special": [*special, "<a>", "<c>"]}, {"special": [*special, "<b>", "<c>"]})
     assert report.vocabulary.shared == ((0, 22), (23, 24))
     assert any("22 is '<a>' in base, '<b>' in helpful" in warning for warning in report.warnings)
 
 
-def test_tokens_that_only_the_expert_has_are_masked_with_a_warning(inspect):
-    report = inspect(expert={"special": [*SPECIAL, "<tool>"]})
+def test_an_ordinary_token_that_is_special_to_a_member_is_masked(inspect, words):
+    report = inspect(expert={"words": words[:-1], "special": ["<bos>", "<x>", "<eos>"]})
+    assert report.vocabulary.shared == ((0, 19), (21, 22))
+    assert any("19 is 'w19' in base, '<bos>' in helpful" in warning for warning in report.warnings)
+
+
+def test_tokens_that_only_the_expert_has_are_masked_with_a_warning(inspect, special):
+    report = inspect(expert={"special": [*special, "<tool>"]})
     assert report.vocabulary.shared == ((0, 22),)
     assert any("22 is nothing in base, '<tool>' in helpful" in warning for warning in report.warnings)
 
@@ -71,9 +75,9 @@ def test_an_end_of_text_that_is_not_shared_is_warned_about(inspect):
     assert report.end_ids == ()
 
 
-def test_every_members_end_of_text_is_collected(inspect):
-    special = [*SPECIAL, "<turn>"]
-    report = inspect({"special": special}, {"special": special, "eos_token_id": [21, 22]})
+def test_every_members_end_of_text_is_collected(inspect, special):
+    turns = [*special, "<turn>"]
+    report = inspect({"special": turns}, {"special": turns, "eos_token_id": [21, 22]})
     assert report.end_ids == (21, 22)
 
 
@@ -103,10 +107,10 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize(("model_type", "shape", "head_dim"), SHAPES)
-def test_sizes_are_those_of_the_model_when_it_is_built(inspect, model_type, shape, head_dim):
-    report = inspect({"model_type": model_type, **shape}).members[0]
-    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**(SHAPE | shape)))
+@pytest.mark.parametrize(("model_type", "changes", "head_dim"), SHAPES)
+def test_sizes_are_those_of_the_model_when_it_is_built(inspect, shape, model_type, changes, head_dim):
+    report = inspect({"model_type": model_type, **changes}).members[0]
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**(shape | changes)))
     assert report.parameters == sum(parameter.numel() for parameter in model.parameters())
     cache = model(torch.zeros((1, 3), dtype=torch.long), use_cache=True).past_key_values
     numbers = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
@@ -153,10 +157,10 @@ def test_a_member_that_drafts_is_loaded_once_more(inspect):
     assert len(report.loaded) == 3
 
 
-def test_a_draft_of_its_own_has_to_read_the_same_tokens(inspect, write_checkpoint):
-    write_checkpoint("draft", special=[*SPECIAL, "<x>"], num_hidden_layers=1)
+def test_a_draft_of_its_own_has_to_read_the_same_tokens(inspect, write_checkpoint, words, special):
+    write_checkpoint("draft", special=[*special, "<x>"], num_hidden_layers=1)
     assert inspect(speculative={"draft": "./draft"}).vocabulary.shared == ((0, 22),)
-    write_checkpoint("draft", words=reversed(WORDS))
+    write_checkpoint("draft", words=reversed(words))
     with pytest.raises(FamilyError, match="'draft' does not share"):
         inspect(speculative={"draft": "./draft"})
 
