@@ -47,7 +47,7 @@ def integer(least: int, most: Bound) -> Check:
 def number(least: float, most: float, *, above: bool = False) -> Check:
     """A number within bounds; `above` leaves the lower bound itself out."""
 
-    def check(value: Any, options: ServerOptions) -> None:
+    def check(value: Any, _options: ServerOptions) -> None:
         if not _is_number(value) or not least <= value <= most or (above and value == least):
             span = f"above {least:g} and up to {most:g}" if above else f"from {least:g} to {most:g}"
             raise FieldError(f"{shown(value)} is not a number {span}")
@@ -55,7 +55,7 @@ def number(least: float, most: float, *, above: bool = False) -> Check:
     return check
 
 
-def flag(value: Any, options: ServerOptions) -> None:
+def flag(value: Any, _options: ServerOptions) -> None:
     """Check that a value is true or false."""
     if not isinstance(value, bool):
         raise FieldError(f"{shown(value)} is not true or false")
@@ -64,7 +64,7 @@ def flag(value: Any, options: ServerOptions) -> None:
 def text(most_chars: int, *, pattern: str | None = None) -> Check:
     """A string that is not empty, of bounded length, that fits the pattern if one is given."""
 
-    def check(value: Any, options: ServerOptions) -> None:
+    def check(value: Any, _options: ServerOptions) -> None:
         if not isinstance(value, str) or not 0 < len(value) <= most_chars:
             raise FieldError(f"{shown(value)} is not a string of 1 to {most_chars} characters")
         if pattern is not None and not re.fullmatch(pattern, value):
@@ -92,7 +92,7 @@ def items(of: Check, most: Bound, *, or_one: bool = False) -> Check:
     return check
 
 
-def token_biases(value: Any, options: ServerOptions) -> None:
+def token_biases(value: Any, _options: ServerOptions) -> None:
     """Check a logit_bias: token ids, as JSON keys, to numbers from -100 to 100."""
     if not isinstance(value, Mapping) or len(value) > _MAX_BIASES:
         raise FieldError(f"{shown(value)} is not an object of up to {_MAX_BIASES} token ids")

@@ -15,7 +15,7 @@ from vllm.entrypoints.serve.exception_handling.handlers.validation import (
     clean_loc_for_param,
 )
 from vllm.entrypoints.serve.exception_handling.utils import sanitize_message
-from vllm.exceptions import GenerationError, VLLMValidationError
+from vllm.exceptions import GenerationError, GracefulHTTPError, VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from eft_server.errors import BehaviourError, UnknownModelError
@@ -96,16 +96,22 @@ def from_exception(exc: Exception) -> ApiError:
     """
     if isinstance(exc, ApiError):
         return exc
-    if isinstance(exc, UnknownModelError):
-        return ApiError(str(exc), status=404, param=exc.param, code="model_not_found")
     if isinstance(exc, BehaviourError):
-        return ApiError(f"{exc.param}: {exc}", param=exc.param, code="invalid_behaviour")
+        return _from_behaviour(exc)
     if isinstance(exc, VLLMValidationError):
         return ApiError(sanitize_message(str(exc.args[0])), param=exc.parameter)
     described = create_error_response(exc)
-    if described.error.code < 500:
-        return from_vllm(described)
-    if isinstance(exc, GenerationError):
+    return from_vllm(described) if described.error.code < 500 else _from_failure(exc, described)
+
+
+def _from_behaviour(exc: BehaviourError) -> ApiError:
+    if isinstance(exc, UnknownModelError):
+        return ApiError(str(exc), status=404, param=exc.param, code="model_not_found")
+    return ApiError(f"{exc.param}: {exc}", param=exc.param, code="invalid_behaviour")
+
+
+def _from_failure(exc: Exception, described: ErrorResponse) -> ApiError:
+    if isinstance(exc, GenerationError | GracefulHTTPError):
         _logger.error("%s", exc)
         return from_vllm(described)
     _logger.error("a request failed", exc_info=exc)
@@ -136,7 +142,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _handle_unexpected)
 
 
-async def _handle(request: Request, exc: Exception) -> JSONResponse:
+async def _handle(_request: Request, exc: Exception) -> JSONResponse:
     return from_exception(exc).response()
 
 
@@ -146,7 +152,7 @@ async def _handle_http(request: Request, exc: Exception) -> JSONResponse:
     return ApiError(message, status=exc.status_code, headers=exc.headers).response()
 
 
-async def _handle_unexpected(request: Request, exc: Exception) -> JSONResponse:
+async def _handle_unexpected(_request: Request, _exc: Exception) -> JSONResponse:
     return ApiError(_INTERNAL, status=500).response()
 
 

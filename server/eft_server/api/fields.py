@@ -49,7 +49,7 @@ BEHAVIOUR = frozenset({"eft", "vllm_xargs"})
 """Fields that are not judged here but by Behaviours, which knows the experts and their bounds."""
 
 
-def _object(value: Any, options: ServerOptions) -> None:
+def _object(value: Any, _options: ServerOptions) -> None:
     if not isinstance(value, dict):
         raise FieldError(f"must be an object, not {shown(value)}")
 

@@ -24,7 +24,7 @@ _ANY_TEMPLATE: dict[str, Any] = {"chat_template": None, "chat_template_content_f
 
 class _Models(OpenAIServingModels):
     def model_name(self, lora_request: LoRARequest | None = None) -> str:
-        return answering_as.get(self.base_model_paths[0].name)
+        return answering_as.get(super().model_name(lora_request))
 
 
 class _FailsByName:

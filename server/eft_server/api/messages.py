@@ -14,7 +14,7 @@ _KEYS = frozenset({"role", "content"})
 _EMPTY: tuple[Any, ...] = (None, [])
 
 
-def check_messages(value: Any, options: ServerOptions) -> None:
+def check_messages(value: Any, _options: ServerOptions) -> None:
     """Check a chat's messages.
 
     Keys that are null, or empty lists, are dropped in place: official clients send a completion's message

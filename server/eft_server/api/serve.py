@@ -83,7 +83,7 @@ async def _stop_with(engine: EngineClient, server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 

@@ -34,7 +34,7 @@ _KEYWORDS = _BESIDE_REF.union(
 )
 
 
-def check_response_format(value: Any, options: ServerOptions) -> None:
+def check_response_format(value: Any, _options: ServerOptions) -> None:
     """Check a response_format: text, json_object, or json_schema with a schema that can be enforced.
 
     Raises:

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 import pytest_asyncio
-from api_checkpoint import write_checkpoint
-from fake_engine import FakeEngine
-from served import client_of, family
-
 from eft_server.api.app import create_app
+
+from .api_checkpoint import write_checkpoint
+from .fake_engine import FakeEngine
+from .served import client_of, family
 
 
 @pytest.fixture(scope="session")

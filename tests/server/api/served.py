@@ -3,9 +3,8 @@
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
-
 from eft_server.config import ServerConfig
+from fastapi import FastAPI
 
 FAMILY: dict[str, Any] = {
     "name": "demo",

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fake_engine import FakeEngine
-from served import client_of, family
-
 from eft_server.api.app import create_app
 from eft_server.api.auth import read_api_keys
 from eft_server.errors import ConfigError
+
+from .fake_engine import FakeEngine
+from .served import client_of, family
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_engine import FakeEngine
 from vllm.v1.engine.exceptions import EngineDeadError
+
+from .fake_engine import FakeEngine
 
 pytestmark = pytest.mark.asyncio
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_engine import TEXT, FakeEngine
-from served import client_of, family
-
 from eft_server.api.app import create_app
+
+from .fake_engine import TEXT, FakeEngine
+from .served import client_of, family
 
 pytestmark = pytest.mark.asyncio
 
