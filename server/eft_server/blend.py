@@ -28,11 +28,11 @@ def blend(
         so that whoever samples from it can tell.
     """
     blended_RV = _weighted_sum(logits_M, coefficients_RM)
-    peak_R = blended_RV.amax(dim=-1)
     if unshared_U.numel():
         steered_R1 = ~is_plain_base(coefficients_RM).unsqueeze(-1)
         blended_RV[:, unshared_U] = blended_RV[:, unshared_U].masked_fill(steered_R1, -torch.inf)
-    return blended_RV.masked_fill_(~peak_R.isfinite().unsqueeze(-1), torch.nan)
+    broken_R1 = ~blended_RV.amax(dim=-1, keepdim=True).isfinite()
+    return blended_RV.masked_fill_(broken_R1, torch.nan)
 
 
 def is_plain_base(coefficients_RM: torch.Tensor) -> torch.Tensor:

@@ -1,57 +1,25 @@
 """Families of small random checkpoints, and one running engine of each kind for the whole session."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import WORDS, write_checkpoint
-from driver import Engine
-from reference import Reference
 from safetensors.torch import load_file, save_file
 
-SHARED = WORDS + 3
-"""Ids from here on are padding."""
-
-POISON = SHARED + 1
-"""A prompt with this padding id, which is never generated, makes expert b's hidden states non-finite."""
-
-FAMILY = """
-name: small
-base: ./base
-references: {ref: ./ref}
-experts: {a: ./a, b: ./b}
-limits: {weight: {min: -2, max: 2}, total: 4}
-vllm:
-  dtype: float32
-  max_model_len: 256
-  max_num_seqs: 16
-  max_num_batched_tokens: 64
-  block_size: 32
-  num_gpu_blocks_override: 24
-  kv_cache_memory_bytes: 67108864
-  disable_log_stats: false
-"""
-
-
-@dataclass(frozen=True)
-class Running:
-    """An engine, what it should compute, and what is special about it."""
-
-    engine: Engine
-    reference: Reference
-    v2: bool
-    speculative: bool
+from .checkpoints import write_checkpoint
+from .driver import Engine
+from .reference import Reference
+from .small_family import FAMILY, POISON, SHARED, Running
 
 
 @pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four members of different shapes, two of them with a larger padded vocabulary than the base's."""
+    """Four members of different shapes; the vocabularies are padded to less, more and as much as the base's."""
     folder = tmp_path_factory.mktemp("small")
     wide = dict(hidden_size=128, num_attention_heads=4, num_key_value_heads=2)
     write_checkpoint(folder / "base", 0, num_hidden_layers=3, hidden_size=96, num_attention_heads=3)
-    write_checkpoint(folder / "ref", 1, vocab_size=112)
+    write_checkpoint(folder / "ref", 1, vocab_size=SHARED)
     write_checkpoint(folder / "a", 2, vocab_size=112)
     write_checkpoint(folder / "b", 3, "qwen2", tie_word_embeddings=False, **wide)
     _poison(folder / "b" / "model.safetensors")

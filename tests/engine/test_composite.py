@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import POISON, SHARED, Running
 from scipy import stats
+
+from .small_family import POISON, SHARED, Running
 
 BASE = [1.0, 0.0, 0.0, 0.0]
 UP_SCALED = [1.0, -1.0, 1.0, 0.0]

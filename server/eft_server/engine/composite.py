@@ -35,6 +35,7 @@ class EftForCausalLM(nn.Module):
         self.manifest = Manifest.from_hf(self.config)
         self.members = nn.ModuleDict()
         self._sizes_M: list[int] = []
+        self._last_id_M: list[int] = []
         self._add(self.manifest.base, _base_config(vllm_config, self.manifest), prefix)
         for checkpoint in self.manifest.members:
             self._add(checkpoint.name, _member_config(vllm_config, checkpoint), prefix)
@@ -52,6 +53,7 @@ class EftForCausalLM(nn.Module):
             member = init_vllm_registered_model(config, prefix=maybe_prefix(prefix, f"members.{name}"))
         self.members[name] = member
         self._sizes_M.append(config.model_config.hf_text_config.hidden_size)
+        self._last_id_M.append(config.model_config.hf_text_config.vocab_size - 1)
 
     def _member(self, name: str) -> Any:
         return self.members[name]
@@ -88,10 +90,15 @@ class EftForCausalLM(nn.Module):
             (T, C): see `coefficients.attach`.
         """
         assert intermediate_tensors is None and inputs_embeds is None
-        hidden_M = [member(input_ids, positions) for member in self.members.values()]
+        members = zip(self.members.values(), self._last_id_M, strict=True)
+        hidden_M = [member(self._readable(input_ids, last_id), positions) for member, last_id in members]
         if coefficients_TM is None:
             coefficients_TM = self.defaults_M.expand(len(input_ids), -1).contiguous()
         return attach(hidden_M, coefficients_TM)
+
+    def _readable(self, input_ids: torch.Tensor, last_id: int) -> torch.Tensor:
+        """Keep ids inside a member's embedding: a plain-base row may hold the base's own padding ids."""
+        return input_ids.clamp(max=last_id) if last_id < self._last_id_M[0] else input_ids
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Blend the logits of any rows of `forward`'s result: float32 (R, V), or None off the first rank."""

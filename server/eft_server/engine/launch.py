@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vllm import LLM
     from vllm.config import ModelConfig
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.input_processor import InputProcessor
 
     from eft_server.family import FamilyReport
 
@@ -38,10 +39,15 @@ class EnginePlan:
     Attributes:
         options: arguments of `vllm.AsyncEngineArgs`.
         environment: variables that the engine's processes need, where the operator has not set them.
+        end_ids: the tokens that end a text, those of every member. vLLM reads the base's alone, and a fine-tuned
+            expert may end its turns with a token that its base never uses.
+        chat_template: the base's own, or the first expert's that has one where the base has none.
     """
 
     options: Mapping[str, Any]
     environment: Mapping[str, str]
+    end_ids: tuple[int, ...] = ()
+    chat_template: str | None = None
 
 
 def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str] = ()) -> EnginePlan:
@@ -66,7 +72,15 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     if any(model.get_sliding_window() for model in models.values()):
         options["disable_hybrid_kv_cache_manager"] = True
     options |= dict(config.vllm) | _family_options(config, report, models)
-    return EnginePlan(options, _environment())
+    report.require_divisible(int(options.get("tensor_parallel_size", 1)))
+    return EnginePlan(options, _environment(), report.end_ids, _chat_template(config, report))
+
+
+def _chat_template(config: ServerConfig, report: "FamilyReport") -> str | None:
+    for name in (BASE, *config.experts):
+        if name in report.chat_templates:
+            return report.chat_templates[name]
+    return None
 
 
 def parse_vllm_args(arguments: Sequence[str]) -> dict[str, Any]:
@@ -104,6 +118,7 @@ async def open_engine(plan: EnginePlan) -> AsyncIterator["AsyncLLM"]:
     with environment(plan.environment):
         _require_plugin()
         engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**plan.options))
+        _end_with(engine.input_processor, plan)
         try:
             yield engine
         finally:
@@ -116,7 +131,14 @@ def open_offline(plan: EnginePlan) -> "LLM":
 
     with environment(plan.environment):
         _require_plugin()
-        return LLM(**plan.options)
+        engine = LLM(**plan.options)
+        _end_with(engine.llm_engine.input_processor, plan)
+        return engine
+
+
+def _end_with(processor: "InputProcessor", plan: EnginePlan) -> None:
+    if plan.end_ids:
+        processor.generation_config_fields["eos_token_id"] = list(plan.end_ids)
 
 
 @contextmanager
@@ -264,8 +286,8 @@ def _on_cpu() -> bool:
 
 
 def _device_options(config: ServerConfig, report: "FamilyReport") -> dict[str, Any]:
-    if not _on_cpu():
-        return {}
+    if not _on_cpu():  # Said outright: vLLM's "auto" makes a float32 checkpoint a 16-bit model.
+        return {"dtype": report.members[0].dtype}
     import torch
 
     fast_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

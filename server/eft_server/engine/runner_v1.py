@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
+from vllm.v1.outputs import SamplerOutput
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
 from eft_server.engine.coefficients import coefficients_of
+from eft_server.engine.cpu_kernels import register_cpu_kernels
 from eft_server.engine.manifest import Manifest
 
 
@@ -27,6 +29,7 @@ class CoefficientRunner(GPUModelRunner):
 
     _coefficients_TM: torch.Tensor | None = None
     _rows_R: list[int]
+    _sampled_R: list[int]
 
     def _prepare_inputs(self, scheduler_output: SchedulerOutput, num_scheduled_tokens: np.ndarray) -> Any:
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
@@ -87,12 +90,22 @@ class CoefficientRunner(GPUModelRunner):
         finally:
             generators.update(held)
 
+    def _bookkeeping_sync(
+        self, scheduler_output: SchedulerOutput, sampler_output: SamplerOutput, *args: Any, **options: Any
+    ) -> Any:
+        self._sampled_R = (sampler_output.sampled_token_ids >= 0).sum(dim=-1).tolist()
+        return super()._bookkeeping_sync(scheduler_output, sampler_output, *args, **options)
+
     def _get_nans_in_logits(self, logits: torch.Tensor | None) -> dict[str, int]:
-        """Count NaNs by request. vLLM takes one row a request for granted; drafts bring more."""
-        if logits is None:
+        """Count by request the NaN rows that a token came out of.
+
+        vLLM takes one row a request for granted. Drafts bring more, and those behind a rejected draft say nothing
+        of the request: a draft may be a token that the family would never produce.
+        """
+        if logits is None or not len(logits):
             return {}
-        broken = logits[:, 0].isnan() if len(logits) else logits.new_zeros(0)
-        counts = [int(rows.sum()) for rows in broken.split(self._rows_R)]
+        rows_R = logits[:, 0].isnan().split(self._rows_R)
+        counts = [int(rows[:used].sum()) for rows, used in zip(rows_R, self._sampled_R, strict=True)]
         return dict(zip(self.input_batch.req_ids, counts, strict=True))
 
 
@@ -120,6 +133,7 @@ class EftCPUWorker(CPUWorker):
     def init_device(self) -> None:
         """Re-type the runner that vLLM built: its worker names the class, and a second one would double buffers."""
         super().init_device()
+        register_cpu_kernels()
         self.model_runner.__class__ = _RUNNERS.get(type(self.model_runner), type(self.model_runner))
 
 

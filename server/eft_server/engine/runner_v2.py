@@ -88,13 +88,20 @@ class PerRequestRejectionSampler(RejectionSampler):
     def __call__(
         self, logits: torch.Tensor, input_batch: InputBatch, *args: Any, **kwargs: Any
     ) -> SamplerOutput:
-        """Verify the drafts, then add up each request's counts."""
+        """Verify the drafts, then add up the counts of each request's rows that a token came out of."""
         output = super().__call__(logits, input_batch, *args, **kwargs)
         if output.num_nans is not None:
-            total = torch.nn.functional.pad(output.num_nans.cumsum(0), (1, 0))
-            ends = total[input_batch.cu_num_logits.long()]
-            output.num_nans = (ends[1:] - ends[:-1]).to(torch.int32)
+            output.num_nans = _by_request(
+                output.num_nans, input_batch.cu_num_logits.long(), output.num_sampled
+            )
         return output
+
+
+def _by_request(counts: torch.Tensor, starts: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
+    """Rows behind a rejected draft say nothing of the request: a draft may be a token nobody would produce."""
+    total = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    used = torch.minimum(starts[:-1] + sampled, starts[1:])
+    return (total[used] - total[starts[:-1]]).to(torch.int32)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

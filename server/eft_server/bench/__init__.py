@@ -1,0 +1,1 @@
+"""What the composite costs beside its members one by one, measured in one run: `make bench`."""

@@ -1,0 +1,124 @@
+"""Who is measured: engines and the loop, each in a process of its own, all alive at once so that rounds interleave."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from eft_server.bench.loop import TransformersLoop
+from eft_server.config import ServerConfig
+from eft_server.engine.launch import EnginePlan, environment
+
+READY_TIMEOUT_S = 900
+"""A large engine on a slow disk may take minutes to start."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement: so many tokens behind each prompt, as one batch."""
+
+    prompts: Sequence[Sequence[int]]
+    tokens: int
+
+
+class Generator(Protocol):
+    """Something that generates; what it returns does not matter here."""
+
+    def generate(self, job: Job) -> None:
+        """Run a job to its end."""
+
+
+class Contestant:
+    """A generator in a process of its own."""
+
+    def __init__(self, name: str, build: Callable[..., Generator], *arguments: Any) -> None:
+        self.name = name
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, build, arguments))
+        self._process.start()
+
+    def wait_until_ready(self) -> None:
+        """Block until it has loaded.
+
+        Raises:
+            RuntimeError: it did not start.
+        """
+        if not self._pipe.poll(READY_TIMEOUT_S) or self._receive() != "ready":
+            raise RuntimeError(f"{self.name} did not start within {READY_TIMEOUT_S} s")
+
+    def time(self, job: Job) -> float:
+        """Run a job; seconds."""
+        self._pipe.send(job)
+        return float(self._receive())
+
+    def close(self) -> None:
+        """Stop it."""
+        self._pipe.close()
+        self._process.join(timeout=60)
+        if self._process.is_alive():
+            self._process.terminate()
+
+    def _receive(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            raise RuntimeError(f"{self.name} died: its output is above") from None
+
+
+def _serve(pipe: Connection, build: Callable[..., Generator], arguments: Sequence[Any]) -> None:
+    generator = build(*arguments)
+    pipe.send("ready")
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        start = time.perf_counter()
+        generator.generate(job)
+        pipe.send(time.perf_counter() - start)
+
+
+class Engine:
+    """vLLM, offline; greedy."""
+
+    def __init__(self, options: Mapping[str, Any], variables: Mapping[str, str]) -> None:
+        from vllm import LLM
+        from vllm.plugins import load_general_plugins
+
+        with environment({**variables, "VLLM_LOGGING_LEVEL": "ERROR"}):
+            load_general_plugins()
+            self._engine = LLM(**options)
+
+    def generate(self, job: Job) -> None:
+        """Run a job to its end."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(temperature=0.0, max_tokens=job.tokens, ignore_eos=True, detokenize=False)
+        prompts: Any = [{"prompt_token_ids": list(prompt)} for prompt in job.prompts]
+        self._engine.generate(prompts, params, use_tqdm=False)
+
+
+_COMPOSITE_ONLY = ("hf_overrides", "scheduler_cls", "worker_cls", "speculative_config", "served_model_name")
+
+
+def composite(name: str, plan: EnginePlan) -> Contestant:
+    """The family as this package serves it."""
+    return Contestant(name, Engine, dict(plan.options), dict(plan.environment))
+
+
+def member(name: str, config: ServerConfig, plan: EnginePlan) -> Contestant:
+    """One member alone in plain vLLM, with the composite's settings otherwise."""
+    spec = config.member(name)
+    options = {key: value for key, value in plan.options.items() if key not in _COMPOSITE_ONLY}
+    options |= {"model": spec.model, "revision": spec.revision, "tokenizer_revision": spec.revision}
+    variables = {key: value for key, value in plan.environment.items() if "NANS" not in key}
+    return Contestant(name, Engine, options, variables)
+
+
+def loop(name: str, config: ServerConfig, coefficients: Sequence[float]) -> Contestant:
+    """What research code does: all members in transformers, one after the other, with KV caches."""
+    models = [config.member(member).model for member in config.members]
+    return Contestant(name, TransformersLoop, models, list(coefficients))

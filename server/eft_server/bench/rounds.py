@@ -1,0 +1,68 @@
+"""Rounds of measurements, and what is derived from them."""
+
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from eft_server.bench.contestants import Contestant, Job
+
+
+@dataclass
+class Rounds:
+    """Tokens per second of each contestant, one value a round, at one batch size.
+
+    Attributes:
+        batch: requests at once.
+        tokens_per_s: contestant -> a value for each round; the same index is the same round.
+    """
+
+    batch: int
+    tokens_per_s: dict[str, list[float]] = field(default_factory=dict)
+
+    def median(self, name: str) -> float:
+        """Median tokens per second."""
+        return statistics.median(self.tokens_per_s[name])
+
+    def bound(self, members: Sequence[str]) -> list[float]:
+        """What a composite that adds nothing would reach, by round: 1 / Σ 1/tps over its members."""
+        rounds = zip(*(self.tokens_per_s[name] for name in members), strict=True)
+        return [1 / sum(1 / value for value in values) for values in rounds]
+
+    def ratios(self, name: str, others: Sequence[float]) -> list[float]:
+        """A contestant over others' values, round by round."""
+        return [value / other for value, other in zip(self.tokens_per_s[name], others, strict=True)]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def run(
+    contestants: Mapping[str, Contestant], job: Job, rounds: int, advance: Callable[[str], None]
+) -> Rounds:
+    """Time every contestant in every round, in an order that changes, after one run to warm up.
+
+    Args:
+        contestants: by name.
+        job: what each of them does.
+        rounds: how often.
+        advance: called with a name after each measurement.
+    """
+    result = Rounds(len(job.prompts), {name: [] for name in contestants})
+    shuffled = random.Random(0)
+    warm_up = Job(job.prompts, max(4, job.tokens // 8))
+    for contestant in contestants.values():
+        contestant.time(warm_up)
+    for _ in range(rounds):
+        for name in shuffled.sample(list(contestants), len(contestants)):
+            seconds = contestants[name].time(job)
+            result.tokens_per_s[name].append(len(job.prompts) * job.tokens / seconds)
+            advance(name)
+    return result
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median with the lowest and highest, for a table."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"

