@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -296,8 +297,6 @@ def test_metrics_count_what_the_engine_has_generated(server: Server, client: Ope
 
 
 def test_a_server_with_keys_stops_on_an_interrupt(family_file: Path, tmp_path: Path) -> None:
-    import signal
-
     keys = tmp_path / "keys"
     keys.write_text("# the only key\nopen-sesame\n")
     guarded = start_server(str(family_file), "--api-key-file", str(keys))

@@ -8,7 +8,18 @@ from typing import Any, TypeAlias
 from eft_server.config import ServerOptions
 from eft_server.errors import shown
 
-__all__ = ["Bound", "Check", "FieldError", "flag", "integer", "items", "number", "text", "token_biases"]
+__all__ = [
+    "Bound",
+    "Check",
+    "FieldError",
+    "flag",
+    "integer",
+    "items",
+    "number",
+    "text",
+    "token_biases",
+    "token_ids",
+]
 
 Check: TypeAlias = Callable[[Any, ServerOptions], None]
 """Raises FieldError when a value cannot be accepted under the operator's options."""
@@ -81,13 +92,28 @@ def items(of: Check, most: Bound, *, or_one: bool = False) -> Check:
         if or_one and not isinstance(value, list):
             of(value, options)
             return
-        if not isinstance(value, list) or len(value) > limit:
-            raise FieldError(f"{shown(value)} is not a list of up to {limit}")
+        if not isinstance(value, list):
+            raise FieldError(f"{shown(value)} is not a list")
+        if len(value) > limit:
+            raise FieldError(f"a list of {len(value)} is too long; allowed: up to {limit}")
         for index, item in enumerate(value):
             try:
                 of(item, options)
             except FieldError as error:
                 raise FieldError(str(error), f".{index}{error.place}") from None
+
+    return check
+
+
+def token_ids(most: int) -> Check:
+    """A list of token ids of bounded length. Whether the vocabulary has them is the engine's to say."""
+    one_by_one = items(integer(0, MAX_TOKEN_ID), most)
+
+    def check(value: Any, options: ServerOptions) -> None:
+        # Prompts are long: look at each id only where the whole list does not look right.
+        plain = isinstance(value, list) and set(map(type, value)) == {int}
+        if not plain or min(value) < 0 or max(value) > MAX_TOKEN_ID or len(value) > most:
+            one_by_one(value, options)
 
     return check
 

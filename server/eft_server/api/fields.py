@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from eft_server.api.checks import (
-    MAX_TOKEN_ID,
     Check,
     FieldError,
     flag,
@@ -18,6 +17,7 @@ from eft_server.api.checks import (
     number,
     text,
     token_biases,
+    token_ids,
 )
 from eft_server.api.errors import ApiError
 from eft_server.api.messages import check_messages
@@ -42,7 +42,6 @@ Table: TypeAlias = Mapping[str, Check]
 _INT64_MAX = 2**63 - 1
 _INT32_MAX = 2**31 - 1
 _MAX_PROMPT_CHARS = 4 * 1024 * 1024
-_token_id = integer(0, MAX_TOKEN_ID)
 
 
 BEHAVIOUR = frozenset({"eft", "vllm_xargs"})
@@ -57,17 +56,17 @@ def _object(value: Any, _options: ServerOptions) -> None:
 def _prompt(value: Any, options: ServerOptions) -> None:
     """Check one prompt, text or token ids, or a list of such prompts."""
     one_text = text(_MAX_PROMPT_CHARS)
-    token_ids = items(_token_id, _INT32_MAX)
+    ids = token_ids(_INT32_MAX)
     if isinstance(value, str):
         one_text(value, options)
     elif not isinstance(value, list) or not value:
         raise FieldError("a prompt is a string, a list of token ids, or a list of either, and not empty")
     elif isinstance(value[0], int):
-        token_ids(value, options)
+        ids(value, options)
     elif any(item == [] for item in value):
         raise FieldError("a list of token ids must not be empty")
     else:
-        items(one_text if isinstance(value[0], str) else token_ids, "max_prompts")(value, options)
+        items(one_text if isinstance(value[0], str) else ids, "max_prompts")(value, options)
 
 
 def _stream_options(value: Any, options: ServerOptions) -> None:
@@ -96,16 +95,16 @@ _SAMPLING: dict[str, Check] = {
     "max_tokens": integer(0, _INT32_MAX),
     "min_tokens": integer(0, _INT32_MAX),
     "stop": items(text(256), 4, or_one=True),
-    "stop_token_ids": items(_token_id, 64),
+    "stop_token_ids": token_ids(64),
     "include_stop_str_in_output": flag,
     "ignore_eos": flag,
     "skip_special_tokens": flag,
     "spaces_between_special_tokens": flag,
     "logit_bias": token_biases,
-    "allowed_token_ids": items(_token_id, 65536),
+    "allowed_token_ids": token_ids(65536),
     "bad_words": items(text(128), 64),
     "prompt_logprobs": integer(0, "max_logprobs"),
-    "logprob_token_ids": items(_token_id, 128),
+    "logprob_token_ids": token_ids(128),
     "return_tokens_as_token_ids": flag,
     "return_token_ids": flag,
     "response_format": check_response_format,
@@ -150,7 +149,7 @@ TOKENIZE_CHAT: Table = {
 }
 """POST /tokenize with messages."""
 
-DETOKENIZE: Table = {"model": text(256), "tokens": items(_token_id, _INT32_MAX)}
+DETOKENIZE: Table = {"model": text(256), "tokens": token_ids(_INT32_MAX)}
 """POST /detokenize."""
 
 _MEDIA = "the members are text models"

@@ -24,8 +24,10 @@ def check_messages(value: Any, _options: ServerOptions) -> None:
         FieldError: There is no message or too many, an unknown role, no text content, a media part, or a key
             (tool calls, names) that no member would see.
     """
-    if not isinstance(value, list) or not 0 < len(value) <= MAX_MESSAGES:
-        raise FieldError(f"{shown(value)} is not a list of 1 to {MAX_MESSAGES} messages")
+    if not isinstance(value, list):
+        raise FieldError(f"{shown(value)} is not a list of messages")
+    if not 0 < len(value) <= MAX_MESSAGES:
+        raise FieldError(f"{len(value)} messages cannot be taken; allowed: 1 to {MAX_MESSAGES}")
     for index, message in enumerate(value):
         try:
             _check_message(message)

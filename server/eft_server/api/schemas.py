@@ -140,7 +140,13 @@ class _Weighted(_Checked):
         return super().read(payload, options)
 
 
-_CONTRADICTIONS = (("max_completion_tokens", "max_tokens"), ("prompt_logprobs", "stream"))
+_CONTRADICTIONS = (
+    ("max_completion_tokens", "max_tokens"),
+    ("prompt_logprobs", "stream"),
+    # They could forbid every token that the grammar allows, and the request would fail half-way.
+    ("allowed_token_ids", "response_format"),
+    ("bad_words", "response_format"),
+)
 _DEPENDENCIES = (("stream_options", "stream"), ("stream_interval", "stream"))
 
 

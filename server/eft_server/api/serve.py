@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+import uvloop
 from uvicorn.config import LOGGING_CONFIG
 from vllm.engine.protocol import EngineClient
 
@@ -42,7 +43,7 @@ def run(config: ServerConfig, plan: EnginePlan) -> None:
     with contextlib.closing(_listen(config.server.host, config.server.port)) as listener:
         signal.signal(signal.SIGTERM, _interrupt)
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_serve(config, plan, listener, api_keys))
+            uvloop.run(_serve(config, plan, listener, api_keys))
 
 
 async def _serve(

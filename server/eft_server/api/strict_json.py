@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from eft_server.api.errors import ApiError
@@ -12,6 +14,11 @@ MAX_DEPTH = 64
 _INTEGERS = range(-(2**63), 2**64)
 _MAX_DIGITS = 20
 
+# Python hooks for every number and every string would make long prompts slow, so they run only where one of these
+# says that there may be something to find: enough digits or an exponent, or an escaped surrogate.
+_UNUSUAL_NUMBER = re.compile(rb"[0-9]{19}|[0-9][eE]")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
 
 def parse_object(body: bytes) -> dict[str, Any]:
     """Parse a request body that has to be one JSON object.
@@ -20,48 +27,61 @@ def parse_object(body: bytes) -> dict[str, Any]:
         ApiError: The body is empty, not UTF-8, not JSON, not an object, nested too deeply, or holds a number
             that is not finite, an integer of more than 64 bits, a duplicate key or a lone surrogate.
     """
+    value = _parse(body)
+    if not isinstance(value, dict):
+        raise _malformed("it has to be a JSON object")
+    _check_depth(value)
+    if _SURROGATE.search(body):
+        _check_text(value)
+    return value
+
+
+def _parse(body: bytes) -> Any:
+    hooks: dict[str, Any] = {"parse_constant": _refuse_constant, "object_pairs_hook": _unique}
+    if _UNUSUAL_NUMBER.search(body):
+        hooks |= {"parse_float": _finite, "parse_int": _bounded}
     try:
-        value = json.loads(
-            body.decode("utf-8"),
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            parse_int=_bounded,
-            object_pairs_hook=_unique,
-        )
+        return json.loads(body.decode("utf-8"), **hooks)
     except UnicodeDecodeError as exc:
         raise _malformed(f"it is not valid UTF-8 (byte {exc.start})") from None
     except json.JSONDecodeError as exc:
         raise _malformed(f"{exc.msg} at line {exc.lineno}, column {exc.colno}") from None
     except RecursionError:
         raise _too_deep() from None
-    if not isinstance(value, dict):
-        raise _malformed("it has to be a JSON object")
-    _check_depth_and_text(value)
-    return value
 
 
-def _check_depth_and_text(document: Any) -> None:
-    level = [document]
+def _check_depth(document: dict[str, Any]) -> None:
+    level: list[Any] = [document]
     for _ in range(MAX_DEPTH):
-        children: list[Any] = []
-        for node in level:
-            if isinstance(node, str):
-                _check_text(node)
-            elif isinstance(node, dict):
-                children.extend(node)
-                children.extend(node.values())
-            elif isinstance(node, list):
-                children.extend(node)
-        if not children:
+        level = [inner for node in level for inner in _containers(node)]
+        if not level:
             return
-        level = children
     raise _too_deep()
 
 
-def _check_text(text: str) -> None:
-    # Only a surrogate without its partner survives JSON decoding, and nothing behind us can encode it.
-    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        raise _malformed("a string holds a lone surrogate, which is not valid Unicode")
+def _check_text(document: dict[str, Any]) -> None:
+    pending: list[Any] = [document]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, str):
+            # Only a surrogate without its partner survives decoding, and nothing behind us can encode it.
+            if any("\ud800" <= char <= "\udfff" for char in node):
+                raise _malformed("a string holds a lone surrogate, which is not valid Unicode")
+        elif isinstance(node, dict | list):
+            pending.extend(_values(node))
+            pending.extend(node if isinstance(node, dict) else ())
+
+
+def _containers(node: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    values = _values(node)
+    # Long lists of numbers and strings, which prompts are, are passed over at once.
+    if {dict, list}.isdisjoint(map(type, values)):
+        return ()
+    return (value for value in values if isinstance(value, dict | list))
+
+
+def _values(node: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return node.values() if isinstance(node, dict) else node
 
 
 def _refuse_constant(literal: str) -> NoReturn:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 import pytest_asyncio
+
 from eft_server.api.app import create_app
 
 from .api_checkpoint import write_checkpoint

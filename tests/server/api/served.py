@@ -3,8 +3,9 @@
 from typing import Any
 
 import httpx
-from eft_server.config import ServerConfig
 from fastapi import FastAPI
+
+from eft_server.config import ServerConfig
 
 FAMILY: dict[str, Any] = {
     "name": "demo",

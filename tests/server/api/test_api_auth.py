@@ -4,6 +4,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from eft_server.api.app import create_app
 from eft_server.api.auth import read_api_keys
 from eft_server.errors import ConfigError

@@ -3,9 +3,6 @@
 from typing import Any
 
 import pytest
-from eft_server.api import fields
-from eft_server.api.errors import ApiError
-from eft_server.config import ServerOptions
 from pydantic import BaseModel
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -14,6 +11,10 @@ from vllm.entrypoints.serve.tokenize.protocol import (
     TokenizeChatRequest,
     TokenizeCompletionRequest,
 )
+
+from eft_server.api import fields
+from eft_server.api.errors import ApiError
+from eft_server.config import ServerOptions
 
 MODELS = [
     (ChatCompletionRequest, fields.CHAT),

@@ -11,10 +11,11 @@ import httpx
 import pytest
 import pytest_asyncio
 import uvicorn
+from starlette.types import ASGIApp
+
 from eft_server.api import connection
 from eft_server.api.app import create_app
 from eft_server.api.connection import Connection
-from starlette.types import ASGIApp
 
 from .fake_engine import FakeEngine
 from .served import client_of, family

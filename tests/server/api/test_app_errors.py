@@ -112,6 +112,8 @@ REFUSED_EVERYWHERE = [
     ),
     (json_format({"$ref": "http://host/a"}), "response_format.json_schema.schema"),
     (json_format({"type": "strin"}), None),
+    ({"allowed_token_ids": [5], "response_format": {"type": "json_object"}}, "allowed_token_ids"),
+    ({"bad_words": ["a"], "response_format": {"type": "json_object"}}, "bad_words"),
     ({"model": 5}, "model"),
 ]
 

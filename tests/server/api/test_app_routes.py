@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from eft_server.api.app import create_app
 
 from .fake_engine import TEXT, FakeEngine
@@ -204,6 +205,7 @@ async def test_tokenizer_info_holds_no_paths(client: httpx.AsyncClient) -> None:
 
 async def test_health_follows_the_engine(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     assert (await client.get("/health")).status_code == 200
+    assert (await client.head("/health")).status_code == 200
     engine.dead = True
     response = await client.get("/health")
     assert response.status_code == 503

@@ -5,10 +5,11 @@ import json
 from typing import Any
 
 import pytest
-from eft_server.api.errors import ApiError
-from eft_server.api.strict_json import MAX_DEPTH, parse_object
 from hypothesis import given
 from hypothesis import strategies as st
+
+from eft_server.api.errors import ApiError
+from eft_server.api.strict_json import MAX_DEPTH, parse_object
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(
@@ -34,7 +35,7 @@ def test_any_bytes_are_an_object_or_a_refusal(body: bytes) -> None:
 
 
 def nested(depth: int) -> bytes:
-    return b'{"a":' + b"[" * (depth - 2) + b"1" + b"]" * (depth - 2) + b"}"
+    return b'{"a":' + b"[" * (depth - 1) + b"1" + b"]" * (depth - 1) + b"}"
 
 
 def test_depth_is_bounded_exactly() -> None:

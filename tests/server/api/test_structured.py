@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from eft_server.api.checks import FieldError
 from eft_server.api.structured import MAX_SCHEMAS, check_response_format
 from eft_server.config import ServerOptions

@@ -17,6 +17,7 @@ __all__ = ["router"]
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", summary="Is the engine alive?")
 async def health(raw: Request) -> dict[str, str]:
     """200 while the engine runs, 503 once it has stopped. Needs no API key."""

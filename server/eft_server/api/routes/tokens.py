@@ -20,7 +20,9 @@ WORKING_PATHS = ("/tokenize", "/detokenize")
 router = APIRouter(tags=["tokens"])
 
 # The tokenizer keeps where it was loaded from; paths on this machine are nobody's business.
-_PRIVATE_INFO = frozenset({"name_or_path", "tokenizer_file", "cache_dir", "local_files_only", "token"})
+_PRIVATE_INFO = frozenset(
+    {"name_or_path", "tokenizer_file", "cache_dir", "is_local", "local_files_only", "token"}
+)
 
 
 @router.post("/tokenize", summary="Tokenize", openapi_extra=json_body(TokenizeText, TokenizeChat))

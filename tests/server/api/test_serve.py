@@ -1,0 +1,49 @@
+"""What happens around the engine: listening, announcing, keys. Whole runs are tested end to end."""
+
+import contextlib
+import json
+import shlex
+import socket
+from pathlib import Path
+
+import pytest
+
+from eft_server.api import serve
+from eft_server.engine.launch import EnginePlan
+from eft_server.errors import ConfigError
+
+from .served import family
+
+NO_ENGINE = EnginePlan(options={}, environment={})
+
+
+def test_a_taken_port_is_refused_before_the_engine_starts() -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
+            serve.run(family(port=port), NO_ENGINE)
+
+
+def test_a_host_that_is_not_ours_is_refused_before_the_engine_starts() -> None:
+    with pytest.raises(ConfigError, match="cannot listen on"):
+        serve.run(family(host="host.invalid"), NO_ENGINE)
+
+
+def test_a_missing_key_file_is_refused_before_the_engine_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        serve.run(family(api_key_file=tmp_path / "nothing"), NO_ENGINE)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_announcement_holds_a_command_that_can_be_pasted(
+    host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.closing(serve._listen(host, 0)) as listener:
+        serve._announce(family(), listener, needs_key=True)
+    first, second = capsys.readouterr().out.splitlines()
+    shown = f"[{host}]" if ":" in host else host
+    command = shlex.split(second)
+    assert first.startswith(f"Serving 'demo' at http://{shown}:")
+    assert command[0] == "curl"
+    assert "Authorization: Bearer KEY" in command
+    assert json.loads(command[-1])["eft"]["weights"] == {"helpful": 0.5, "harmless": 0.5}
