@@ -40,6 +40,11 @@ def is_plain_base(coefficients_RM: torch.Tensor) -> torch.Tensor:
     return (coefficients_RM[:, 0] == 1) & (coefficients_RM[:, 1:] == 0).all(dim=-1)
 
 
+def is_broken(blended_RV: torch.Tensor) -> torch.Tensor:
+    """Tell which rows `blend` gave up on, also after a grammar has set some of their ids to −inf: bool (R,)."""
+    return blended_RV.amax(dim=-1).isnan()
+
+
 def _weighted_sum(logits_M: Sequence[torch.Tensor], coefficients_RM: torch.Tensor) -> torch.Tensor:
     total_RV: torch.Tensor | None = None
     for member, logits_RV in enumerate(logits_M):

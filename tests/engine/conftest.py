@@ -30,6 +30,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _poison(weights: Path) -> None:
     tensors = load_file(weights)
     tensors["model.embed_tokens.weight"][POISON] = torch.inf
+    tensors["lm_head.weight"][POISON] = 0  # Where b drafts, it never drafts this.
     save_file(tensors, weights, metadata={"format": "pt"})
 
 

@@ -15,6 +15,7 @@ from typing import Any
 STUB = Path(__file__).parent / "triton_cpu"
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # To ask the worker for its runner's name.
 }
 V2_ENVIRONMENT = {

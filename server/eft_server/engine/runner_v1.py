@@ -5,17 +5,20 @@ V1 has no hook for a model's own inputs, so a worker of ours gives vLLM's runner
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
+from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.outputs import SamplerOutput
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
+from eft_server.blend import is_broken
 from eft_server.engine.coefficients import coefficients_of
 from eft_server.engine.cpu_kernels import register_cpu_kernels
 from eft_server.engine.manifest import Manifest
@@ -27,7 +30,6 @@ class CoefficientRunner(GPUModelRunner):
     Shape suffixes: T tokens, R requests, M members.
     """
 
-    _coefficients_TM: torch.Tensor | None = None
     _rows_R: list[int]
     _sampled_R: list[int]
 
@@ -39,18 +41,23 @@ class CoefficientRunner(GPUModelRunner):
         return prepared
 
     def _fill(self, num_scheduled_tokens: np.ndarray) -> None:
-        defaults = Manifest.from_hf(self.model_config.hf_config).defaults
         requests = (self.requests[req_id].sampling_params for req_id in self.input_batch.req_ids)
-        rows_RM = [coefficients_of(params.extra_args if params else None, defaults) for params in requests]
+        rows_RM = [
+            coefficients_of(params.extra_args if params else None, self._defaults) for params in requests
+        ]
         scheduled_TM = np.repeat(np.asarray(rows_RM, dtype=np.float32), num_scheduled_tokens, axis=0)
-        buffer_TM = self._buffer(len(defaults))
+        buffer_TM = self._buffer_TM
         buffer_TM[: len(scheduled_TM)].copy_(torch.from_numpy(scheduled_TM), non_blocking=True)
 
-    def _buffer(self, members: int) -> torch.Tensor:
-        if self._coefficients_TM is None:  # One address for good: captured graphs read from it.
-            shape = (self.max_num_tokens, members)
-            self._coefficients_TM = torch.zeros(shape, dtype=torch.float32, device=self.device)
-        return self._coefficients_TM
+    @cached_property
+    def _defaults(self) -> tuple[float, ...]:
+        return Manifest.from_hf(self.model_config.hf_config).defaults
+
+    @cached_property
+    def _buffer_TM(self) -> torch.Tensor:
+        """One address for good: captured graphs read from it."""
+        shape = (self.max_num_tokens, len(self._defaults))
+        return torch.zeros(shape, dtype=torch.float32, device=self.device)
 
     def _model_forward(
         self,
@@ -60,14 +67,14 @@ class CoefficientRunner(GPUModelRunner):
         inputs_embeds: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> Any:
-        assert input_ids is not None and self._coefficients_TM is not None
+        assert input_ids is not None
         return super()._model_forward(
             input_ids,
             positions,
             intermediate_tensors,
             inputs_embeds,
             **model_kwargs,
-            coefficients_TM=self._coefficients_TM[: len(input_ids)],  # type: ignore[arg-type]
+            coefficients_TM=self._buffer_TM[: len(input_ids)],  # type: ignore[arg-type]
         )
 
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:  # type: ignore[override]
@@ -104,13 +111,16 @@ class CoefficientRunner(GPUModelRunner):
         """
         if logits is None or not len(logits):
             return {}
-        rows_R = logits[:, 0].isnan().split(self._rows_R)
+        rows_R = is_broken(logits).split(self._rows_R)
         counts = [int(rows[:used].sum()) for rows, used in zip(rows_R, self._sampled_R, strict=True)]
         return dict(zip(self.input_batch.req_ids, counts, strict=True))
 
 
 class EftCPUModelRunner(CoefficientRunner, CPUModelRunner):
     """The runner of a CPU worker."""
+
+    def _init_kv_zero_meta(self) -> None:
+        """Nothing to prepare: blocks are cleared by index."""
 
     def _zero_block_ids(self, block_ids: list[int]) -> None:
         """Clear blocks in every layer. vLLM's own skips groups whose layers differ in shape, as a family's do."""
@@ -127,20 +137,28 @@ class EftGPUModelRunner(CoefficientRunner):
 _RUNNERS: dict[type, type] = {CPUModelRunner: EftCPUModelRunner, GPUModelRunner: EftGPUModelRunner}
 
 
-class EftCPUWorker(CPUWorker):
-    """vLLM's CPU worker with our runner."""
+class EftWorker(Worker):
+    """What our workers add to vLLM's, for either model runner."""
 
     def init_device(self) -> None:
-        """Re-type the runner that vLLM built: its worker names the class, and a second one would double buffers."""
+        """Re-type a V1 runner that vLLM built: its worker names the class, and a second one would double buffers."""
+        super().init_device()
+        self.model_runner.__class__ = _RUNNERS.get(type(self.model_runner), type(self.model_runner))
+
+    def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
+        """Get ready to clear blocks as well, as vLLM does for the caches of which it knows that they need it."""
+        super().initialize_from_config(kv_cache_config)
+        self.model_runner._init_kv_zero_meta()
+
+
+class EftCPUWorker(EftWorker, CPUWorker):
+    """The worker of the CPU build."""
+
+    def init_device(self) -> None:
+        """Mend a kernel of that build, too."""
         super().init_device()
         register_cpu_kernels()
-        self.model_runner.__class__ = _RUNNERS.get(type(self.model_runner), type(self.model_runner))
 
 
-class EftGPUWorker(Worker):
-    """vLLM's GPU worker with our runner, where Model Runner V1 is in use."""
-
-    def init_device(self) -> None:
-        """As `EftCPUWorker.init_device`."""
-        super().init_device()
-        self.model_runner.__class__ = _RUNNERS.get(type(self.model_runner), type(self.model_runner))
+class EftGPUWorker(EftWorker):
+    """The worker of a GPU."""

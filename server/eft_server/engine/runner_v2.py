@@ -19,6 +19,7 @@ from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 from vllm.v1.worker.gpu.states import RequestState
 
+from eft_server.blend import is_broken
 from eft_server.engine.coefficients import coefficients_of
 from eft_server.engine.manifest import Manifest
 
@@ -74,32 +75,43 @@ class EftModelState(DefaultModelState):
         inputs = super().prepare_dummy_inputs(num_reqs, num_tokens)
         return {**inputs, "coefficients_TM": self._tokens_TM[:num_tokens]}
 
-    def custom_sampler(self, sampler: Sampler) -> tuple[Sampler, RejectionSampler | None] | None:
-        """Count non-finite rows by request under speculation too."""
+    def custom_sampler(self, sampler: Sampler) -> tuple[Sampler, RejectionSampler | None]:
+        """Count non-finite rows by request, as the scheduler reads them."""
+        sampler.__class__ = EftSampler
+        sampler.compute_nans = (
+            False  # vLLM's count reads every logit once more, and counts rows for requests.
+        )
         speculative = self.vllm_config.speculative_config
-        if speculative is None:
-            return None
-        return sampler, PerRequestRejectionSampler(sampler, speculative, self.device)
+        return sampler, speculative and EftRejectionSampler(sampler, speculative, self.device)
 
 
-class PerRequestRejectionSampler(RejectionSampler):
-    """vLLM's rejection sampler; it counts NaNs by logits row, while its caller reads the counts by request."""
+class EftSampler(Sampler):
+    """vLLM's sampler; it tells which requests' rows are NaN."""
+
+    def __call__(self, logits: torch.Tensor, input_batch: InputBatch) -> SamplerOutput:
+        """Sample one token a request."""
+        broken_R = is_broken(logits)
+        output = super().__call__(logits, input_batch)
+        output.num_nans = broken_R.to(torch.int32)
+        return output
+
+
+class EftRejectionSampler(RejectionSampler):
+    """vLLM's rejection sampler; it tells which requests' rows are NaN."""
 
     def __call__(
         self, logits: torch.Tensor, input_batch: InputBatch, *args: Any, **kwargs: Any
     ) -> SamplerOutput:
-        """Verify the drafts, then add up the counts of each request's rows that a token came out of."""
+        """Verify the drafts, then add up each request's broken rows that a token came out of."""
+        broken_R = is_broken(logits)
         output = super().__call__(logits, input_batch, *args, **kwargs)
-        if output.num_nans is not None:
-            output.num_nans = _by_request(
-                output.num_nans, input_batch.cu_num_logits.long(), output.num_sampled
-            )
+        output.num_nans = _by_request(broken_R, input_batch.cu_num_logits.long(), output.num_sampled)
         return output
 
 
-def _by_request(counts: torch.Tensor, starts: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
+def _by_request(broken_R: torch.Tensor, starts: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
     """Rows behind a rejected draft say nothing of the request: a draft may be a token nobody would produce."""
-    total = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    total = torch.nn.functional.pad(broken_R.cumsum(0), (1, 0))
     used = torch.minimum(starts[:-1] + sampled, starts[1:])
     return (total[used] - total[starts[:-1]]).to(torch.int32)
 

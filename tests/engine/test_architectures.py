@@ -1,0 +1,75 @@
+"""Members of many architectures in one family, each against transformers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .checkpoints import write_checkpoint
+from .driver import Engine
+from .reference import Reference
+from .test_composite import prompt
+
+MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "base": ("gemma2", dict(num_hidden_layers=4, sliding_window=32, query_pre_attn_scalar=32, spread=0.2)),
+    "ref": ("llama", {}),
+    "qwen3": ("qwen3", {}),
+    "mistral": ("mistral", dict(sliding_window=24)),
+    "neox": ("gpt_neox", dict(rotary_pct=0.25)),
+    "phi3": ("phi3", {}),
+    "olmo2": ("olmo2", {}),
+    "granite": ("granite", dict(logits_scaling=3.0)),
+}
+"""Soft-capped logits, sliding windows of two sizes, partial rotary positions, fused projections, scaled logits."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("architectures")
+    for seed, (name, (model_type, sizes)) in enumerate(MEMBERS.items()):
+        write_checkpoint(folder / name, seed, model_type, **sizes)
+    experts = ", ".join(f"{name}: ./{name}" for name in list(MEMBERS)[2:])
+    (folder / "family.yaml").write_text(
+        f"name: many\nbase: ./base\nreferences: {{ref: ./ref}}\nexperts: {{{experts}}}\n"
+        "vllm: {dtype: float32, max_model_len: 256, max_num_seqs: 16, max_num_batched_tokens: 64, "
+        "block_size: 32, kv_cache_memory_bytes: 134217728, disable_log_stats: false}\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[Engine]:
+    engine = Engine(folder / "family.yaml")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Reference:
+    return Reference([folder / name for name in MEMBERS], vocab_size=96, shared=93)
+
+
+def coefficients(**weights: float) -> list[float]:
+    return [weights.get(name, 0.0) for name in MEMBERS]
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_every_architecture_equals_transformers(engine: Engine, reference: Reference, name: str) -> None:
+    """Alone and steering the base; a prompt longer than the windows and than a chunk, and a short one."""
+    settings = [
+        coefficients(**{name: 1.0}),
+        coefficients(base=1.0, ref=-0.6, **({name: 0.6} if name not in ("base", "ref") else {})),
+    ]
+    jobs = [(prompt(200 + length, length), setting) for setting in settings for length in (100, 6)]
+    requests = [
+        dict(prompt=tokens, coefficients=setting, temperature=0.0, max_tokens=8, ignore_eos=True, logprobs=3)
+        for tokens, setting in jobs
+    ]
+    for (tokens, setting), output in zip(jobs, engine.generate(requests), strict=True):
+        choice = output["choices"][0]
+        assert choice["tokens"] == reference.greedy(tokens, setting, 8)
+        expected = reference.logprobs(tokens + choice["tokens"][:-1], setting)[len(tokens) - 1 :]
+        for row, reported in zip(expected, choice["logprobs"], strict=True):
+            for token, value in reported.items():
+                assert value == pytest.approx(float(row[int(token)]), abs=1e-3)
