@@ -28,6 +28,7 @@ __all__ = ["run"]
 _WATCH_INTERVAL_S = 1.0
 _GRACE_S = 10
 _KEEP_ALIVE_S = 30
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(config: ServerConfig, plan: EnginePlan) -> None:
@@ -41,7 +42,8 @@ def run(config: ServerConfig, plan: EnginePlan) -> None:
     api_keys = read_api_keys(Path(key_file)) if key_file is not None else ()
     # Listening is tried before the engine starts, which takes a minute or more.
     with contextlib.closing(_listen(config.server.host, config.server.port)) as listener:
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in _STOP_SIGNALS:
+            signal.signal(number, _interrupt)
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(_serve(config, plan, listener, api_keys))
 
@@ -69,8 +71,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        handled = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in handled}
+        before = {number: signal.signal(number, self.handle_exit) for number in _STOP_SIGNALS}
         try:
             yield
         finally:
