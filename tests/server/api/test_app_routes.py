@@ -6,10 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from eft_server.api.app import create_app
-
 from .fake_engine import TEXT, FakeEngine
-from .served import client_of, family
 
 pytestmark = pytest.mark.asyncio
 
@@ -253,9 +250,10 @@ async def test_the_user_field_is_written_to_the_log(
     assert r"user='anna\nroot'" in caplog.text
 
 
-async def test_fields_that_only_vllm_reads_from_headers_are_not_read(engine: FakeEngine) -> None:
-    async with client_of(create_app(engine, family())) as client:
-        headers = {"X-Request-Id": "mine", "X-Vllm-Priority": "-5", "X-data-parallel-rank": "3"}
-        response = await client.post("/v1/completions", json={"prompt": "Hi"}, headers=headers)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_headers_cannot_set_what_fields_may_not(client: httpx.AsyncClient, path: str) -> None:
+    body = {"messages": HELLO} if "chat" in path else {"prompt": "Hi"}
+    headers = {"X-Request-Id": "mine", "X-Vllm-Priority": "-5", "X-data-parallel-rank": "3"}
+    response = await client.post(path, json=body, headers=headers)
     assert response.status_code == 200
     assert "mine" not in response.json()["id"]
