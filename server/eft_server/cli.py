@@ -17,7 +17,7 @@ from eft_server.config import ServerConfig, bundled_families, load_config
 from eft_server.errors import ConfigError, EftError
 
 if TYPE_CHECKING:
-    from eft_server.engine.launch import EnginePlan
+    from eft_server.engine.plan import EnginePlan
     from eft_server.family import FamilyReport
 
 __all__ = ["app", "main"]
@@ -162,7 +162,7 @@ def _inspect(config: ServerConfig) -> "FamilyReport":
 
 
 def _plan(config: ServerConfig, report: "FamilyReport", vllm_arguments: Sequence[str]) -> "EnginePlan":
-    from eft_server.engine.launch import plan
+    from eft_server.engine.plan import plan
 
     planned = plan(config, report, vllm_arguments)
     report.require_divisible(int(planned.options.get("tensor_parallel_size") or 1))

@@ -70,7 +70,8 @@ class Engine:
 def serve(family: str, overrides: Sequence[str]) -> None:
     """The child's side."""
     from eft_server.config import load_config
-    from eft_server.engine.launch import open_offline, plan
+    from eft_server.engine.launch import open_offline
+    from eft_server.engine.plan import plan
     from eft_server.family import inspect_family
 
     config = load_config(family, overrides)

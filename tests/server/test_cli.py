@@ -7,11 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
+
 from eft_server import __version__
 from eft_server.cli import app
 from eft_server.config import bundled_families
 from eft_server.errors import ConfigError
-from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +40,7 @@ def planned(monkeypatch):
         calls.append((config, report, list(extra_args)))
         return SimpleNamespace(options={"dtype": "float32"} | config.vllm, environment={"SOME_VARIABLE": "1"})
 
-    monkeypatch.setitem(sys.modules, "eft_server.engine.launch", SimpleNamespace(plan=plan))
+    monkeypatch.setitem(sys.modules, "eft_server.engine.plan", SimpleNamespace(plan=plan))
     return calls
 
 
@@ -136,7 +137,7 @@ def test_check_still_tells_sizes_when_no_engine_can_be_planned(eft, family, monk
     def refuse(*_):
         raise ConfigError("vLLM cannot do that [at all]")
 
-    monkeypatch.setitem(sys.modules, "eft_server.engine.launch", SimpleNamespace(plan=refuse))
+    monkeypatch.setitem(sys.modules, "eft_server.engine.plan", SimpleNamespace(plan=refuse))
     result = eft("check", family)
     assert result.exit_code == 2
     assert "22 of 32 ids" in result.stdout
@@ -189,7 +190,7 @@ def test_without_an_engine_the_message_says_what_to_install(eft, family, monkeyp
 
 
 def test_a_module_of_our_own_that_is_missing_is_a_defect(eft, family, monkeypatch):
-    monkeypatch.setitem(sys.modules, "eft_server.engine.launch", None)
+    monkeypatch.setitem(sys.modules, "eft_server.engine.plan", None)
     assert isinstance(eft("check", family).exception, ModuleNotFoundError)
 
 

@@ -20,7 +20,8 @@ from eft_server.api.app import create_app
 from eft_server.api.auth import read_api_keys
 from eft_server.api.connection import Connection
 from eft_server.config import ServerConfig
-from eft_server.engine.launch import EnginePlan, open_engine
+from eft_server.engine.launch import open_engine
+from eft_server.engine.plan import EnginePlan
 from eft_server.errors import ConfigError
 
 __all__ = ["run"]

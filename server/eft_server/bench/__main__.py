@@ -19,7 +19,7 @@ from eft_server.bench.contestants import Contestant, Job, composite, loop, membe
 from eft_server.bench.rounds import Rounds, run, spread
 from eft_server.bench.smollm2 import write_family
 from eft_server.config import ServerConfig, load_config
-from eft_server.engine.launch import plan
+from eft_server.engine.plan import plan
 from eft_server.errors import EftError
 from eft_server.family import inspect_family
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from eft_server.bench.loop import TransformersLoop
 from eft_server.config import ServerConfig
-from eft_server.engine.launch import EnginePlan, environment
+from eft_server.engine.launch import environment
+from eft_server.engine.plan import EnginePlan
 
 READY_TIMEOUT_S = 900
 """A large engine on a slow disk may take minutes to start."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eft_server.api import serve
-from eft_server.engine.launch import EnginePlan
+from eft_server.engine.plan import EnginePlan
 from eft_server.errors import ConfigError
 
 from .served import family

@@ -1,0 +1,108 @@
+"""README.md, run as written."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from eft_server.config import load_config
+
+from .conftest import Server, start_server, stop_server
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+ADDRESS = "http://127.0.0.1:8000"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Server]:
+    """What `make serve` starts, on another port."""
+    server = start_server("demo")
+    yield server
+    assert stop_server(server) == 0
+
+
+def run(script: str, server: Server, folder: Path) -> str:
+    """Run a shell block in an empty folder, with this environment's commands on the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", script.replace(ADDRESS, server.url)],
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("number", range(len(blocks("bash"))))
+def test_shell_blocks_run(number: int, demo: Server, tmp_path: Path) -> None:
+    script = blocks("bash")[number]
+    output = run(script, demo, tmp_path)
+    assert output.strip() or ">" in script
+    assert "Traceback" not in output
+
+
+def test_the_request_gives_what_the_readme_says(demo: Server, tmp_path: Path) -> None:
+    answer = json.loads(run(blocks("bash")[0], demo, tmp_path))
+    shown = json.loads(blocks("json")[0])
+    assert shown.keys() <= answer.keys()
+    assert answer["eft"] == shown["eft"]
+    assert answer["model"] == shown["model"]
+    assert answer["choices"][0]["message"]["content"] == shown["choices"][0]["message"]["content"]
+
+
+def test_the_refusal_in_the_readme_is_a_400_that_names_the_value(demo: Server) -> None:
+    body = {"model": "demo", "prompt": "Hello", "eft": {"weights": {"helpful": 7}}}
+    response = httpx.post(f"{demo.url}/v1/completions", json=body)
+    assert response.status_code == 400
+    assert "7" in response.json()["error"]["message"]
+
+
+def test_python_blocks_run(demo: Server, tmp_path: Path) -> None:
+    for block in blocks("python"):
+        script = tmp_path / "snippet.py"
+        script.write_text(block.replace(ADDRESS, demo.url))
+        done = subprocess.run(
+            [sys.executable, script], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.strip().splitlines()) >= 3
+
+
+def test_the_family_file_in_the_readme_is_valid(tmp_path: Path) -> None:
+    for block in blocks("yaml"):
+        (tmp_path / "mine.yaml").write_text(block)
+        assert load_config(tmp_path / "mine.yaml").members[0] == "base"
+
+
+def test_make_targets_in_the_readme_exist() -> None:
+    targets = set(re.findall(r"`?make ([a-z-]+)", README))
+    assert {"serve", "test", "bench", "demo-family"} <= targets
+    for target in targets:
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_evaluation_in_the_readme_is_the_one_that_was_measured() -> None:
+    table = README.split("<!-- evaluation -->")[1].split("<!-- /evaluation -->")[0].strip()
+    assert table
+    assert table in (ROOT / "docs" / "demo-evaluation.md").read_text()
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / path).exists(), path
