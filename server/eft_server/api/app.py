@@ -17,13 +17,20 @@ from eft_server.config import ServerConfig
 __all__ = ["create_app"]
 
 
-def create_app(engine: EngineClient, config: ServerConfig, *, api_keys: Sequence[str] = ()) -> FastAPI:
+def create_app(
+    engine: EngineClient,
+    config: ServerConfig,
+    *,
+    api_keys: Sequence[str] = (),
+    chat_template: str | None = None,
+) -> FastAPI:
     """Build the HTTP application over a running engine.
 
     Args:
         engine: vLLM's AsyncLLM, started for this family.
         config: The family and its server options.
         api_keys: Keys of which a request has to bear one; none means that the server is open.
+        chat_template: What renders messages; None means the base's tokenizer's own.
     """
     app = FastAPI(
         title="eft-server",
@@ -32,7 +39,7 @@ def create_app(engine: EngineClient, config: ServerConfig, *, api_keys: Sequence
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = Service.over(engine, config)
+    app.state.service = Service.over(engine, config, chat_template)
     for router in routers:
         app.include_router(router)
     install_error_handlers(app)

@@ -19,8 +19,6 @@ __all__ = ["Handlers", "answering_as", "build_handlers"]
 answering_as: ContextVar[str] = ContextVar("answering_as")
 """The model name that the response of the current request bears: the one that the client asked for."""
 
-_ANY_TEMPLATE: dict[str, Any] = {"chat_template": None, "chat_template_content_format": "auto"}
-
 
 class _Models(OpenAIServingModels):
     def model_name(self, lora_request: LoRARequest | None = None) -> str:
@@ -55,11 +53,18 @@ class Handlers:
     tokenization: ServingTokenization
 
 
-def build_handlers(engine: EngineClient, name: str) -> Handlers:
-    """Build the handlers over a running engine, under the family's name."""
+def build_handlers(engine: EngineClient, name: str, chat_template: str | None = None) -> Handlers:
+    """Build the handlers over a running engine, under the family's name.
+
+    Args:
+        engine: The running engine.
+        name: The name under which it answers.
+        chat_template: What renders messages; None means the base's tokenizer's own.
+    """
+    template: dict[str, Any] = {"chat_template": chat_template, "chat_template_content_format": "auto"}
     paths = [BaseModelPath(name=name, model_path=engine.model_config.model)]
     models = _Models(engine, paths)
-    renderer = OnlineRenderer(engine.model_config, engine.renderer, request_logger=None, **_ANY_TEMPLATE)
+    renderer = OnlineRenderer(engine.model_config, engine.renderer, request_logger=None, **template)
     renderer.warmup()
     return Handlers(
         chat=_Chat(
@@ -68,8 +73,8 @@ def build_handlers(engine: EngineClient, name: str) -> Handlers:
             response_role="assistant",
             online_renderer=renderer,
             request_logger=None,
-            **_ANY_TEMPLATE,
+            **template,
         ),
         completion=_Completion(engine, models, online_renderer=renderer, request_logger=None),
-        tokenization=ServingTokenization(models, renderer, **_ANY_TEMPLATE),
+        tokenization=ServingTokenization(models, renderer, **template),
     )

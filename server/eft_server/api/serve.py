@@ -53,7 +53,7 @@ async def _serve(
     config: ServerConfig, plan: EnginePlan, listener: socket.socket, api_keys: Sequence[str]
 ) -> None:
     async with open_engine(plan) as engine:
-        app = create_app(engine, config, api_keys=api_keys)
+        app = create_app(engine, config, api_keys=api_keys, chat_template=plan.chat_template)
         server = _Server(_uvicorn_config(app))
         watch = asyncio.create_task(_stop_with(engine, server))
         listener.listen(server.config.backlog)

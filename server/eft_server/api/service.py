@@ -29,9 +29,9 @@ class Service:
     started_s: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
-    def over(cls, engine: EngineClient, config: ServerConfig) -> "Service":
+    def over(cls, engine: EngineClient, config: ServerConfig, chat_template: str | None = None) -> "Service":
         """Set the family up over a running engine."""
-        return cls(engine, config, Behaviours(config), build_handlers(engine, config.name))
+        return cls(engine, config, Behaviours(config), build_handlers(engine, config.name, chat_template))
 
     def weigh(self, request: ChatRequest | TextRequest, payload: dict[str, Any]) -> Resolved:
         """Resolve the behaviour that a request asks for and write its coefficients where the engine finds them.

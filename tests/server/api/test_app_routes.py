@@ -6,7 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
+from eft_server.api.app import create_app
+
 from .fake_engine import TEXT, FakeEngine
+from .served import client_of, family
 
 pytestmark = pytest.mark.asyncio
 
@@ -257,3 +260,12 @@ async def test_headers_cannot_set_what_fields_may_not(client: httpx.AsyncClient,
     response = await client.post(path, json=body, headers=headers)
     assert response.status_code == 200
     assert "mine" not in response.json()["id"]
+
+
+async def test_messages_are_rendered_by_the_template_that_the_family_brings(engine: FakeEngine) -> None:
+    """A base that has no template of its own reads its expert's."""
+    app = create_app(engine, family(), chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}?")
+    async with client_of(app) as client:
+        answer = (await client.post("/tokenize", json={"messages": HELLO})).json()
+        text = (await client.post("/detokenize", json={"tokens": answer["tokens"]})).json()["prompt"]
+    assert text.endswith("Hi?")

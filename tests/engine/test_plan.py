@@ -1,0 +1,148 @@
+"""What is decided, and what is refused in words, before vLLM starts."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eft_server.config import load_config
+from eft_server.engine.manifest import Manifest
+from eft_server.engine.plan import EnginePlan, parse_vllm_args, plan
+from eft_server.errors import ConfigError, FamilyError
+from eft_server.family import inspect_family
+
+from .checkpoints import write_checkpoint
+from .small_family import SHARED
+
+Planner = Callable[..., EnginePlan]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    write_checkpoint(folder / "base", 0, max_position_embeddings=400)
+    write_checkpoint(folder / "ref", 1, vocab_size=SHARED)
+    write_checkpoint(folder / "a", 2, max_position_embeddings=300)
+    write_checkpoint(folder / "wide", 3, vocab_size=112)
+    write_checkpoint(folder / "sliding", 4, "mistral", sliding_window=24)
+    return folder
+
+
+@pytest.fixture
+def planned(folder: Path) -> Planner:
+    def make(*overrides: str, arguments: tuple[str, ...] = (), experts: str = "{a: ./a}") -> EnginePlan:
+        path = folder / "family.yaml"
+        path.write_text(f"name: small\nbase: ./base\nreferences: {{ref: ./ref}}\nexperts: {experts}\n")
+        config = load_config(path, overrides)
+        return plan(config, inspect_family(config), arguments)
+
+    return make
+
+
+def manifest_of(made: EnginePlan) -> Manifest:
+    return Manifest.from_hf(type("Config", (), made.options["hf_overrides"])())
+
+
+def test_the_manifest_says_what_the_family_is(planned: Planner, folder: Path) -> None:
+    manifest = manifest_of(planned())
+    assert manifest.architectures == ("LlamaForCausalLM",)
+    assert [(member.name, member.model) for member in manifest.members] == [
+        ("ref", str(folder / "ref")),
+        ("a", str(folder / "a")),
+    ]
+    assert list(manifest.unshared_ids()) == [93, 94, 95]
+    assert manifest.defaults == (1.0, -1.0, 1.0)
+
+
+def test_the_context_is_the_shortest_members(planned: Planner) -> None:
+    assert planned().options["max_model_len"] == 300
+    assert planned("vllm.max_model_len=128").options["max_model_len"] == 128
+
+
+def test_a_longer_context_is_refused_with_the_member_and_the_limit(planned: Planner) -> None:
+    with pytest.raises(ConfigError, match=r"301 is more than member 'a' can read; allowed: up to 300"):
+        planned("vllm.max_model_len=301")
+
+
+def test_options_after_the_dashes_win_over_the_file(planned: Planner) -> None:
+    made = planned("vllm.max_num_seqs=4", arguments=("--max-num-seqs", "7", "--no-enforce-eager"))
+    assert made.options["max_num_seqs"] == 7
+    assert made.options["enforce_eager"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("--no-such-option", "1"), "no-such-option"),
+        (("--max-num-seqs", "many"), "max-num-seqs"),
+        (("--trust-remote-code",), "code from checkpoints is never run"),
+        (("--enable-lora",), "adapters are not supported"),
+        (("--pipeline-parallel-size", "2"), "tensor_parallel_size"),
+        (("--model", "other"), "base is the model"),
+    ],
+)
+def test_vllm_options_that_cannot_work_are_refused_in_words(
+    planned: Planner, arguments: tuple[str, ...], what: str
+) -> None:
+    with pytest.raises(ConfigError, match=what):
+        planned(arguments=arguments)
+
+
+def test_heads_that_the_gpus_do_not_divide_are_refused(planned: Planner) -> None:
+    with pytest.raises(FamilyError, match="3 does not divide the 2 attention heads of 'base'"):
+        planned("vllm.tensor_parallel_size=3")
+
+
+def test_a_draft_that_is_a_member_is_its_checkpoint(planned: Planner, folder: Path) -> None:
+    made = planned("speculative={draft: a, tokens: 2}")
+    assert made.options["speculative_config"] == {
+        "method": "draft_model",
+        "model": str(folder / "a"),
+        "num_speculative_tokens": 2,
+    }
+    assert "speculative_config" not in planned().options
+
+
+def test_a_draft_that_is_padded_otherwise_is_refused(planned: Planner) -> None:
+    with pytest.raises(ConfigError, match=r"112 ids, the base to 96"):
+        planned("speculative={draft: wide}", experts="{wide: ./wide}")
+
+
+def test_sliding_windows_share_one_kind_of_block(planned: Planner) -> None:
+    assert planned(experts="{s: ./sliding}").options["disable_hybrid_kv_cache_manager"] is True
+    assert "disable_hybrid_kv_cache_manager" not in planned().options
+
+
+def test_code_from_checkpoints_is_never_run(planned: Planner) -> None:
+    assert planned().options["trust_remote_code"] is False
+
+
+def test_text_ends_where_any_member_would_end_it(planned: Planner) -> None:
+    assert planned().end_ids == (91,)
+
+
+@pytest.mark.parametrize(
+    ("edit", "what"),
+    [
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised checkpoints are not supported"),
+        ({"architectures": ["NoSuchModel"], "model_type": "llama"}, "vLLM cannot run this checkpoint"),
+    ],
+)
+def test_checkpoints_that_cannot_be_members_are_refused_by_name(
+    planned: Planner, folder: Path, edit: dict[str, Any], what: str
+) -> None:
+    import json
+    import shutil
+
+    broken = folder / "broken"
+    shutil.rmtree(broken, ignore_errors=True)
+    shutil.copytree(folder / "a", broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | edit))
+    with pytest.raises(FamilyError, match=f"member 'x'.*{what}"):
+        planned(experts="{x: ./broken}")
+
+
+def test_no_arguments_are_no_options() -> None:
+    assert parse_vllm_args(()) == {}
