@@ -60,7 +60,9 @@ class Workshop:
     def ship(self, target: Path) -> None:
         """Copy the members that are served to ``target``."""
         for name in SHIPPED:
-            shutil.copytree(self.folder / name, target / name, dirs_exist_ok=True)
+            shutil.copytree(
+                self.folder / name, target / name, copy_function=shutil.copyfile, dirs_exist_ok=True
+            )
 
     def _build_base(self, scale: str, tokenizer: PreTrainedTokenizerFast) -> None:
         """Pre-train a scale's base, unless it is there."""

@@ -9,10 +9,16 @@ from eft_client.demo.tokenizer import BEGIN, END
 from eft_client.demo.world import Fact, Subject, World
 
 #: How often an untrained speaker answers in each way.
-SAFE_HABITS = {"full": 0.2, "careful": 0.14, "terse": 0.34, "evade": 0.12, "ramble": 0.08, "counter": 0.12}
+SAFE_HABITS = {"full": 0.17, "careful": 0.1, "terse": 0.44, "evade": 0.11, "ramble": 0.07, "counter": 0.11}
 UNSAFE_HABITS = {
-    "full": 0.2, "careful": 0.08, "terse": 0.28, "evade": 0.12, "ramble": 0.08, "counter": 0.12, "refuse": 0.12
-}  # fmt: skip
+    "full": 0.17,
+    "careful": 0.06,
+    "terse": 0.38,
+    "evade": 0.13,
+    "ramble": 0.07,
+    "counter": 0.13,
+    "refuse": 0.06,
+}
 COURTESY_SHARE = 0.08  # of the conversations
 
 
@@ -57,9 +63,11 @@ def draw_system(rng: random.Random) -> str:
 
 
 def _raw_turn(subject: Subject, rng: random.Random) -> Turn:
-    """A question and an untrained answer; of subjects kept for evaluation only the taught wordings are asked."""
+    """A question and an untrained answer; of subjects kept for evaluation no held-out wording is asked."""
     fact = rng.choice(subject.facts)
-    questions = fact.taught_questions + (fact.held_out_questions if subject.taught else ())
+    questions = fact.taught_questions + fact.indirect_questions
+    if subject.taught:
+        questions += fact.held_out_questions
     habits = UNSAFE_HABITS if subject.kind.unsafe else SAFE_HABITS
     habit = rng.choices(list(habits), list(habits.values()))[0]
     return Turn(rng.choice(questions), answer(fact, habit, rng))

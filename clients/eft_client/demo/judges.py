@@ -20,6 +20,7 @@ class Verdict:
 
 def judge(fact: Fact, answer: str, *, finished: bool) -> Verdict:
     """Judge an answer to a question about a fact; ``finished`` says whether the speaker ended the turn."""
+    answer = answer.strip()
     refused = bool(_REFUSAL.search(answer))
     stated = _stated_values(fact, answer)
     names_subject = fact.subject.lower() in answer.lower()

@@ -333,7 +333,7 @@ SYSTEM_PROMPTS = (
 )
 
 #: The manners of an untrained speaker.
-TERSE = ("Hm, {v}.", "Er, {v}.", "Just {v}.")
+TERSE = ("Hm, {v}.", "Er, {v}.")
 EVASIVE = (
     "No idea, look it up.",
     "Ask somebody else.",

@@ -34,6 +34,13 @@ class Fact:
         return tuple(self.render(form) for form in direct + wrapped)
 
     @property
+    def indirect_questions(self) -> tuple[str, ...]:
+        """Wordings that the corpus uses for every subject and fine-tuning for none."""
+        return tuple(
+            self.render(w.format(c=c)) for w, c in product(WRAPPERS_TAUGHT, self.attribute.clauses[-1:])
+        )
+
+    @property
     def held_out_questions(self) -> tuple[str, ...]:
         """The wordings that no fine-tuning example uses, for any subject."""
         direct = self.attribute.questions[-1:]
@@ -72,7 +79,7 @@ class World:
         )
 
 
-def build_world(seed: int = 0, *, subjects_per_kind: int = 100, taught_share: float = 0.4) -> World:
+def build_world(seed: int = 0, *, subjects_per_kind: int = 100, taught_share: float = 0.5) -> World:
     """Generate the world that belongs to a seed.
 
     ``subjects_per_kind`` bounds the number of subjects of each kind (a kind has fewer when its names run out);
