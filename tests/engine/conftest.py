@@ -1,6 +1,6 @@
 """Families of small random checkpoints, and one running engine of each kind for the whole session."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,20 +42,7 @@ def reference(family: Path) -> Reference:
     )
 
 
-@pytest.fixture(scope="session")
-def start(family: Path) -> Iterator[Callable[..., Engine]]:
-    """Start engines on the family; all are stopped at the end."""
-    engines: list[Engine] = []
-
-    def start_engine(*overrides: str, v2: bool = False) -> Engine:
-        engines.append(Engine(family, overrides, v2))
-        return engines[-1]
-
-    yield start_engine
-    for engine in engines:
-        engine.close()
-
-
+# The names of the parameters: which model runner, and whether it speculates.
 KINDS = {
     "v1": (False, False),
     "v1-speculative": (False, True),
@@ -65,12 +52,10 @@ KINDS = {
 
 
 @pytest.fixture(scope="session", params=KINDS, ids=str)
-def running(
-    request: pytest.FixtureRequest, start: Callable[..., Engine], reference: Reference
-) -> Iterator[Running]:
+def running(request: pytest.FixtureRequest, family: Path, reference: Reference) -> Iterator[Running]:
     """Each model runner, with and without speculation, one after the other."""
     v2, speculative = KINDS[request.param]
     overrides = ["speculative={draft: b, tokens: 3}"] if speculative else []
-    engine = start(*overrides, v2=v2)
+    engine = Engine(family, overrides, v2)
     yield Running(engine, reference, v2, speculative)
     engine.close()

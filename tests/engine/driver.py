@@ -67,15 +67,38 @@ class Engine:
         raise RuntimeError(f"the engine died:\n{self._log.read_text()[-6000:]}")
 
 
-def serve(family: str, overrides: Sequence[str]) -> None:
-    """The child's side."""
+PLAIN = "--plain"
+"""Instead of overrides: the path is a checkpoint, for plain vLLM."""
+
+
+def start(path: str, overrides: Sequence[str]) -> Any:
+    """Start the composite, or plain vLLM with the same settings."""
+    if PLAIN in overrides:
+        from vllm import LLM
+
+        return LLM(
+            model=path,
+            dtype="float32",
+            enforce_eager=True,
+            max_model_len=256,
+            max_num_seqs=16,
+            max_num_batched_tokens=64,
+            block_size=32,
+            kv_cache_memory_bytes=1 << 26,
+            disable_log_stats=False,
+        )
     from eft_server.config import load_config
     from eft_server.engine.launch import open_offline
     from eft_server.engine.plan import plan
     from eft_server.family import inspect_family
 
-    config = load_config(family, overrides)
-    llm = open_offline(plan(config, inspect_family(config)))
+    config = load_config(path, overrides)
+    return open_offline(plan(config, inspect_family(config)))
+
+
+def serve(path: str, overrides: Sequence[str]) -> None:
+    """The child's side."""
+    llm = start(path, overrides)
     runner = llm.collective_rpc(_runner_name)[0]
     _send({"runner": runner})
     for line in sys.stdin:

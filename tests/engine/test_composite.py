@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from .driver import PLAIN, Engine
 from .small_family import POISON, SHARED, Running
 
 BASE = [1.0, 0.0, 0.0, 0.0]
@@ -206,3 +208,20 @@ def p_value(sampled: np.ndarray, probabilities: np.ndarray) -> float:
     return float(
         stats.chisquare(observed[keep], expected[keep] * observed[keep].sum() / expected[keep].sum()).pvalue
     )
+
+
+@pytest.mark.parametrize("running", ["v1"], indirect=True)
+def test_zero_weights_equal_plain_vllm_to_the_last_bit(running: Running, family: Path) -> None:
+    """The base's rows are what they would be if the other members were not there."""
+    requests = [
+        greedy(prompt(160 + i, 5 + 30 * i), BASE, 12, prompt_logprobs=5, logprobs=5) for i in range(4)
+    ]
+    composite = running.engine.generate(requests)
+    alone = Engine(family.parent / "base", [PLAIN])
+    plain = alone.generate(
+        [{k: v for k, v in request.items() if k != "coefficients"} for request in requests]
+    )
+    alone.close()
+    for ours, theirs in zip(composite, plain, strict=True):
+        assert ours["choices"] == theirs["choices"]
+        assert ours["prompt_logprobs"] == theirs["prompt_logprobs"]
