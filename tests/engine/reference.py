@@ -12,6 +12,7 @@ class Reference:
     """Members, the base first, of a family whose ids from `shared` up are not everybody's."""
 
     def __init__(self, checkpoints: Sequence[Path], vocab_size: int, shared: int) -> None:
+        torch.set_num_threads(1)  # The models are tiny, and the engine needs the other cores.
         self.models = [
             AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval() for path in checkpoints
         ]

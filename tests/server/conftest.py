@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from eft_server.config import ServerConfig, load_config
 
 WORDS = tuple(f"w{index}" for index in range(20))

@@ -6,11 +6,12 @@ import pickle
 import struct
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from eft_server.behaviours import Behaviours
 from eft_server.config import ServerConfig
 from eft_server.errors import BehaviourError, UnknownModelError
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 EPSILON = 2.0**-23
 

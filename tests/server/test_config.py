@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from eft_server.config import ServerConfig, load_config
 from eft_server.errors import ConfigError
 

@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, T5Config
+
 from eft_server import checkpoint
 from eft_server.config import MemberSpec
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.family import inspect_family
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, T5Config
 
 
 @pytest.fixture

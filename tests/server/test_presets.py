@@ -7,6 +7,7 @@ import re
 
 import pytest
 import yaml
+
 from eft_server.check import KV_TOKENS
 from eft_server.config import ServerConfig, bundled_families, load_config
 from eft_server.family import inspect_family
