@@ -5,11 +5,14 @@ import itertools
 import json
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
@@ -306,3 +309,20 @@ def test_a_server_with_keys_stops_on_an_interrupt(family_file: Path, tmp_path: P
         assert httpx.get(f"{guarded.url}/health").status_code == 200
     finally:
         assert stop_server(guarded, signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("after_s", [4, 20])
+def test_a_server_that_is_still_starting_stops_when_it_is_told_to(family_file: Path, after_s: int) -> None:
+    """Soon after the command, and while vLLM waits for its processes."""
+    command = [str(Path(sys.executable).with_name("eft")), "serve", str(family_file), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=after_s)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.wait(timeout=45)
+        _, alive = psutil.wait_procs(started, timeout=15)
+        assert alive == []
+    finally:
+        process.kill()

@@ -3,14 +3,17 @@
 import asyncio
 import contextlib
 import copy
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
 import uvicorn
 import uvloop
 from uvicorn.config import LOGGING_CONFIG
@@ -86,8 +89,18 @@ async def _stop_with(engine: EngineClient, server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    """Stop a start. vLLM sometimes loses the exception while it waits for its processes, so a timer insists."""
+    timer = threading.Timer(_GRACE_S, _leave, (number,))
+    timer.daemon = True
+    timer.start()
     raise KeyboardInterrupt
+
+
+def _leave(number: int) -> None:
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(128 + number)
 
 
 def _listen(host: str, port: int) -> socket.socket:
