@@ -14,7 +14,10 @@ class Reference:
     def __init__(self, checkpoints: Sequence[Path], vocab_size: int, shared: int) -> None:
         torch.set_num_threads(1)  # The models are tiny, and the engine needs the other cores.
         self.models = [
-            AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval() for path in checkpoints
+            AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch.float32, attn_implementation="eager"
+            ).eval()
+            for path in checkpoints
         ]
         self.vocab_size = vocab_size
         self.shared = shared

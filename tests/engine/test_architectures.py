@@ -15,13 +15,14 @@ MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "base": ("gemma2", dict(num_hidden_layers=4, sliding_window=32, query_pre_attn_scalar=32, spread=0.2)),
     "ref": ("llama", {}),
     "qwen3": ("qwen3", {}),
-    "mistral": ("mistral", dict(sliding_window=24)),
-    "neox": ("gpt_neox", dict(rotary_pct=0.25)),
+    "mistral": ("mistral", dict(sliding_window=32)),
+    "starcoder2": ("starcoder2", {}),
     "phi3": ("phi3", {}),
     "olmo2": ("olmo2", {}),
     "granite": ("granite", dict(logits_scaling=3.0)),
 }
-"""Soft-capped logits, sliding windows of two sizes, partial rotary positions, fused projections, scaled logits."""
+"""Soft-capped logits, sliding windows in every layer and in every other, norms with biases, fused projections and
+scaled logits."""
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_checkpoint(folder / "a", 2, max_position_embeddings=300)
     write_checkpoint(folder / "wide", 3, vocab_size=112)
     write_checkpoint(folder / "sliding", 4, "mistral", sliding_window=24)
+    write_checkpoint(folder / "sliding48", 5, "mistral", sliding_window=48)
     return folder
 
 
@@ -112,6 +113,11 @@ def test_a_draft_that_is_padded_otherwise_is_refused(planned: Planner) -> None:
 def test_sliding_windows_share_one_kind_of_block(planned: Planner) -> None:
     assert planned(experts="{s: ./sliding}").options["disable_hybrid_kv_cache_manager"] is True
     assert "disable_hybrid_kv_cache_manager" not in planned().options
+
+
+def test_sliding_windows_of_two_sizes_are_refused_with_both(planned: Planner) -> None:
+    with pytest.raises(FamilyError, match="one size in a family, in tokens: 's' 24, 't' 48"):
+        planned(experts="{s: ./sliding, t: ./sliding48}")
 
 
 def test_code_from_checkpoints_is_never_run(planned: Planner) -> None:

@@ -4,6 +4,7 @@ Continuous batching, paged KV, prefix caching, chunked prefill, graphs and paral
 one model with more layers.
 """
 
+import copy
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -132,5 +133,15 @@ def _member_config(vllm_config: VllmConfig, checkpoint: Checkpoint) -> VllmConfi
         checkpoint.model, trust_remote_code=False, revision=checkpoint.revision
     )
     config = vllm_config.with_hf_config(hf_config)
-    config.model_config.hf_text_config = get_hf_text_config(hf_config)
+    text_config = config.model_config.hf_text_config = get_hf_text_config(hf_config)
+    config.cache_config = copy.copy(config.cache_config)
+    config.cache_config.sliding_window = _window_of_every_layer(text_config)
     return config
+
+
+def _window_of_every_layer(text_config: PretrainedConfig) -> int | None:
+    """Layers that do not know better take it from the cache's settings, which vLLM makes for the base alone."""
+    layer_types = getattr(text_config, "layer_types", None)
+    if layer_types is not None and any(kind != "sliding_attention" for kind in layer_types):
+        return None
+    return getattr(text_config, "sliding_window", None)

@@ -66,8 +66,7 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
         _refuse_unsupported(name, model)
     options = _device_options(config, report)
     options |= {"max_model_len": _context(config, models), "max_logprobs": config.server.max_logprobs}
-    if any(model.get_sliding_window() for model in models.values()):
-        options["disable_hybrid_kv_cache_manager"] = True
+    options |= _window_options(models)
     options |= dict(config.vllm) | _family_options(config, report, models)
     report.require_divisible(int(options.get("tensor_parallel_size", 1)))
     return EnginePlan(options, _environment(options), report.end_ids, _chat_template(config, report))
@@ -150,6 +149,15 @@ def _refuse_unsupported(name: str, model: "ModelConfig") -> None:
     for applies, reason in _REFUSALS:
         if applies(model):
             raise FamilyError(f"member {name!r} ({model.model}, {model.architectures[0]}): {reason}")
+
+
+def _window_options(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
+    """Keep sliding and full layers in one group of blocks, where every member's layers are."""
+    windows = {name: size for name, model in models.items() if (size := model.get_sliding_window())}
+    if len(set(windows.values())) > 1:
+        sizes = ", ".join(f"{name!r} {size}" for name, size in windows.items())
+        raise FamilyError(f"sliding windows must be of one size in a family, in tokens: {sizes}")
+    return {"disable_hybrid_kv_cache_manager": True} if windows else {}
 
 
 def _context(config: ServerConfig, models: Mapping[str, "ModelConfig"]) -> int:
