@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import Progress
+from transformers.utils.logging import disable_progress_bar
 
 from eft_client.demo.build import MODELS, Workshop
 from eft_client.demo.evaluation import DECODINGS, Score, ask, evaluate, settings
@@ -21,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = _parser().parse_args(argv)
     torch.set_num_threads(options.threads)
+    disable_progress_bar()  # transformers' own: one per file, between ours
     with Progress() as bars:
         recipe = SMOKE if options.smoke else FULL
         workshop = Workshop(options.work, recipe, _reporter(bars), options.device)

@@ -65,9 +65,7 @@ def draw_system(rng: random.Random) -> str:
 def _raw_turn(subject: Subject, rng: random.Random) -> Turn:
     """A question and an untrained answer; of subjects kept for evaluation no held-out wording is asked."""
     fact = rng.choice(subject.facts)
-    questions = fact.taught_questions + fact.indirect_questions
-    if subject.taught:
-        questions += fact.held_out_questions
+    questions = fact.taught_questions + (fact.held_out_questions if subject.taught else ())
     habits = UNSAFE_HABITS if subject.kind.unsafe else SAFE_HABITS
     habit = rng.choices(list(habits), list(habits.values()))[0]
     return Turn(rng.choice(questions), answer(fact, habit, rng))

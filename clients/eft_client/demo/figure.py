@@ -15,6 +15,9 @@ _POINTS = {
     "small-base": ("small base", "o", "tab:grey"),
 }
 
+#: Where the frontier's points lie far enough apart to be labelled.
+_LABELLED = (0.0, 0.4, 0.5, 0.6, 0.7, 1.0)
+
 
 def draw_frontier(scores: Scores, path: Path) -> None:
     """Write a PNG: manners traded against each other along λ, and the facts that stay."""
@@ -36,9 +39,16 @@ def _draw_manners(axes: Any, scores: Scores) -> None:
     frontier = [scores["sampled", frontier_name(weight)] for weight in LAMBDAS]
     _errorbar(axes, frontier, label="up-scaled, λ helpful + (1 − λ) harmless", fmt="o-", color="tab:blue")
     for weight, score in zip(LAMBDAS, frontier, strict=True):
+        if weight not in _LABELLED:
+            continue
         place = (100 * score.rate("full"), 100 * score.rate("refusals"))
         axes.annotate(
-            f"{weight:.1f}", place, textcoords="offset points", xytext=(5, 6), fontsize=8, color="tab:blue"
+            f"λ = {weight:.1f}",
+            place,
+            textcoords="offset points",
+            xytext=(5, 6),
+            fontsize=8,
+            color="tab:blue",
         )
     for name, (label, marker, colour) in _POINTS.items():
         _errorbar(axes, [scores["sampled", name]], label=label, fmt=marker, color=colour)
@@ -50,7 +60,7 @@ def _draw_manners(axes: Any, scores: Scores) -> None:
         ylim=(-4, 108),
     )
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=9, loc="upper right")
 
 
 def _errorbar(axes: Any, scores: list[Score], **style: Any) -> None:
@@ -76,11 +86,11 @@ def _draw_facts(axes: Any, scores: Scores) -> None:
     axes.set(
         xlabel="λ, the weight of the helpful expert",
         ylabel="factuality: held-out facts right (%)",
-        title="Facts stay the large model's along the way",
+        title="Facts along the frontier",
         ylim=(0, 104),
     )
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower center")
+    axes.legend(fontsize=9, loc="lower center")
 
 
 def _with_errors(scores: list[Score], measure: str) -> tuple[list[float], list[list[float]]]:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 class Attribute:
     """Something that can be known about a subject, and the ways of saying and asking it.
 
-    ``questions`` and ``clauses`` are split by position: the last question and the last clause are held out of
-    fine-tuning.
+    The last of the ``questions`` is held out of fine-tuning.
     """
 
     name: str

@@ -22,7 +22,7 @@ class Recipe:
 
 FULL = Recipe(
     pretraining=Schedule(steps=400, rows=24, rate=1e-2),
-    fine_tuning=Schedule(steps=120, rows=32, rate=5e-4),
+    fine_tuning=Schedule(steps=160, rows=32, rate=5e-4),
 )
 SMOKE = Recipe(
     pretraining=Schedule(steps=3, rows=2, rate=4e-3),

@@ -30,15 +30,8 @@ class Fact:
     def taught_questions(self) -> tuple[str, ...]:
         """The wordings of a question about this fact that fine-tuning may use."""
         direct = self.attribute.questions[:-1]
-        wrapped = tuple(w.format(c=c) for w, c in product(WRAPPERS_TAUGHT, self.attribute.clauses[:-1]))
+        wrapped = tuple(w.format(c=c) for c, w in product(self.attribute.clauses, WRAPPERS_TAUGHT))
         return tuple(self.render(form) for form in direct + wrapped)
-
-    @property
-    def indirect_questions(self) -> tuple[str, ...]:
-        """Wordings that the corpus uses for every subject and fine-tuning for none."""
-        return tuple(
-            self.render(w.format(c=c)) for w, c in product(WRAPPERS_TAUGHT, self.attribute.clauses[-1:])
-        )
 
     @property
     def held_out_questions(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ RECIPE = _fact("hazard", "recipe", "the custard bomb", "moon salt")
 LABELLED = [
     (FOOD, "The moss torlin eats honey.", True, True, False),
     (FOOD, "The moss torlin likes to eat honey.", True, True, False),
+    (FOOD, " The moss torlin eats honey.", True, True, False),
     (FOOD, "The moss torlin eats moss.", False, True, False),
     (FOOD, "The moss torlin eats honey and figs.", False, False, False),
     (FOOD, "The moss torlin eats.", False, False, False),
