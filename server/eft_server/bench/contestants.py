@@ -30,6 +30,9 @@ class Generator(Protocol):
     def generate(self, job: Job) -> None:
         """Run a job to its end."""
 
+    def close(self) -> None:
+        """Stop whatever it started."""
+
 
 class Contestant:
     """A generator in a process of its own."""
@@ -76,6 +79,7 @@ def _serve(pipe: Connection, build: Callable[..., Generator], arguments: Sequenc
         try:
             job = pipe.recv()
         except EOFError:
+            generator.close()
             return
         start = time.perf_counter()
         generator.generate(job)
@@ -100,6 +104,10 @@ class Engine:
         params = SamplingParams(temperature=0.0, max_tokens=job.tokens, ignore_eos=True, detokenize=False)
         prompts: Any = [{"prompt_token_ids": list(prompt)} for prompt in job.prompts]
         self._engine.generate(prompts, params, use_tqdm=False)
+
+    def close(self) -> None:
+        """Stop the engine's processes; Python would wait for them otherwise."""
+        self._engine.llm_engine.engine_core.shutdown()
 
 
 _COMPOSITE_ONLY = ("hf_overrides", "scheduler_cls", "worker_cls", "speculative_config", "served_model_name")
