@@ -91,10 +91,8 @@ class Engine:
 
     def __init__(self, options: Mapping[str, Any], variables: Mapping[str, str]) -> None:
         from vllm import LLM
-        from vllm.plugins import load_general_plugins
 
         with environment({**variables, "VLLM_LOGGING_LEVEL": "ERROR"}):
-            load_general_plugins()
             self._engine = LLM(**options)
 
     def generate(self, job: Job) -> None:

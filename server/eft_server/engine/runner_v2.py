@@ -82,7 +82,9 @@ class EftModelState(DefaultModelState):
             False  # vLLM's count reads every logit once more, and counts rows for requests.
         )
         speculative = self.vllm_config.speculative_config
-        return sampler, speculative and EftRejectionSampler(sampler, speculative, self.device)
+        if speculative is None:
+            return sampler, None
+        return sampler, EftRejectionSampler(sampler, speculative, self.device)
 
 
 class EftSampler(Sampler):
