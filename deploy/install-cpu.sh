@@ -10,14 +10,15 @@ venv=$1 lock=$2 python=${PYTHON:-python3}
 }
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 py="$venv/bin/python"
-uv_pin=$(grep '^uv==' "$lock")
-torch_pin=$(grep '^torch==' "$lock")
+pip() { "$py" -m pip "$@"; }
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 echo "Installing into $venv (a few minutes the first time)"
-"$py" -m pip install --quiet --disable-pip-version-check "$uv_pin"
+pip install --quiet "$(grep '^uv==' "$lock")"
 # A CPU build of torch has a version of its own (+cpu). pip finds it where its settings name a place that has it;
 # uv knows PyTorch's own.
-"$py" -m pip install --quiet --disable-pip-version-check --no-deps "$torch_pin" 2>/dev/null ||
-  "$venv/bin/uv" pip install --quiet --python "$py" --no-deps --torch-backend cpu "$torch_pin"
-grep -v '^torch==' "$lock" | "$venv/bin/uv" pip install --quiet --python "$py" --no-deps --requirements -
-"$venv/bin/uv" pip install --quiet --python "$py" --no-deps --editable .
+torch=$(grep '^torch==' "$lock")
+pip install --quiet --no-deps "$torch" 2>/dev/null ||
+  "$venv/bin/uv" pip install --quiet --python "$py" --no-deps --torch-backend cpu "$torch"
+pip install --quiet --no-deps --requirement "$lock"
+pip install --quiet --no-deps --editable .
