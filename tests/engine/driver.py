@@ -76,6 +76,8 @@ def start(path: str, overrides: Sequence[str]) -> Any:
     if PLAIN in overrides:
         from vllm import LLM
 
+        # As many threads as the composite has: sums are taken in another order otherwise.
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
         return LLM(
             model=path,
             dtype="float32",
