@@ -109,8 +109,10 @@ def _start(config: ServerConfig, draft: str, stack: ExitStack) -> dict[str, Cont
             else:
                 contestant = composite(name, plain if name == COMPOSITE else speculative)
             stack.callback(contestant.close)
-            contestant.wait_until_ready()
             contestants[name] = contestant
+        for name, contestant in contestants.items():
+            status.update(f"{config.name}: waiting for {name}")
+            contestant.wait_until_ready()
     return contestants
 
 

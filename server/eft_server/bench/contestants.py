@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+import psutil
+
 from eft_server.bench.loop import TransformersLoop
 from eft_server.config import ServerConfig
 from eft_server.engine.launch import environment
@@ -29,9 +31,6 @@ class Generator(Protocol):
 
     def generate(self, job: Job) -> None:
         """Run a job to its end."""
-
-    def close(self) -> None:
-        """Stop whatever it started."""
 
 
 class Contestant:
@@ -59,11 +58,13 @@ class Contestant:
         return float(self._receive())
 
     def close(self) -> None:
-        """Stop it."""
-        self._pipe.close()
-        self._process.join(timeout=60)
-        if self._process.is_alive():
-            self._process.terminate()
+        """Stop it, and the processes that it started; there is nothing to be saved."""
+        if self._process.pid is None or not self._process.is_alive():
+            return
+        for child in psutil.Process(self._process.pid).children(recursive=True):
+            child.kill()
+        self._process.kill()
+        self._process.join()
 
     def _receive(self) -> Any:
         try:
@@ -79,7 +80,6 @@ def _serve(pipe: Connection, build: Callable[..., Generator], arguments: Sequenc
         try:
             job = pipe.recv()
         except EOFError:
-            generator.close()
             return
         start = time.perf_counter()
         generator.generate(job)
@@ -102,10 +102,6 @@ class Engine:
         params = SamplingParams(temperature=0.0, max_tokens=job.tokens, ignore_eos=True, detokenize=False)
         prompts: Any = [{"prompt_token_ids": list(prompt)} for prompt in job.prompts]
         self._engine.generate(prompts, params, use_tqdm=False)
-
-    def close(self) -> None:
-        """Stop the engine's processes; Python would wait for them otherwise."""
-        self._engine.llm_engine.engine_core.shutdown()
 
 
 _COMPOSITE_ONLY = ("hf_overrides", "scheduler_cls", "worker_cls", "speculative_config", "served_model_name")

@@ -30,9 +30,6 @@ class TransformersLoop:
             for _ in range(job.tokens):
                 tokens = self._step(tokens, caches).argmax(dim=-1, keepdim=True)
 
-    def close(self) -> None:
-        """Nothing to stop."""
-
     def _step(self, tokens: Any, caches: Sequence[Any]) -> Any:
         total: Any = 0
         for model, cache, coefficient in zip(self._models, caches, self._coefficients, strict=True):

