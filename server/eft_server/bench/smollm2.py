@@ -12,7 +12,8 @@ name: smollm2
 base: ./base
 references: {small: ./small}
 experts: {expert: ./expert}
-vllm: {dtype: float32, max_model_len: 1024, max_num_seqs: 16}
+# Five engines run at once, so each is given no more KV cache than 16 requests of the benchmark need.
+vllm: {dtype: float32, max_model_len: 1024, max_num_seqs: 16, kv_cache_memory_bytes: 536870912}
 """
 
 
