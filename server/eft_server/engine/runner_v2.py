@@ -78,9 +78,8 @@ class EftModelState(DefaultModelState):
     def custom_sampler(self, sampler: Sampler) -> tuple[Sampler, RejectionSampler | None]:
         """Count non-finite rows by request, as the scheduler reads them."""
         sampler.__class__ = EftSampler
-        sampler.compute_nans = (
-            False  # vLLM's count reads every logit once more, and counts rows for requests.
-        )
+        # vLLM's own count reads every logit once more, and takes rows for requests.
+        sampler.compute_nans = False
         speculative = self.vllm_config.speculative_config
         if speculative is None:
             return sampler, None
