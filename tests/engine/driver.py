@@ -21,7 +21,7 @@ ENVIRONMENT = {
 V2_ENVIRONMENT = {
     "TRITON_INTERPRET": "1",
     "VLLM_USE_V2_MODEL_RUNNER": "1",
-    "PYTHONPATH": str(STUB),
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(STUB), os.environ.get("PYTHONPATH")))),
 }
 
 
