@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,7 @@ from eft_server.problems import KeyedError, describe
 __all__ = [
     "BASE",
     "ExpertSpec",
+    "Filter",
     "Limits",
     "MemberSpec",
     "Range",
@@ -35,7 +36,7 @@ MAX_EXPERTS = 32
 MAX_ALIASES = 128
 MAX_BOUND = 1000.0
 
-_RESERVED = frozenset({BASE, "scale"})
+_RESERVED = frozenset({BASE, "scale", "amplify", "filter", "top_p", "coefficients"})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
@@ -107,11 +108,23 @@ class ExpertSpec(MemberSpec):
 M = TypeVar("M", bound=MemberSpec)
 
 
+class Filter(_Section):
+    """Where the small models are trusted: see `blend.blend` for what each kind computes.
+
+    A top_p of 1 filters nothing.
+    """
+
+    kind: Literal["expert", "base"]
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
 class Setting(_Section):
     """How much of each expert to apply; an expert that is not named counts 0."""
 
     weights: Annotated[dict[Name, Number], Field(max_length=MAX_EXPERTS)] = Field(default_factory=dict)
     scale: Number = 1.0
+    amplify: Number = 1.0
+    filter: Filter | None = None
     description: Text = ""
 
 
@@ -129,25 +142,33 @@ class Range(_Section):
 
 
 class Limits(_Section):
-    """What a request may ask for; negative weights only where the operator opens a range below 0."""
+    """What a request may ask for; negative weights only where the operator opens a range below 0.
+
+    Coefficients of a request's own are refused unless the operator gives their range.
+    """
 
     weight: Range = Range()
     weights: Annotated[dict[Name, Range], Field(max_length=MAX_EXPERTS)] = Field(default_factory=dict)
     scale: Range = Range()
+    amplify: Range = Range()
+    coefficients: Range | None = None
     total: Annotated[float, Field(ge=0, le=MAX_BOUND, allow_inf_nan=False)] = 2.0
 
     def of(self, expert: str) -> Range:
         """The range of one expert's weight."""
         return self.weights.get(expert, self.weight)
 
-    def violations(self, weights: Mapping[str, float], scale: float) -> Iterator[tuple[tuple[str, ...], str]]:
+    def violations(
+        self, weights: Mapping[str, float], scale: float, amplify: float = 1.0
+    ) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield (key inside the setting, message) for each bound that a setting breaks."""
         for name, weight in weights.items():
             allowed = self.of(name)
             if not allowed.min <= weight <= allowed.max:
                 yield ("weights", name), f"{shown(weight)} is out of bounds; allowed: {_span(allowed)}"
-        if not self.scale.min <= scale <= self.scale.max:
-            yield ("scale",), f"{shown(scale)} is out of bounds; allowed: {_span(self.scale)}"
+        for name, value, allowed in (("scale", scale, self.scale), ("amplify", amplify, self.amplify)):
+            if not allowed.min <= value <= allowed.max:
+                yield (name,), f"{shown(value)} is out of bounds; allowed: {_span(allowed)}"
         total = abs(scale) * math.fsum(map(abs, weights.values()))
         # A hair of slack: 0.1 + 0.2 + 0.7 must count as 1.
         if total > self.total * (1 + 1e-9):
@@ -288,10 +309,11 @@ class ServerConfig(_Section):
                 raise KeyedError((*key, "weights", name), self._not_an_expert(name))
         given = setting.weights if "weights" in setting.model_fields_set else fallback.weights
         weights = {name: given.get(name, 0.0) for name in self.experts}
-        scale = setting.scale if "scale" in setting.model_fields_set else fallback.scale
-        for place, message in self.limits.violations(weights, scale):
+        others = ("scale", "amplify", "filter")
+        update = {n: getattr(setting if n in setting.model_fields_set else fallback, n) for n in others}
+        for place, message in self.limits.violations(weights, update["scale"], update["amplify"]):
             raise KeyedError((*key, *place), f"{message} (see limits)")
-        return setting.model_copy(update={"weights": weights, "scale": scale})
+        return setting.model_copy(update={"weights": weights, **update})
 
     def _check_vllm_options(self) -> None:
         for option, value in self.vllm.items():

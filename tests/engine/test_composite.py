@@ -17,6 +17,9 @@ UP_SCALED = [1.0, -1.0, 1.0, 0.0]
 MIXED = [1.0, -1.5, 0.9, 0.6]
 NEGATIVE = [1.0, 0.4, -0.7, 0.3]
 EXPERT_ALONE = [0.0, 0.0, 1.0, 0.0]
+FILTERED_BY_EXPERT = [0.0, 0.0, 1.0, 0.0, 1.0, -1.0, 0.0, 0.0, 1.0, 0.6]
+FILTERED_BY_BASE = [*MIXED, 0.0, 0.0, 0.0, 0.0, 2.0, 0.5]
+AMPLIFIED = [0.5, -0.5, 0.7, 0.3]
 SETTINGS = [BASE, UP_SCALED, MIXED, NEGATIVE, EXPERT_ALONE]
 
 TOLERANCE = 1e-3
@@ -64,6 +67,14 @@ def test_the_engine_runs_the_model_runner_that_is_asked_for(running: Running) ->
 
 def test_a_batch_that_mixes_weights_equals_the_reference(running: Running) -> None:
     check(running, [greedy(prompt(index, 5 + 3 * index), setting) for index, setting in enumerate(SETTINGS)])
+
+
+def test_filters_and_amplification_equal_the_reference_beside_rows_without(running: Running) -> None:
+    settings = [FILTERED_BY_EXPERT, BASE, FILTERED_BY_BASE, MIXED, AMPLIFIED, EXPERT_ALONE]
+    requests = [greedy(prompt(170 + i, 6 + 25 * i), setting, 6) for i, setting in enumerate(settings)]
+    check(running, requests)
+    unfiltered = running.reference.greedy(requests[0]["prompt"], UP_SCALED, 6)
+    assert running.reference.greedy(requests[0]["prompt"], FILTERED_BY_EXPERT, 6) != unfiltered
 
 
 def test_prompts_longer_than_a_chunk_equal_the_reference(running: Running) -> None:
@@ -175,14 +186,20 @@ def test_seeded_requests_with_long_prompts_live_and_repeat(running: Running) -> 
     assert together == alone
 
 
-def test_samples_follow_the_composites_distribution(running: Running) -> None:
+@pytest.mark.parametrize(
+    ("mixture", "wrong"),
+    [(MIXED, [1.0, -1.2, 0.9, 0.3]), (FILTERED_BY_EXPERT, UP_SCALED), (FILTERED_BY_BASE, MIXED)],
+    ids=["mixed", "expert filter", "base filter"],
+)
+def test_samples_follow_the_composites_distribution(
+    running: Running, mixture: list[float], wrong: list[float]
+) -> None:
     """Chi-square of the second token (under speculation the first that may be drafted); a wrong blend fails it."""
     count, tokens = (384 if running.v2 else 3072), prompt(150, 6)
-    request = greedy(tokens, MIXED, 3, temperature=1.0, seed=11, n=count, logprobs=None)
+    request = greedy(tokens, mixture, 3, temperature=1.0, seed=11, n=count, logprobs=None)
     choices = running.engine.generate([request])[0]["choices"]
     sampled = np.array([choice["tokens"][1] for choice in choices])
-    assert p_value(sampled, second_token(running, tokens, MIXED)) > 1e-3
-    wrong = [1.0, -1.2, 0.9, 0.3]
+    assert p_value(sampled, second_token(running, tokens, mixture)) > 1e-3
     assert p_value(sampled, second_token(running, tokens, wrong)) < 1e-6
 
 

@@ -1,7 +1,7 @@
 """The requests that the engine's handlers take, with the one field that OpenAI's lack: eft."""
 
 import json
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -76,6 +76,16 @@ _SHAPES: dict[str, Any] = {
 _EXAMPLE: dict[str, Any] = {"weights": {"helpful": 0.7, "harmless": 0.3}, "scale": 1.0}
 
 
+class FilterField(BaseModel):
+    """Where the small models are trusted. A nucleus is the likeliest tokens that hold top_p of the probability."""
+
+    kind: Literal["expert", "base"] = Field(
+        description="expert: the up-scaling delta counts inside the emulated small model's nucleus alone. "
+        "base: only tokens of the base's nucleus survive."
+    )
+    top_p: float = Field(ge=0, le=1, description="The nucleus's probability; 1 filters nothing.")
+
+
 class EftField(BaseModel):
     """How much of each expert to apply: base + scale * sum of weight * (expert - its reference)."""
 
@@ -86,6 +96,19 @@ class EftField(BaseModel):
         description="A weight per expert. An expert that is not named counts 0; absent, the model's own weights.",
     )
     scale: float = Field(default=1.0, description="A factor on all weights; absent, the model's own.")
+    amplify: float = Field(
+        default=1.0,
+        description="A factor on the up-scaling delta, base - reference, and not on the experts; absent, the "
+        "model's own.",
+    )
+    filter: FilterField | None = Field(
+        default=None, description="Conservative decoding; absent, the model's own; null, none."
+    )
+    coefficients: dict[str, float] | None = Field(
+        default=None,
+        description="Any linear combination of the members' logits, in place of all of the above but a base "
+        "filter, where the operator allows it.",
+    )
 
 
 class _Checked(BaseModel):

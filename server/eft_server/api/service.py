@@ -46,14 +46,13 @@ class Service:
         model = payload.get("model") or self.config.name
         resolved = self.behaviours.resolve(model, payload.get("eft"), payload.get("vllm_xargs"))
         request.model = self.config.name
-        request.vllm_xargs = {"eft": list(resolved.coefficients)}
+        request.vllm_xargs = {"eft": list(resolved.mixture.numbers)}
         answering_as.set(resolved.model)
         _logger.info(
-            "%s model=%s weights=%s scale=%g user=%r",
+            "%s model=%s eft=%s user=%r",
             request.request_id,
             resolved.model,
-            resolved.weights,
-            resolved.scale,
+            resolved_fields(resolved),
             request.user,
         )
         return resolved
@@ -67,4 +66,12 @@ def service_of(request: Request) -> Service:
 
 def resolved_fields(resolved: Resolved) -> dict[str, Any]:
     """The response's ``eft`` object: what was applied, defaults filled in."""
-    return {"model": resolved.model, "weights": resolved.weights, "scale": resolved.scale}
+    if resolved.own_coefficients is not None:
+        asked: dict[str, Any] = {"coefficients": resolved.own_coefficients}
+    else:
+        asked = {"weights": resolved.weights, "scale": resolved.scale, "amplify": resolved.amplify}
+    return {
+        "model": resolved.model,
+        **asked,
+        "filter": resolved.filter.model_dump() if resolved.filter else None,
+    }

@@ -25,10 +25,15 @@ from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
 
 
 class EftForCausalLM(nn.Module):
-    """The composite. Its `hidden states` are all members', with each token's coefficients behind them.
+    """The composite. Its `hidden states` are all members', with each token's mixture behind them.
 
-    Shape suffixes: T tokens, R rows, M members (the base first), C the columns that `attach` makes.
+    Shape suffixes: T tokens, R rows, M members (the base first), W numbers of a mixture, C columns of `attach`.
+
+    Attributes:
+        filtering: whether a request of this step has a filter; the runners say so before each step.
     """
+
+    filtering = False
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -45,7 +50,7 @@ class EftForCausalLM(nn.Module):
             for item in self.manifest.members
         ]
         device = vllm_config.device_config.device
-        self.defaults_M = torch.tensor(self.manifest.defaults, dtype=torch.float32, device=device)
+        self.defaults_W = torch.tensor(self.manifest.defaults, dtype=torch.float32, device=device)
         self.unshared_U = torch.tensor(list(self.manifest.unshared_ids()), dtype=torch.long, device=device)
 
     def _add(self, name: str, config: VllmConfig, prefix: str) -> None:
@@ -76,7 +81,7 @@ class EftForCausalLM(nn.Module):
         positions: torch.Tensor,
         intermediate_tensors: IntermediateTensors | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        coefficients_TM: torch.Tensor | None = None,
+        mixture_TW: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run every member on the same tokens.
 
@@ -85,7 +90,7 @@ class EftForCausalLM(nn.Module):
             positions: shape (T,).
             intermediate_tensors: unused, there is no pipeline parallelism.
             inputs_embeds: unused, inputs are token ids.
-            coefficients_TM: float32; where there are none (profiling runs), the family's defaults.
+            mixture_TW: float32; where there is none (profiling runs), the family's defaults.
 
         Returns:
             (T, C): see `coefficients.attach`.
@@ -93,9 +98,9 @@ class EftForCausalLM(nn.Module):
         assert intermediate_tensors is None and inputs_embeds is None
         members = zip(self.members.values(), self._last_id_M, strict=True)
         hidden_M = [member(self._readable(input_ids, last_id), positions) for member, last_id in members]
-        if coefficients_TM is None:
-            coefficients_TM = self.defaults_M.expand(len(input_ids), -1).contiguous()
-        return attach(hidden_M, coefficients_TM)
+        if mixture_TW is None:
+            mixture_TW = self.defaults_W.expand(len(input_ids), -1).contiguous()
+        return attach(hidden_M, mixture_TW)
 
     def _readable(self, input_ids: torch.Tensor, last_id: int) -> torch.Tensor:
         """Keep ids inside a member's embedding: a plain-base row may hold the base's own padding ids."""
@@ -103,12 +108,12 @@ class EftForCausalLM(nn.Module):
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Blend the logits of any rows of `forward`'s result: float32 (R, V), or None off the first rank."""
-        hidden_M, coefficients_RM = detach(hidden_states, self._sizes_M)
+        hidden_M, coefficients_RM, filters = detach(hidden_states, self._sizes_M)
         pairs = zip(self.members, hidden_M, strict=True)
         logits_M = [self._member(name).compute_logits(hidden_RH) for name, hidden_RH in pairs]
         if any(logits_RV is None for logits_RV in logits_M):
             return None
-        return blend(logits_M, coefficients_RM, self.unshared_U)
+        return blend(logits_M, coefficients_RM, self.unshared_U, filters if self.filtering else None)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Hand every member its own checkpoint, which the loader streams one after the other."""

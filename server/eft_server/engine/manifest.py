@@ -34,7 +34,7 @@ class Manifest:
         base: the base's name; its checkpoint is the engine's own.
         members: the other members, in the order of the coefficients.
         unshared: half-open ranges of token ids that not all members share.
-        defaults: the coefficients of a request that brings none, the base's first.
+        defaults: the mixture (see `coefficients`) of a request that brings none.
     """
 
     architectures: tuple[str, ...]
@@ -42,11 +42,6 @@ class Manifest:
     unshared: tuple[tuple[int, int], ...]
     defaults: tuple[float, ...]
     base: str = "base"
-
-    @property
-    def width(self) -> int:
-        """How many coefficients a request has: one for each member, the base included."""
-        return 1 + len(self.members)
 
     def unshared_ids(self) -> Iterator[int]:
         """Every id that not all members share, ascending."""

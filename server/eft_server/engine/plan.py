@@ -182,7 +182,7 @@ def _family_options(
             if name != BASE
         ),
         unshared=tuple(_complement(report.vocabulary.shared, report.vocabulary.size)),
-        defaults=Behaviours(config).resolve(config.name).coefficients,
+        defaults=Behaviours(config).resolve(config.name).mixture.numbers,
     )
     options = {
         "model": config.base.model,

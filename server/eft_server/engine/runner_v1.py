@@ -19,15 +19,15 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
 from eft_server.blend import is_broken
-from eft_server.engine.coefficients import coefficients_of
+from eft_server.engine.coefficients import is_filtered, mixture_of
 from eft_server.engine.cpu_kernels import register_cpu_kernels
 from eft_server.engine.manifest import Manifest
 
 
 class CoefficientRunner(GPUModelRunner):
-    """vLLM's runner, bringing every scheduled token its request's coefficients.
+    """vLLM's runner, bringing every scheduled token its request's mixture.
 
-    Shape suffixes: T tokens, R requests, M members.
+    Shape suffixes: T tokens, R requests, W numbers of a mixture.
     """
 
     _rows_R: list[int]
@@ -42,19 +42,18 @@ class CoefficientRunner(GPUModelRunner):
 
     def _fill(self, num_scheduled_tokens: np.ndarray) -> None:
         requests = (self.requests[req_id].sampling_params for req_id in self.input_batch.req_ids)
-        rows_RM = [
-            coefficients_of(params.extra_args if params else None, self._defaults) for params in requests
-        ]
-        scheduled_TM = np.repeat(np.asarray(rows_RM, dtype=np.float32), num_scheduled_tokens, axis=0)
-        buffer_TM = self._buffer_TM
-        buffer_TM[: len(scheduled_TM)].copy_(torch.from_numpy(scheduled_TM), non_blocking=True)
+        rows_RW = [mixture_of(params.extra_args if params else None, self._defaults) for params in requests]
+        model: Any = self.get_model()
+        model.filtering = any(map(is_filtered, rows_RW))
+        scheduled_TW = np.repeat(np.asarray(rows_RW, dtype=np.float32), num_scheduled_tokens, axis=0)
+        self._buffer_TW[: len(scheduled_TW)].copy_(torch.from_numpy(scheduled_TW), non_blocking=True)
 
     @cached_property
     def _defaults(self) -> tuple[float, ...]:
         return Manifest.from_hf(self.model_config.hf_config).defaults
 
     @cached_property
-    def _buffer_TM(self) -> torch.Tensor:
+    def _buffer_TW(self) -> torch.Tensor:
         """One address for good: captured graphs read from it."""
         shape = (self.max_num_tokens, len(self._defaults))
         return torch.zeros(shape, dtype=torch.float32, device=self.device)
@@ -74,7 +73,7 @@ class CoefficientRunner(GPUModelRunner):
             intermediate_tensors,
             inputs_embeds,
             **model_kwargs,
-            coefficients_TM=self._buffer_TM[: len(input_ids)],  # type: ignore[arg-type]
+            mixture_TW=self._buffer_TW[: len(input_ids)],  # type: ignore[arg-type]
         )
 
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:  # type: ignore[override]

@@ -1,10 +1,11 @@
 """Coefficients on vLLM's Model Runner V2, which asks the model for a state of its own.
 
-Shape suffixes: T tokens, Q request slots, M members.
+Shape suffixes: T tokens, Q request slots, W numbers of a mixture.
 """
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from vllm.config import VllmConfig
@@ -20,12 +21,12 @@ from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 from vllm.v1.worker.gpu.states import RequestState
 
 from eft_server.blend import is_broken
-from eft_server.engine.coefficients import coefficients_of
+from eft_server.engine.coefficients import is_filtered, mixture_of
 from eft_server.engine.manifest import Manifest
 
 
 class EftModelState(DefaultModelState):
-    """A table of coefficients by request slot, spread over a step's tokens on the device.
+    """A table of mixtures by request slot, spread over a step's tokens on the device.
 
     The per-token buffer has one address for good, so that captured graphs replay with it.
     """
@@ -40,40 +41,44 @@ class EftModelState(DefaultModelState):
         super().__init__(vllm_config, model, encoder_cache, device)
         self._defaults = Manifest.from_hf(self.model_config.hf_config).defaults
         width = len(self._defaults)
-        self._table_QM = StagedWriteTensor((self.max_num_reqs, width), torch.float32, device)
-        self._tokens_TM = torch.zeros((self.max_num_tokens, width), dtype=torch.float32, device=device)
+        self._table_QW = StagedWriteTensor((self.max_num_reqs, width), torch.float32, device)
+        self._tokens_TW = torch.zeros((self.max_num_tokens, width), dtype=torch.float32, device=device)
+        self._filtered_Q = np.zeros(self.max_num_reqs, dtype=bool)
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
-        """Note a new request's coefficients (a resumed one arrives here again)."""
+        """Note a new request's mixture (a resumed one arrives here again)."""
         super().add_request(req_index, new_req_data)
         params = new_req_data.sampling_params
-        vector = coefficients_of(params.extra_args if params else None, self._defaults)
-        self._table_QM.stage_write(req_index, 0, vector)
+        mixture = mixture_of(params.extra_args if params else None, self._defaults)
+        self._table_QW.stage_write(req_index, 0, mixture)
+        self._filtered_Q[req_index] = is_filtered(mixture)
 
     def apply_staged_writes(self) -> None:
         """Send what was noted to the device."""
         super().apply_staged_writes()
-        self._table_QM.apply_write()
+        self._table_QW.apply_write()
 
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         """Spread the table over this step's tokens; a keyword of the composite's forward."""
         inputs = super().prepare_inputs(input_batch, req_states)
+        model: Any = self.model
+        model.filtering = bool(self._filtered_Q[input_batch.idx_mapping_np].any())
         if input_batch.num_reqs:
             _spread_kernel[(input_batch.num_reqs,)](
-                self._tokens_TM,
-                self._table_QM.gpu,
+                self._tokens_TW,
+                self._table_QW.gpu,
                 input_batch.idx_mapping,
                 input_batch.query_start_loc,
                 len(self._defaults),
                 WIDTH=triton.next_power_of_2(len(self._defaults)),
                 BLOCK=64,
             )
-        return {**inputs, "coefficients_TM": self._tokens_TM[: input_batch.num_tokens_after_padding]}
+        return {**inputs, "mixture_TW": self._tokens_TW[: input_batch.num_tokens_after_padding]}
 
     def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
         """The same buffer, for profiling and for graph capture."""
         inputs = super().prepare_dummy_inputs(num_reqs, num_tokens)
-        return {**inputs, "coefficients_TM": self._tokens_TM[:num_tokens]}
+        return {**inputs, "mixture_TW": self._tokens_TW[:num_tokens]}
 
     def custom_sampler(self, sampler: Sampler) -> tuple[Sampler, RejectionSampler | None]:
         """Count non-finite rows by request, as the scheduler reads them."""
@@ -123,7 +128,7 @@ def _spread_kernel(
     table_ptr: Any,
     slot_ptr: Any,
     start_ptr: Any,
-    members: Any,
+    width: Any,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
@@ -132,9 +137,9 @@ def _spread_kernel(
     start = tl.load(start_ptr + request)
     stop = tl.load(start_ptr + request + 1)
     column = tl.arange(0, WIDTH)
-    row = tl.load(table_ptr + slot * members + column, mask=column < members, other=0.0)
+    row = tl.load(table_ptr + slot * width + column, mask=column < width, other=0.0)
     for first in range(start, stop, BLOCK):
         token = first + tl.arange(0, BLOCK)
-        inside = (token[:, None] < stop) & (column[None, :] < members)
-        target = tokens_ptr + token[:, None] * members + column[None, :]
+        inside = (token[:, None] < stop) & (column[None, :] < width)
+        target = tokens_ptr + token[:, None] * width + column[None, :]
         tl.store(target, tl.broadcast_to(row[None, :], (BLOCK, WIDTH)), mask=inside)
