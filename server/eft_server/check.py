@@ -1,20 +1,23 @@
 """What `eft check` prints: the members and their memory, the vocabulary, warnings and vLLM's options."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from eft_server.config import ServerConfig
 from eft_server.family import FamilyReport, MemberReport
+from eft_server.templates import MemberTemplate, family_voices
 
-__all__ = ["print_options", "print_report"]
+__all__ = ["print_options", "print_prompts", "print_report"]
 
 KV_TOKENS = 1000
 _GB = 1e9
 _MB = 1e6
 _SHOWN_CHARACTERS = 160
+_CONVERSATION = ({"role": "user", "content": "What is the capital of France?"},)
 
 
 def print_report(console: Console, report: FamilyReport, options: Mapping[str, Any]) -> None:
@@ -25,6 +28,22 @@ def print_report(console: Console, report: FamilyReport, options: Mapping[str, A
     console.print(f"Texts end with the ids {', '.join(map(str, report.end_ids)) or '(none)'}.")
     for warning in report.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def print_prompts(
+    console: Console,
+    config: ServerConfig,
+    templates: Mapping[str, MemberTemplate],
+    own_tokenizers: Collection[str],
+) -> None:
+    """Print how each member reads a short conversation."""
+    table = Table("Members", "Template", "Tokens", "Text", title="Prompts", title_justify="left")
+    for voice in family_voices(config, templates, own_tokenizers):
+        names = [config.members[place] for place in voice.members]
+        text, ids = voice.read(_CONVERSATION, {})
+        origin = "\n".join(dict.fromkeys(templates[name].origin for name in names))
+        table.add_row("\n".join(names), origin, str(len(ids)), Text(text, overflow="fold"), end_section=True)
+    console.print(table)
 
 
 def print_options(console: Console, options: Mapping[str, Any], environment: Mapping[str, str]) -> None:

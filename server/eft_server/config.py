@@ -84,10 +84,12 @@ class MemberSpec(_Section):
     """A checkpoint: a directory or a hub id, with its revision.
 
     A directory counts from the family file's folder; ``./`` in front tells it from a hub id for certain.
+    The template is ``own``, ``plain``, ``same as <member>`` or a Jinja file; left out, `templates` decides.
     """
 
     model: Checkpoint
     revision: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    template: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     description: Text = ""
 
     @model_validator(mode="before")
@@ -248,6 +250,7 @@ class ServerConfig(_Section):
         self._check_names()
         self._complete("experts", {n: self._with_reference(n, e) for n, e in self.experts.items()})
         self._check_references_used()
+        self._check_templates()
         self._check_limits_named()
         self._complete("defaults", self._completed(("defaults",), self.defaults, self._even_setting()))
         aliases = {
@@ -290,6 +293,16 @@ class ServerConfig(_Section):
         for name in self.references:
             if name not in used:
                 raise KeyedError(("references", name), "no expert has this reference; remove it or use it")
+
+    def _check_templates(self) -> None:
+        sections: list[tuple[tuple[str, ...], MemberSpec]] = [((BASE,), self.base)]
+        sections += [(("references", name), spec) for name, spec in self.references.items()]
+        sections += [(("experts", name), spec) for name, spec in self.experts.items()]
+        for key, spec in sections:
+            other = (spec.template or "").removeprefix("same as ")
+            if other != (spec.template or "") and other not in self.members:
+                message = f"{other!r} is not a member; known: {', '.join(self.members)}"
+                raise KeyedError((*key, "template"), message)
 
     def _check_limits_named(self) -> None:
         for name in self.limits.weights:
@@ -375,7 +388,13 @@ def _with_paths(config: ServerConfig, folder: Path) -> ServerConfig:
     """The same config with local checkpoints and files as absolute paths."""
 
     def located(key: tuple[str, ...], member: M) -> M:
-        return member.model_copy(update={"model": _checkpoint((*key, "model"), member.model, folder)})
+        update = {"model": _checkpoint((*key, "model"), member.model, folder)}
+        if member.template and not _is_named_template(member.template):
+            update["template"] = os.path.abspath(os.path.join(folder, os.path.expanduser(member.template)))
+            if not os.path.isfile(update["template"]):
+                message = f"{member.template!r} is no file, nor own, plain or same as <member>"
+                raise KeyedError((*key, "template"), message)
+        return member.model_copy(update=update)
 
     update: dict[str, Any] = {"base": located((BASE,), config.base)}
     update["references"] = {n: located(("references", n), m) for n, m in config.references.items()}
@@ -388,6 +407,10 @@ def _with_paths(config: ServerConfig, folder: Path) -> ServerConfig:
         key_file = folder / config.server.api_key_file.expanduser()
         update["server"] = config.server.model_copy(update={"api_key_file": key_file})
     return config.model_copy(update=update)
+
+
+def _is_named_template(template: str) -> bool:
+    return template in ("own", "plain") or template.startswith("same as ")
 
 
 def _checkpoint(key: tuple[str, ...], model: str, folder: Path) -> str:

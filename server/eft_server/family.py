@@ -23,6 +23,7 @@ class FamilyReport:
         warnings: What the operator should know, one sentence each.
         end_ids: The shared ids with which a member ends a text, ascending.
         chat_templates: The members' chat templates, by name, where their tokenizers have one.
+        own_tokenizers: The members whose tokenizers have tokens that the base's has not, or has elsewhere.
         draft: The draft model of speculative decoding; where it is a member, a second copy of that member.
     """
 
@@ -31,6 +32,7 @@ class FamilyReport:
     warnings: tuple[str, ...]
     end_ids: tuple[int, ...]
     chat_templates: Mapping[str, str]
+    own_tokenizers: frozenset[str] = frozenset()
     draft: MemberReport | None = None
 
     @property
@@ -73,6 +75,9 @@ def inspect_family(config: ServerConfig) -> FamilyReport:
         warnings=(*warnings, *_warnings(config, checkpoints, vocabulary)),
         end_ids=tuple(sorted(token_id for token_id in ends if token_id in vocabulary)),
         chat_templates={n: c.chat_template for n, c in checkpoints.items() if c.chat_template is not None},
+        own_tokenizers=frozenset(
+            n for n, c in checkpoints.items() if c.tokens.contents != base.tokens.contents
+        ),
         draft=draft.report if draft else None,
     )
 
@@ -130,4 +135,7 @@ def _template_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
     if checkpoints[BASE].chat_template is not None:
         return []
     having = [name for name, checkpoint in checkpoints.items() if checkpoint.chat_template is not None]
-    return [f"the base's tokenizer has no chat template (members with one: {', '.join(having) or 'none'})"]
+    return [
+        f"the base's tokenizer has no chat template (members with one: {', '.join(having) or 'none'}): it reads "
+        "conversations as plain text unless the family file gives it a template"
+    ]

@@ -45,10 +45,20 @@ class Mixture:
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """As the engine reads it (`engine.coefficients`): 2M + 2 of them, the first M without the delta."""
+        """As the engine reads it (`engine.coefficients`): M numbers without a filter, else 2M + 2.
+
+        With a filter, the first M leave the delta out.
+        """
+        if self.filter is None:
+            return self.coefficients
         always = tuple(float32(c - d) for c, d in zip(self.coefficients, self.delta, strict=True))
-        kind, top_p = (_KINDS[self.filter.kind], self.filter.top_p) if self.filter else (0, 0.0)
-        return (*always, *self.delta, float(kind), float32(top_p))
+        return (*always, *self.delta, float(_KINDS[self.filter.kind]), float32(self.filter.top_p))
+
+    @property
+    def counting(self) -> frozenset[int]:
+        """The members' places that make a difference to the row."""
+        places = {m for m, pair in enumerate(zip(self.coefficients, self.delta, strict=True)) if any(pair)}
+        return frozenset(places | ({0} if self.filter and self.filter.kind == "base" else set()))
 
 
 def reference_shares(config: ServerConfig, weights: Mapping[str, float]) -> dict[str, float]:

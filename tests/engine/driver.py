@@ -124,7 +124,9 @@ def _generate(llm: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         prompt = request.pop("prompt")
         prompts.append({"prompt_token_ids": prompt} if isinstance(prompt, list) else prompt)
         coefficients = request.pop("coefficients", None)
-        extra = {"eft": coefficients} if coefficients is not None else None
+        extra = {"eft": coefficients} if coefficients is not None else {}
+        if "prompts" in request:
+            extra["eft_prompts"] = request.pop("prompts")
         params.append(SamplingParams(**request, extra_args=extra))
     before = _metrics(llm)
     outputs = llm.generate(prompts, params, use_tqdm=False)

@@ -13,6 +13,7 @@ from eft_server import __version__
 from eft_server.cli import app
 from eft_server.config import bundled_families
 from eft_server.errors import ConfigError
+from eft_server.templates import member_templates
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +39,12 @@ def planned(monkeypatch):
 
     def plan(config, report, extra_args=()):
         calls.append((config, report, list(extra_args)))
-        return SimpleNamespace(options={"dtype": "float32"} | config.vllm, environment={"SOME_VARIABLE": "1"})
+        return SimpleNamespace(
+            options={"dtype": "float32"} | config.vllm,
+            environment={"SOME_VARIABLE": "1"},
+            templates=member_templates(config, report.chat_templates),
+            own_tokenizers=report.own_tokenizers,
+        )
 
     monkeypatch.setitem(sys.modules, "eft_server.engine.plan", SimpleNamespace(plan=plan))
     return calls

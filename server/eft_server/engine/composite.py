@@ -6,7 +6,7 @@ one model with more layers.
 
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from vllm.transformers_utils.config import get_config, get_hf_text_config
 from eft_server.blend import blend
 from eft_server.engine.coefficients import attach, detach
 from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
+from eft_server.engine.prompts import Reading
 
 
 class EftForCausalLM(nn.Module):
@@ -41,7 +42,7 @@ class EftForCausalLM(nn.Module):
         self.manifest = Manifest.from_hf(self.config)
         self.members = nn.ModuleDict()
         self._sizes_M: list[int] = []
-        self._last_id_M: list[int] = []
+        self._last_id: dict[str, int] = {}
         self._add(self.manifest.base, _base_config(vllm_config, self.manifest), prefix)
         for checkpoint in self.manifest.members:
             self._add(checkpoint.name, _member_config(vllm_config, checkpoint), prefix)
@@ -59,7 +60,7 @@ class EftForCausalLM(nn.Module):
             member = init_vllm_registered_model(config, prefix=maybe_prefix(prefix, f"members.{name}"))
         self.members[name] = member
         self._sizes_M.append(config.model_config.hf_text_config.hidden_size)
-        self._last_id_M.append(config.model_config.hf_text_config.vocab_size - 1)
+        self._last_id[name] = config.model_config.hf_text_config.vocab_size - 1
 
     def _member(self, name: str) -> Any:
         return self.members[name]
@@ -82,8 +83,9 @@ class EftForCausalLM(nn.Module):
         intermediate_tensors: IntermediateTensors | None = None,
         inputs_embeds: torch.Tensor | None = None,
         mixture_TW: torch.Tensor | None = None,
+        readings: Mapping[str, Reading] | None = None,
     ) -> torch.Tensor:
-        """Run every member on the same tokens.
+        """Run every member on the same tokens, or on those of its own prompt.
 
         Args:
             input_ids: shape (T,).
@@ -92,19 +94,32 @@ class EftForCausalLM(nn.Module):
             inputs_embeds: unused, inputs are token ids.
             mixture_TW: float32; where there is none (profiling runs), the family's defaults.
 
+            readings: by name, what members read whose prompts are their own.
+
         Returns:
             (T, C): see `coefficients.attach`.
         """
         assert intermediate_tensors is None and inputs_embeds is None
-        members = zip(self.members.values(), self._last_id_M, strict=True)
-        hidden_M = [member(self._readable(input_ids, last_id), positions) for member, last_id in members]
+        apart = readings or {}
+        hidden_M = [self._run(name, input_ids, positions, apart.get(name)) for name in self.members]
         if mixture_TW is None:
             mixture_TW = self.defaults_W.expand(len(input_ids), -1).contiguous()
         return attach(hidden_M, mixture_TW)
 
-    def _readable(self, input_ids: torch.Tensor, last_id: int) -> torch.Tensor:
+    def _run(
+        self, name: str, input_ids: torch.Tensor, positions: torch.Tensor, reading: Reading | None
+    ) -> torch.Tensor:
+        if reading is None:
+            hidden_TH: torch.Tensor = self._member(name)(self._readable(name, input_ids), positions)
+            return hidden_TH
+        reading.enter()
+        own_ids = reading.input_ids_T.clamp(max=self._last_id[name])
+        return reading.put_back(self._member(name)(own_ids, reading.positions_T))
+
+    def _readable(self, name: str, input_ids: torch.Tensor) -> torch.Tensor:
         """Keep ids inside a member's embedding: a plain-base row may hold the base's own padding ids."""
-        return input_ids.clamp(max=last_id) if last_id < self._last_id_M[0] else input_ids
+        last_id = self._last_id[name]
+        return input_ids.clamp(max=last_id) if last_id < self._last_id[self.manifest.base] else input_ids
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Blend the logits of any rows of `forward`'s result: float32 (R, V), or None off the first rank."""

@@ -7,6 +7,9 @@ from typing import Any
 KEY = "eft"
 """The config attribute, and the key of `SamplingParams.extra_args`, that hold this project's values."""
 
+PROMPTS_KEY = "eft_prompts"
+"""The key of `SamplingParams.extra_args` that holds a prompt for each member: token ids."""
+
 SEPARATOR = "@"
 """Ends a member's name where it prefixes a weight's name; no checkpoint uses it."""
 

@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from eft_server.config import BASE, ServerConfig
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
 from eft_server.engine.plugin import ARCHITECTURE, register
 from eft_server.errors import ConfigError, FamilyError
+from eft_server.templates import MemberTemplate, member_templates
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -38,13 +39,20 @@ class EnginePlan:
         environment: variables that the engine's processes need, where the operator has not set them.
         end_ids: the tokens that end a text, those of every member. vLLM reads the base's alone, and a fine-tuned
             expert may end its turns with a token that its base never uses.
-        chat_template: the base's own, or the first expert's that has one where the base has none.
+        templates: what each member reads of a conversation.
+        own_tokenizers: the members that have to use their own tokenizer, because it has other tokens.
     """
 
     options: Mapping[str, Any]
     environment: Mapping[str, str]
     end_ids: tuple[int, ...] = ()
-    chat_template: str | None = None
+    templates: Mapping[str, MemberTemplate] = field(default_factory=dict)
+    own_tokenizers: frozenset[str] = frozenset()
+
+    @property
+    def chat_template(self) -> str | None:
+        """The base's; None leaves it to vLLM."""
+        return self.templates[BASE].text if self.templates else None
 
 
 def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str] = ()) -> EnginePlan:
@@ -69,14 +77,8 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     options |= _window_options(models)
     options |= dict(config.vllm) | _family_options(config, report, models)
     report.require_divisible(int(options.get("tensor_parallel_size", 1)))
-    return EnginePlan(options, _environment(options), report.end_ids, _chat_template(config, report))
-
-
-def _chat_template(config: ServerConfig, report: "FamilyReport") -> str | None:
-    for name in (BASE, *config.experts):
-        if name in report.chat_templates:
-            return report.chat_templates[name]
-    return None
+    templates = member_templates(config, report.chat_templates)
+    return EnginePlan(options, _environment(options), report.end_ids, templates, report.own_tokenizers)
 
 
 def parse_vllm_args(arguments: Sequence[str]) -> dict[str, Any]:
@@ -182,7 +184,7 @@ def _family_options(
             if name != BASE
         ),
         unshared=tuple(_complement(report.vocabulary.shared, report.vocabulary.size)),
-        defaults=Behaviours(config).resolve(config.name).mixture.numbers,
+        defaults=_default_mixture(config),
     )
     options = {
         "model": config.base.model,
@@ -195,6 +197,11 @@ def _family_options(
         "worker_cls": _CPU_WORKER if _on_cpu() else _GPU_WORKER,
     }
     return options | _speculation(config, models)
+
+
+def _default_mixture(config: ServerConfig) -> tuple[float, ...]:
+    numbers = Behaviours(config).resolve(config.name).mixture.numbers
+    return (*numbers, *(0.0,) * (2 * len(config.members) + 2 - len(numbers)))
 
 
 def _complement(shared: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:

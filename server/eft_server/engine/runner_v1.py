@@ -3,7 +3,7 @@
 V1 has no hook for a model's own inputs, so a worker of ours gives vLLM's runner these methods.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -22,6 +22,7 @@ from eft_server.blend import is_broken
 from eft_server.engine.coefficients import is_filtered, mixture_of
 from eft_server.engine.cpu_kernels import register_cpu_kernels
 from eft_server.engine.manifest import Manifest
+from eft_server.engine.prompts import MemberAttention, Prompts, Reading, Step, prompts_of, read
 
 
 class CoefficientRunner(GPUModelRunner):
@@ -32,13 +33,66 @@ class CoefficientRunner(GPUModelRunner):
 
     _rows_R: list[int]
     _sampled_R: list[int]
+    _scheduled_R: np.ndarray
+    _prompts_R: Sequence[Prompts | None] = ()
 
     def _prepare_inputs(self, scheduler_output: SchedulerOutput, num_scheduled_tokens: np.ndarray) -> Any:
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
         drafts = scheduler_output.scheduled_spec_decode_tokens
         self._rows_R = [1 + len(drafts.get(req_id, ())) for req_id in self.input_batch.req_ids]
+        self._scheduled_R = num_scheduled_tokens
         self._fill(num_scheduled_tokens)
         return prepared
+
+    def _update_states(self, scheduler_output: SchedulerOutput) -> Any:
+        updated = super()._update_states(scheduler_output)
+        for req_id in scheduler_output.finished_req_ids:
+            self._prompts.pop(req_id, None)
+        for request in scheduler_output.scheduled_new_reqs:
+            params = request.sampling_params
+            prompts = prompts_of(params.extra_args if params else None)
+            if prompts is not None:
+                self._prompts[request.req_id] = prompts
+        self._prompts_R = [self._prompts.get(req_id) for req_id in self.input_batch.req_ids]
+        return updated
+
+    @cached_property
+    def _prompts(self) -> dict[str, Prompts]:
+        """Of the requests whose members read prompts of their own."""
+        return {}
+
+    @cached_property
+    def _members(self) -> dict[str, MemberAttention]:
+        model: Any = self.get_model()
+        config = self.vllm_config
+        return {name: MemberAttention(f"members.{name}.", self.attn_groups, config) for name in model.members}
+
+    def _determine_batch_execution_and_padding(self, *args: Any, **options: Any) -> Any:
+        """Run steps with prompts of the members' own without graphs, which know one prompt a request."""
+        if self._reads_apart:
+            options["force_eager"] = True
+        return super()._determine_batch_execution_and_padding(*args, **options)
+
+    @property
+    def _reads_apart(self) -> bool:
+        return any(prompts is not None for prompts in self._prompts_R)
+
+    def _readings(self, input_ids: torch.Tensor, positions: torch.Tensor) -> dict[str, Reading]:
+        count = self.input_batch.num_reqs
+        tables = self.input_batch.block_table.block_tables
+        step = Step(
+            self._prompts_R,
+            self.input_batch.num_computed_tokens_cpu[:count].astype(np.int64),
+            self._scheduled_R,
+            input_ids,
+            positions,
+            self.seq_lens[:count],
+            [table.get_device_tensor(count) for table in tables],
+        )
+        read_M = {
+            name: read(step, member, layers) for member, (name, layers) in enumerate(self._members.items())
+        }
+        return {name: reading for name, reading in read_M.items() if reading is not None}
 
     def _fill(self, num_scheduled_tokens: np.ndarray) -> None:
         requests = (self.requests[req_id].sampling_params for req_id in self.input_batch.req_ids)
@@ -67,6 +121,9 @@ class CoefficientRunner(GPUModelRunner):
         **model_kwargs: Any,
     ) -> Any:
         assert input_ids is not None
+        assert positions is not None
+        if self._reads_apart:
+            model_kwargs["readings"] = self._readings(input_ids, positions)
         return super()._model_forward(
             input_ids,
             positions,
@@ -140,9 +197,15 @@ class EftWorker(Worker):
     """What our workers add to vLLM's, for either model runner."""
 
     def init_device(self) -> None:
-        """Re-type a V1 runner that vLLM built: its worker names the class, and a second one would double buffers."""
+        """Re-type the runner that vLLM built: its worker names the class, and a second one would double buffers."""
         super().init_device()
-        self.model_runner.__class__ = _RUNNERS.get(type(self.model_runner), type(self.model_runner))
+        runner: Any = self.model_runner
+        if type(runner) in _RUNNERS:
+            runner.__class__ = _RUNNERS[type(runner)]
+        else:
+            from eft_server.engine.runner_v2 import retyped
+
+            runner.__class__ = retyped(type(runner))
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         """Get ready to clear blocks as well, as vLLM does for the caches of which it knows that they need it."""

@@ -10,19 +10,22 @@ import torch
 from torch import nn
 from vllm.config import VllmConfig
 from vllm.triton_utils import tl, triton
-from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.mm.encoder_cache import EncoderCache
+from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 from vllm.v1.worker.gpu.states import RequestState
+from vllm.v1.worker.utils import AttentionGroup
 
 from eft_server.blend import is_broken
 from eft_server.engine.coefficients import is_filtered, mixture_of
-from eft_server.engine.manifest import Manifest
+from eft_server.engine.manifest import PROMPTS_KEY, Manifest
+from eft_server.engine.prompts import MemberAttention, Prompts, Reading, Step, prompts_of, read
 
 
 class EftModelState(DefaultModelState):
@@ -44,6 +47,9 @@ class EftModelState(DefaultModelState):
         self._table_QW = StagedWriteTensor((self.max_num_reqs, width), torch.float32, device)
         self._tokens_TW = torch.zeros((self.max_num_tokens, width), dtype=torch.float32, device=device)
         self._filtered_Q = np.zeros(self.max_num_reqs, dtype=bool)
+        self._prompts: dict[str, Prompts] = {}
+        self._layers: dict[str, MemberAttention] = {}
+        self._readings: dict[str, Reading] = {}
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
         """Note a new request's mixture (a resumed one arrives here again)."""
@@ -52,11 +58,63 @@ class EftModelState(DefaultModelState):
         mixture = mixture_of(params.extra_args if params else None, self._defaults)
         self._table_QW.stage_write(req_index, 0, mixture)
         self._filtered_Q[req_index] = is_filtered(mixture)
+        prompts = prompts_of(params.extra_args if params else None)
+        if prompts is not None:
+            self._prompts[new_req_data.req_id] = prompts
+
+    def remove_request(self, req_id: str) -> None:
+        """Forget a request's prompts."""
+        super().remove_request(req_id)
+        self._prompts.pop(req_id, None)
+
+    def reads_apart(self, scheduler_output: SchedulerOutput) -> bool:
+        """Tell whether the members of any request of a step read prompts of their own."""
+        new = (request.sampling_params for request in scheduler_output.scheduled_new_reqs)
+        if any(params and PROMPTS_KEY in (params.extra_args or {}) for params in new):
+            return True
+        return any(req_id in self._prompts for req_id in scheduler_output.num_scheduled_tokens)
 
     def apply_staged_writes(self) -> None:
         """Send what was noted to the device."""
         super().apply_staged_writes()
         self._table_QW.apply_write()
+
+    def prepare_attn(
+        self,
+        input_batch: InputBatch,
+        cudagraph_mode: Any,
+        block_tables: tuple[torch.Tensor, ...],
+        slot_mappings: torch.Tensor,
+        attn_groups: list[list[AttentionGroup]],
+        *args: Any,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """As vLLM's; what members read whose prompts are their own is noted for `prepare_inputs`."""
+        prompts_R = [self._prompts.get(req_id) for req_id in input_batch.req_ids]
+        self._readings = {}
+        if any(prompts is not None for prompts in prompts_R):
+            count = input_batch.num_reqs
+            step = Step(
+                prompts_R,
+                input_batch.num_computed_tokens_np[:count].astype(np.int64),
+                input_batch.num_scheduled_tokens[:count],
+                input_batch.input_ids,
+                input_batch.positions,
+                input_batch.seq_lens[:count],
+                [table[:count] for table in block_tables],
+            )
+            self._readings = self._read(step, attn_groups)
+        return super().prepare_attn(
+            input_batch, cudagraph_mode, block_tables, slot_mappings, attn_groups, *args, **options
+        )
+
+    def _read(self, step: Step, attn_groups: list[list[AttentionGroup]]) -> dict[str, Reading]:
+        model: Any = self.model
+        for name in model.members:
+            if name not in self._layers:
+                self._layers[name] = MemberAttention(f"members.{name}.", attn_groups, self.vllm_config)
+        read_M = {name: read(step, member, self._layers[name]) for member, name in enumerate(model.members)}
+        return {name: reading for name, reading in read_M.items() if reading is not None}
 
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         """Spread the table over this step's tokens; a keyword of the composite's forward."""
@@ -73,7 +131,8 @@ class EftModelState(DefaultModelState):
                 WIDTH=triton.next_power_of_2(len(self._defaults)),
                 BLOCK=64,
             )
-        return {**inputs, "mixture_TW": self._tokens_TW[: input_batch.num_tokens_after_padding]}
+        inputs["mixture_TW"] = self._tokens_TW[: input_batch.num_tokens_after_padding]
+        return inputs | ({"readings": self._readings} if self._readings else {})
 
     def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
         """The same buffer, for profiling and for graph capture."""
@@ -89,6 +148,27 @@ class EftModelState(DefaultModelState):
         if speculative is None:
             return sampler, None
         return sampler, EftRejectionSampler(sampler, speculative, self.device)
+
+
+class EftRunner(GPUModelRunner):
+    """vLLM's Model Runner V2, without graphs in the steps that they do not fit."""
+
+    def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **options: Any) -> Any:
+        """Run steps with prompts of the members' own eagerly: graphs know one prompt a request."""
+        state: Any = self.model_state
+        manager: Any = self.cudagraph_manager
+        if manager is None or not manager._graphs_captured or not state.reads_apart(scheduler_output):
+            return super().execute_model(scheduler_output, *args, **options)
+        manager._graphs_captured = False
+        try:
+            return super().execute_model(scheduler_output, *args, **options)
+        finally:
+            manager._graphs_captured = True
+
+
+def retyped(runner: type[GPUModelRunner]) -> type[GPUModelRunner]:
+    """What a worker's runner becomes; the CPU build's is a subclass of its own."""
+    return type("EftRunner", (EftRunner, runner), {})
 
 
 class EftSampler(Sampler):

@@ -13,6 +13,7 @@ from .served import client_of, family
 
 pytestmark = pytest.mark.asyncio
 
+NEUTRAL = {"scale": 1.0, "amplify": 1.0, "filter": None}
 HELLO = [{"role": "user", "content": "Hi"}]
 
 
@@ -32,7 +33,7 @@ async def test_a_chat_is_answered_with_the_weights_that_were_applied(
     assert response.status_code == 200
     assert answer["choices"][0]["message"]["content"] == TEXT
     assert answer["usage"]["completion_tokens"] == 4
-    assert answer["eft"] == {"model": "demo", "weights": {"helpful": 0.75, "harmless": 0.0}, "scale": 1.0}
+    assert answer["eft"] == {"model": "demo", "weights": {"helpful": 0.75, "harmless": 0.0}} | NEUTRAL
 
 
 async def test_the_engine_gets_one_coefficient_per_member(
@@ -45,7 +46,7 @@ async def test_the_engine_gets_one_coefficient_per_member(
 
 async def test_without_eft_the_defaults_apply(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     answer = (await client.post("/v1/completions", json={"prompt": "Hi"})).json()
-    assert answer["eft"] == {"model": "demo", "weights": {"helpful": 0.5, "harmless": 0.5}, "scale": 1.0}
+    assert answer["eft"] == {"model": "demo", "weights": {"helpful": 0.5, "harmless": 0.5}} | NEUTRAL
     assert engine.asked[0].extra_args == {"eft": [1.0, -1.0, 0.5, 0.5]}
 
 
