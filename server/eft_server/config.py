@@ -181,10 +181,31 @@ class Limits(_Section):
 
 
 class Speculative(_Section):
-    """Speculative decoding: the draft, a member's name or a checkpoint, proposes tokens at a time."""
+    """Speculative decoding: so many tokens at a time are proposed by a draft, and verified by the family.
 
-    draft: Checkpoint
+    The draft is a member's name (nothing is loaded for it), another checkpoint, or with method ``ngram`` the text
+    itself: what followed the last lookup_min to lookup_max tokens where they stood before.
+    """
+
+    method: Literal["draft", "ngram"] = "draft"
+    draft: Checkpoint | None = None
     tokens: Annotated[int, Field(ge=1, le=16)] = 4
+    lookup_min: Annotated[int, Field(ge=1, le=16)] = 2
+    lookup_max: Annotated[int, Field(ge=1, le=16)] = 4
+
+    @model_validator(mode="after")
+    def _has_what_its_method_needs(self) -> Self:
+        if self.method == "draft" and self.draft is None:
+            raise ValueError(
+                "say who drafts: draft is a member's name or a checkpoint (or use method: ngram)"
+            )
+        if self.method == "ngram" and self.draft is not None:
+            raise ValueError("method ngram needs no draft; remove one of them")
+        if self.method == "draft" and {"lookup_min", "lookup_max"} & self.model_fields_set:
+            raise ValueError("lookup_min and lookup_max belong to method ngram")
+        if self.lookup_min > self.lookup_max:
+            raise ValueError(f"lookup_min {self.lookup_min} is above lookup_max {self.lookup_max}")
+        return self
 
 
 class ServerOptions(_Section):
@@ -400,7 +421,7 @@ def _with_paths(config: ServerConfig, folder: Path) -> ServerConfig:
     update["references"] = {n: located(("references", n), m) for n, m in config.references.items()}
     update["experts"] = {n: located(("experts", n), m) for n, m in config.experts.items()}
     speculative = config.speculative
-    if speculative and speculative.draft not in config.members:
+    if speculative and speculative.draft and speculative.draft not in config.members:
         draft = _checkpoint(("speculative", "draft"), speculative.draft, folder)
         update["speculative"] = speculative.model_copy(update={"draft": draft})
     if config.server.api_key_file:

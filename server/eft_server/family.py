@@ -24,7 +24,7 @@ class FamilyReport:
         end_ids: The shared ids with which a member ends a text, ascending.
         chat_templates: The members' chat templates, by name, where their tokenizers have one.
         own_tokenizers: The members whose tokenizers have tokens that the base's has not, or has elsewhere.
-        draft: The draft model of speculative decoding; where it is a member, a second copy of that member.
+        draft: The draft model of speculative decoding, where it is not a member.
     """
 
     members: tuple[MemberReport, ...]
@@ -83,10 +83,10 @@ def inspect_family(config: ServerConfig) -> FamilyReport:
 
 
 def _draft(config: ServerConfig, checkpoints: Mapping[str, Checkpoint]) -> Checkpoint | None:
-    if config.speculative is None:
+    draft = config.speculative.draft if config.speculative else None
+    if draft is None or draft in checkpoints:
         return None
-    draft = config.speculative.draft
-    return checkpoints[draft] if draft in checkpoints else read_checkpoint(DRAFT, MemberSpec(model=draft))
+    return read_checkpoint(DRAFT, MemberSpec(model=draft))
 
 
 def _warnings(

@@ -53,7 +53,7 @@ def test_the_manifest_says_what_the_family_is(planned: Planner, folder: Path) ->
         ("a", str(folder / "a")),
     ]
     assert list(manifest.unshared_ids()) == [93, 94, 95]
-    assert manifest.defaults == (1.0, -1.0, 1.0)
+    assert manifest.defaults == (1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def test_the_context_is_the_shortest_members(planned: Planner) -> None:
@@ -95,19 +95,31 @@ def test_heads_that_the_gpus_do_not_divide_are_refused(planned: Planner) -> None
         planned("vllm.tensor_parallel_size=3")
 
 
-def test_a_draft_that_is_a_member_is_its_checkpoint(planned: Planner, folder: Path) -> None:
+def test_a_member_that_drafts_is_named_in_the_manifest_and_not_loaded(planned: Planner, folder: Path) -> None:
     made = planned("speculative={draft: a, tokens: 2}")
+    assert made.options["hf_overrides"]["eft"]["draft"] == "a"
     assert made.options["speculative_config"] == {
         "method": "draft_model",
-        "model": str(folder / "a"),
+        "model": str(folder / "base"),
         "num_speculative_tokens": 2,
     }
     assert "speculative_config" not in planned().options
 
 
-def test_a_draft_that_is_padded_otherwise_is_refused(planned: Planner) -> None:
-    with pytest.raises(ConfigError, match=r"112 ids, the base to 96"):
-        planned("speculative={draft: wide}", experts="{wide: ./wide}")
+def test_another_checkpoint_drafts_as_vllm_has_it(planned: Planner, folder: Path) -> None:
+    made = planned(f"speculative={{draft: {folder / 'a'}}}")
+    assert made.options["hf_overrides"]["eft"]["draft"] is None
+    assert made.options["speculative_config"]["model"] == str(folder / "a")
+
+
+def test_the_text_itself_may_draft(planned: Planner) -> None:
+    made = planned("speculative={method: ngram, tokens: 3, lookup_max: 5}")
+    assert made.options["speculative_config"] == {
+        "method": "ngram",
+        "num_speculative_tokens": 3,
+        "prompt_lookup_min": 2,
+        "prompt_lookup_max": 5,
+    }
 
 
 def test_sliding_windows_share_one_kind_of_block(planned: Planner) -> None:

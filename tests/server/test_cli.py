@@ -150,10 +150,11 @@ def test_check_still_tells_sizes_when_no_engine_can_be_planned(eft, family, monk
     assert "error: vLLM cannot do that [at all]" in result.stderr
 
 
-def test_check_counts_the_draft_once_more(eft, family, planned):
-    result = eft("check", family, "--set", "speculative.draft=helpful")
-    assert "(draft)" in result.stdout
-    assert f"{5 * planned[0][1].members[0].weight_bytes() / 1e6:.2f} MB" in result.stdout
+def test_a_member_that_drafts_costs_nothing_more_and_another_checkpoint_does(eft, family, planned):
+    for draft, count in (("helpful", 4), (str(Path(family).parent / "base"), 5)):
+        result = eft("check", family, "--set", f"speculative.draft={draft}")
+        assert ("(draft)" in result.stdout) == (count == 5)
+        assert f"{count * planned[0][1].members[0].weight_bytes() / 1e6:.2f} MB" in result.stdout
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])

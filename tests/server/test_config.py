@@ -109,9 +109,16 @@ def test_an_alias_takes_from_the_defaults_what_it_leaves_out(make_config):
         ),
         (
             {"speculative": {"draft": "helpful", "token": 3}},
-            "speculative.token: unknown key; known here: draft, tokens",
+            "speculative.token: unknown key; known here: method, draft, tokens",
         ),
         ({"speculative": {"draft": "helpful", "tokens": 17}}, "speculative.tokens"),
+        ({"speculative": {"tokens": 2}}, "speculative: say who drafts"),
+        (
+            {"speculative": {"draft": "helpful", "method": "ngram"}},
+            "speculative: method ngram needs no draft",
+        ),
+        ({"speculative": {"draft": "helpful", "lookup_min": 2}}, "belong to method ngram"),
+        ({"speculative": {"method": "ngram", "lookup_min": 5}}, "lookup_min 5 is above lookup_max 4"),
         (
             {"vllm": {"trust_remote_code": True}},
             "vllm.trust_remote_code: 'trust_remote_code' cannot be set here",

@@ -106,6 +106,17 @@ class EftForCausalLM(nn.Module):
             mixture_TW = self.defaults_W.expand(len(input_ids), -1).contiguous()
         return attach(hidden_M, mixture_TW)
 
+    def run_member(self, name: str, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """One member's hidden states alone, for drafting: (T, H)."""
+        return self._run(name, input_ids, positions, None)
+
+    def shared_logits(self, name: str, hidden_RH: torch.Tensor) -> torch.Tensor:
+        """One member's logits over the base's vocabulary, −inf where an id is not everybody's: (R, V)."""
+        logits_RV: torch.Tensor = self._member(name).compute_logits(hidden_RH)
+        beyond = self._last_id[self.manifest.base] + 1 - logits_RV.shape[-1]
+        logits_RV = nn.functional.pad(logits_RV, (0, beyond), value=-torch.inf)
+        return logits_RV.index_fill(-1, self.unshared_U, -torch.inf)
+
     def _run(
         self, name: str, input_ids: torch.Tensor, positions: torch.Tensor, reading: Reading | None
     ) -> torch.Tensor:

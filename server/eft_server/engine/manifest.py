@@ -37,6 +37,7 @@ class Manifest:
         base: the base's name; its checkpoint is the engine's own.
         members: the other members, in the order of the coefficients.
         unshared: half-open ranges of token ids that not all members share.
+        draft: the member that drafts in speculative decoding, if one does.
         defaults: the mixture (see `coefficients`) of a request that brings none.
     """
 
@@ -45,6 +46,7 @@ class Manifest:
     unshared: tuple[tuple[int, int], ...]
     defaults: tuple[float, ...]
     base: str = "base"
+    draft: str | None = None
 
     def unshared_ids(self) -> Iterator[int]:
         """Every id that not all members share, ascending."""
@@ -73,4 +75,5 @@ class Manifest:
             unshared=tuple((start, stop) for start, stop in raw["unshared"]),
             defaults=tuple(raw["defaults"]),
             base=raw["base"],
+            draft=raw["draft"],
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from eft_server.behaviours import Behaviours
-from eft_server.config import BASE, ServerConfig
+from eft_server.config import BASE, MemberSpec, ServerConfig
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
 from eft_server.engine.plugin import ARCHITECTURE, register
 from eft_server.errors import ConfigError, FamilyError
@@ -185,6 +185,7 @@ def _family_options(
         ),
         unshared=tuple(_complement(report.vocabulary.shared, report.vocabulary.size)),
         defaults=_default_mixture(config),
+        draft=_drafting_member(config),
     )
     options = {
         "model": config.base.model,
@@ -196,7 +197,7 @@ def _family_options(
         "scheduler_cls": _SCHEDULER,
         "worker_cls": _CPU_WORKER if _on_cpu() else _GPU_WORKER,
     }
-    return options | _speculation(config, models)
+    return options | _speculation(config)
 
 
 def _default_mixture(config: ServerConfig) -> tuple[float, ...]:
@@ -214,21 +215,28 @@ def _complement(shared: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[
         yield previous, size
 
 
-def _speculation(config: ServerConfig, models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
-    if config.speculative is None:
+def _drafting_member(config: ServerConfig) -> str | None:
+    speculative = config.speculative
+    return speculative.draft if speculative and speculative.draft in config.members else None
+
+
+def _speculation(config: ServerConfig) -> dict[str, Any]:
+    speculative = config.speculative
+    if speculative is None:
         return {}
-    draft, tokens = config.speculative.draft, config.speculative.tokens
-    revision = None
-    if draft in models:
-        base_size, draft_size = (models[name].get_vocab_size() for name in (BASE, draft))
-        if base_size != draft_size:
-            raise ConfigError(
-                f"speculative.draft {draft!r} pads its vocabulary to {draft_size} ids, the base to {base_size}: "
-                "drafting needs equal sizes; leave the section speculative out for this family"
-            )
-        draft, revision = config.member(draft).model, config.member(draft).revision
-    options = {"method": "draft_model", "model": draft, "num_speculative_tokens": tokens}
-    return {"speculative_config": options | ({"revision": revision} if revision else {})}
+    options: dict[str, Any] = {"num_speculative_tokens": speculative.tokens}
+    if speculative.method == "ngram":
+        options |= {
+            "method": "ngram",
+            "prompt_lookup_min": speculative.lookup_min,
+            "prompt_lookup_max": speculative.lookup_max,
+        }
+    else:
+        # A member is not loaded again (`drafting`): vLLM is told of the base, whose sizes pass its checks.
+        named = config.base if _drafting_member(config) else MemberSpec(model=str(speculative.draft))
+        options |= {"method": "draft_model", "model": named.model}
+        options |= {"revision": named.revision} if named.revision else {}
+    return {"speculative_config": options}
 
 
 def _on_cpu() -> bool:

@@ -25,7 +25,8 @@ from vllm.v1.worker.utils import AttentionGroup
 
 from eft_server.engine.manifest import PROMPTS_KEY
 
-_NO_SLOT = -1
+NO_SLOT = -1
+"""The slot of a row that writes nothing to the KV cache."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,24 @@ class MemberAttention:
         return {layer: value for group, value in pairs for layer in group.layer_names}
 
 
+def block_size(group: AttentionGroup) -> int:
+    """The size of the blocks that a block table counts."""
+    return int(group.get_metadata_builder(0).kv_cache_spec.block_size)
+
+
+def cache_block(group: AttentionGroup) -> int:
+    """The size of the scheduler's blocks, which the kernel may divide."""
+    return int(group.kv_cache_spec.block_size)
+
+
+def shifted(table_RB: torch.Tensor, group: AttentionGroup, offset_R: torch.Tensor) -> torch.Tensor:
+    """Block tables without the whole blocks that lie before a member's first token: (R, B)."""
+    block = cache_block(group)
+    shift_R = offset_R // block * (block // block_size(group))
+    columns_RB = torch.arange(table_RB.shape[1], device=table_RB.device) + shift_R.unsqueeze(-1)
+    return table_RB.gather(1, columns_RB.clamp_(max=table_RB.shape[1] - 1)).contiguous()
+
+
 def read(step: Step, member: int, attention: MemberAttention) -> Reading | None:
     """Work out what a member reads in a step; None where that is what the scheduler says."""
     if all(prompts is None or _reads_the_same(prompts, member, step, r) for r, prompts in _rows(step)):
@@ -247,24 +266,17 @@ class _Layout:
             start += int(count)
         return own
 
-    def _block_size(self, group: AttentionGroup) -> int:
-        return int(group.get_metadata_builder(0).kv_cache_spec.block_size)
-
     def _slots(self, group: AttentionGroup, order_T: torch.Tensor, kept: int) -> torch.Tensor:
         """A token's slot is that of the scheduler's position, less what whole blocks leave of the offset."""
-        size = self._block_size(group)
+        size = block_size(group)
         request = np.repeat(np.arange(len(self._offset_R)), self._step.scheduled_R)
         request_T = self._send(request, len(order_T))[order_T][:kept]
-        rest_T = self._send(self._offset_R % self._cache_block(group))[request_T]
+        rest_T = self._send(self._offset_R % cache_block(group))[request_T]
         position_T = self._step.positions_T[order_T][:kept] - rest_T
         table = self._step.block_tables[group.kv_cache_group_id]
-        slots_T = torch.full((len(order_T),), _NO_SLOT, dtype=torch.int64, device=self._device)
+        slots_T = torch.full((len(order_T),), NO_SLOT, dtype=torch.int64, device=self._device)
         slots_T[:kept] = table[request_T, position_T // size].long() * size + position_T % size
         return slots_T
-
-    def _cache_block(self, group: AttentionGroup) -> int:
-        """The size of the scheduler's blocks, which the kernel may divide."""
-        return int(group.kv_cache_spec.block_size)
 
     def _metadata(
         self, group: AttentionGroup, slots_T: torch.Tensor, positions_T: torch.Tensor, kept: int
@@ -294,8 +306,4 @@ class _Layout:
     def _table(self, group: AttentionGroup, active_A: torch.Tensor) -> torch.Tensor:
         """Block tables without the whole blocks that lie before the member's first token."""
         table_AB = self._step.block_tables[group.kv_cache_group_id][active_A]
-        block = self._cache_block(group)
-        kernel_blocks = block // self._block_size(group)
-        shift_A = self._send(self._offset_R[self._active] // block * kernel_blocks)
-        columns_AB = torch.arange(table_AB.shape[1], device=self._device) + shift_A.unsqueeze(-1)
-        return table_AB.gather(1, columns_AB.clamp_(max=table_AB.shape[1] - 1)).contiguous()
+        return shifted(table_AB, group, self._send(self._offset_R[self._active]))

@@ -21,6 +21,7 @@ from vllm.v1.worker.gpu_worker import Worker
 from eft_server.blend import is_broken
 from eft_server.engine.coefficients import is_filtered, mixture_of
 from eft_server.engine.cpu_kernels import register_cpu_kernels
+from eft_server.engine.drafting_v1 import MemberProposer
 from eft_server.engine.manifest import Manifest
 from eft_server.engine.prompts import MemberAttention, Prompts, Reading, Step, prompts_of, read
 
@@ -34,7 +35,15 @@ class CoefficientRunner(GPUModelRunner):
     _rows_R: list[int]
     _sampled_R: list[int]
     _scheduled_R: np.ndarray
-    _prompts_R: Sequence[Prompts | None] = ()
+    prompts_of_batch: Sequence[Prompts | None] = ()
+
+    def let_a_member_draft(self) -> None:
+        """Re-type vLLM's proposer where the draft is a member, before it loads anything."""
+        drafting = Manifest.from_hf(self.model_config.hf_config).draft
+        drafter: Any = getattr(self, "drafter", None)
+        if drafting is not None and drafter is not None:
+            drafter.__class__ = MemberProposer
+            drafter.runner, drafter.member = self, drafting
 
     def _prepare_inputs(self, scheduler_output: SchedulerOutput, num_scheduled_tokens: np.ndarray) -> Any:
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
@@ -53,7 +62,7 @@ class CoefficientRunner(GPUModelRunner):
             prompts = prompts_of(params.extra_args if params else None)
             if prompts is not None:
                 self._prompts[request.req_id] = prompts
-        self._prompts_R = [self._prompts.get(req_id) for req_id in self.input_batch.req_ids]
+        self.prompts_of_batch = [self._prompts.get(req_id) for req_id in self.input_batch.req_ids]
         return updated
 
     @cached_property
@@ -62,7 +71,8 @@ class CoefficientRunner(GPUModelRunner):
         return {}
 
     @cached_property
-    def _members(self) -> dict[str, MemberAttention]:
+    def member_attention(self) -> dict[str, MemberAttention]:
+        """The members' attention layers, by name, in the order of the coefficients."""
         model: Any = self.get_model()
         config = self.vllm_config
         return {name: MemberAttention(f"members.{name}.", self.attn_groups, config) for name in model.members}
@@ -75,13 +85,13 @@ class CoefficientRunner(GPUModelRunner):
 
     @property
     def _reads_apart(self) -> bool:
-        return any(prompts is not None for prompts in self._prompts_R)
+        return any(prompts is not None for prompts in self.prompts_of_batch)
 
     def _readings(self, input_ids: torch.Tensor, positions: torch.Tensor) -> dict[str, Reading]:
         count = self.input_batch.num_reqs
         tables = self.input_batch.block_table.block_tables
         step = Step(
-            self._prompts_R,
+            self.prompts_of_batch,
             self.input_batch.num_computed_tokens_cpu[:count].astype(np.int64),
             self._scheduled_R,
             input_ids,
@@ -90,7 +100,8 @@ class CoefficientRunner(GPUModelRunner):
             [table.get_device_tensor(count) for table in tables],
         )
         read_M = {
-            name: read(step, member, layers) for member, (name, layers) in enumerate(self._members.items())
+            name: read(step, member, layers)
+            for member, (name, layers) in enumerate(self.member_attention.items())
         }
         return {name: reading for name, reading in read_M.items() if reading is not None}
 
@@ -202,10 +213,12 @@ class EftWorker(Worker):
         runner: Any = self.model_runner
         if type(runner) in _RUNNERS:
             runner.__class__ = _RUNNERS[type(runner)]
+            runner.let_a_member_draft()
         else:
             from eft_server.engine.runner_v2 import retyped
 
             runner.__class__ = retyped(type(runner))
+            runner.let_a_member_draft()
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         """Get ready to clear blocks as well, as vLLM does for the caches of which it knows that they need it."""

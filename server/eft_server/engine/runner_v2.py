@@ -3,6 +3,7 @@
 Shape suffixes: T tokens, Q request slots, W numbers of a mixture.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from vllm.v1.worker.utils import AttentionGroup
 
 from eft_server.blend import is_broken
 from eft_server.engine.coefficients import is_filtered, mixture_of
+from eft_server.engine.drafting_v2 import MemberSpeculator
 from eft_server.engine.manifest import PROMPTS_KEY, Manifest
 from eft_server.engine.prompts import MemberAttention, Prompts, Reading, Step, prompts_of, read
 
@@ -67,6 +69,10 @@ class EftModelState(DefaultModelState):
         super().remove_request(req_id)
         self._prompts.pop(req_id, None)
 
+    def prompts_of(self, req_ids: Sequence[str]) -> list[Prompts | None]:
+        """The members' own prompts of a batch, None for requests without."""
+        return [self._prompts.get(req_id) for req_id in req_ids]
+
     def reads_apart(self, scheduler_output: SchedulerOutput) -> bool:
         """Tell whether the members of any request of a step read prompts of their own."""
         new = (request.sampling_params for request in scheduler_output.scheduled_new_reqs)
@@ -90,7 +96,7 @@ class EftModelState(DefaultModelState):
         **options: Any,
     ) -> dict[str, Any]:
         """As vLLM's; what members read whose prompts are their own is noted for `prepare_inputs`."""
-        prompts_R = [self._prompts.get(req_id) for req_id in input_batch.req_ids]
+        prompts_R = self.prompts_of(input_batch.req_ids)
         self._readings = {}
         if any(prompts is not None for prompts in prompts_R):
             count = input_batch.num_reqs
@@ -152,6 +158,14 @@ class EftModelState(DefaultModelState):
 
 class EftRunner(GPUModelRunner):
     """vLLM's Model Runner V2, without graphs in the steps that they do not fit."""
+
+    def let_a_member_draft(self) -> None:
+        """Re-type vLLM's speculator where the draft is a member, before it loads anything."""
+        drafting = Manifest.from_hf(self.model_config.hf_config).draft
+        speculator: Any = self.speculator
+        if drafting is not None and speculator is not None:
+            speculator.__class__ = MemberSpeculator
+            speculator.member = drafting
 
     def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **options: Any) -> Any:
         """Run steps with prompts of the members' own eagerly: graphs know one prompt a request."""
