@@ -1,7 +1,6 @@
 """vLLM's serving handlers: the ones we need, built as vLLM's own server builds them, and no others."""
 
 from collections.abc import Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +13,13 @@ from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
 from vllm.exceptions import GenerationError
 from vllm.lora.request import LoRARequest
 
+from eft_server.api.counts import Counting
+from eft_server.api.naming import answering_as
 from eft_server.api.renderer import MemberRenderer
 from eft_server.config import ServerConfig
 from eft_server.templates import Voice
 
 __all__ = ["Handlers", "answering_as", "build_handlers"]
-
-answering_as: ContextVar[str] = ContextVar("answering_as")
-"""The model name that the response of the current request bears: the one that the client asked for."""
 
 
 class _Models(OpenAIServingModels):
@@ -71,6 +69,7 @@ def build_handlers(
         chat_template: What renders messages; None means the base's tokenizer's own.
         voices: How the members read messages, where they do not all read that.
     """
+    counting: Any = Counting(engine)
     template: dict[str, Any] = {"chat_template": chat_template, "chat_template_content_format": "auto"}
     paths = [BaseModelPath(name=config.name, model_path=engine.model_config.model)]
     models = _Models(engine, paths)
@@ -79,13 +78,13 @@ def build_handlers(
     renderer.warmup()
     return Handlers(
         chat=_Chat(
-            engine,
+            counting,
             models,
             response_role="assistant",
             online_renderer=renderer,
             request_logger=None,
             **template,
         ),
-        completion=_Completion(engine, models, online_renderer=renderer, request_logger=None),
+        completion=_Completion(counting, models, online_renderer=renderer, request_logger=None),
         tokenization=ServingTokenization(models, renderer, **template),
     )

@@ -236,7 +236,7 @@ def _speculation(config: ServerConfig) -> dict[str, Any]:
         named = config.base if _drafting_member(config) else MemberSpec(model=str(speculative.draft))
         options |= {"method": "draft_model", "model": named.model}
         options |= {"revision": named.revision} if named.revision else {}
-    return {"speculative_config": options}
+    return {"speculative_config": options, "per_request_spec_decode_metrics": "summary"}
 
 
 def _on_cpu() -> bool:

@@ -1,10 +1,12 @@
 """What the endpoints answer when all is well."""
 
 import json
+import re
 from typing import Any
 
 import httpx
 import pytest
+from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 
 from eft_server.api.app import create_app
 
@@ -211,6 +213,27 @@ async def test_health_follows_the_engine(client: httpx.AsyncClient, engine: Fake
     response = await client.get("/health")
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "unavailable"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_metrics_count_drafts_by_the_name_that_was_asked_for(
+    client: httpx.AsyncClient, engine: FakeEngine, stream: bool
+) -> None:
+    # Three verifications of three drafts each: none, two and three of them were right.
+    engine.speculation = RequestSpecDecodeMetrics(3, histogram=[1, 0, 1, 1], num_draft_tokens=9)
+    before = await _drafting(client, "demo-helpful"), await _drafting(client, "demo")
+    body = {"model": "demo-helpful", "prompt": "Hi", "max_tokens": 2, "n": 2, "stream": stream}
+    assert (await client.post("/v1/completions", json=body)).status_code == 200
+    after = await _drafting(client, "demo-helpful"), await _drafting(client, "demo")
+    assert [a - b for a, b in zip(after[0], before[0], strict=True)] == [1, 18, 10]
+    assert after[1] == before[1]
+
+
+async def _drafting(client: httpx.AsyncClient, model: str) -> list[float]:
+    text = (await client.get("/metrics")).text
+    names = ("eft:requests_total", "eft:draft_tokens_total", "eft:accepted_tokens_total")
+    found = [re.search(rf'^{name}{{model="{model}"}} (\S+)$', text, re.MULTILINE) for name in names]
+    return [float(match[1]) if match else 0.0 for match in found]
 
 
 async def test_metrics_are_prometheus_text(client: httpx.AsyncClient) -> None:
