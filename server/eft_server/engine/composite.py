@@ -7,6 +7,7 @@ one model with more layers.
 import copy
 import itertools
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from vllm.transformers_utils.config import get_config, get_hf_text_config
 from eft_server.blend import blend
 from eft_server.engine.coefficients import attach, detach
 from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
+from eft_server.engine.parallel import placement, whole
 
 
 class EftForCausalLM(nn.Module):
@@ -35,6 +37,7 @@ class EftForCausalLM(nn.Module):
         self.config = vllm_config.model_config.hf_config
         self.manifest = Manifest.from_hf(self.config)
         self.members = nn.ModuleDict()
+        self._sharded = {self.manifest.base, *(item.name for item in self.manifest.members if item.sharded)}
         self._sizes_M: list[int] = []
         self._last_id_M: list[int] = []
         self._add(self.manifest.base, _base_config(vllm_config, self.manifest), prefix)
@@ -50,7 +53,7 @@ class EftForCausalLM(nn.Module):
 
     def _add(self, name: str, config: VllmConfig, prefix: str) -> None:
         # A tag of its own keeps each member's compile cache apart from the others'.
-        with set_model_tag(f"eft_{name}"):
+        with set_model_tag(f"eft_{name}"), self._placed(name):
             member = init_vllm_registered_model(config, prefix=maybe_prefix(prefix, f"members.{name}"))
         self.members[name] = member
         self._sizes_M.append(config.model_config.hf_text_config.hidden_size)
@@ -58,6 +61,9 @@ class EftForCausalLM(nn.Module):
 
     def _member(self, name: str) -> Any:
         return self.members[name]
+
+    def _placed(self, name: str) -> AbstractContextManager[None]:
+        return placement(name in self._sharded)
 
     @staticmethod
     def get_model_state_cls() -> type:
@@ -91,8 +97,10 @@ class EftForCausalLM(nn.Module):
             (T, C): see `coefficients.attach`.
         """
         assert intermediate_tensors is None and inputs_embeds is None
-        members = zip(self.members.values(), self._last_id_M, strict=True)
-        hidden_M = [member(self._readable(input_ids, last_id), positions) for member, last_id in members]
+        hidden_M = []
+        for (name, member), last_id in zip(self.members.items(), self._last_id_M, strict=True):
+            with self._placed(name):
+                hidden_M.append(member(self._readable(input_ids, last_id), positions))
         if coefficients_TM is None:
             coefficients_TM = self.defaults_M.expand(len(input_ids), -1).contiguous()
         return attach(hidden_M, coefficients_TM)
@@ -104,10 +112,13 @@ class EftForCausalLM(nn.Module):
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Blend the logits of any rows of `forward`'s result: float32 (R, V), or None off the first rank."""
         hidden_M, coefficients_RM = detach(hidden_states, self._sizes_M)
-        pairs = zip(self.members, hidden_M, strict=True)
-        logits_M = [self._member(name).compute_logits(hidden_RH) for name, hidden_RH in pairs]
-        if any(logits_RV is None for logits_RV in logits_M):
-            return None
+        logits_M = []
+        for name, hidden_RH in zip(self.members, hidden_M, strict=True):
+            with self._placed(name):
+                logits_RV = self._member(name).compute_logits(hidden_RH)
+            if logits_RV is None:
+                return None
+            logits_M.append(logits_RV)
         return blend(logits_M, coefficients_RM, self.unshared_U)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
@@ -115,7 +126,8 @@ class EftForCausalLM(nn.Module):
         loaded: set[str] = set()
         for owner, group in itertools.groupby(weights, key=lambda item: self._owner(item[0])):
             own = ((name.removeprefix(f"{owner}{SEPARATOR}"), tensor) for name, tensor in group)
-            names = self._member(owner).load_weights(own)
+            with self._placed(owner):
+                names = self._member(owner).load_weights(own)
             loaded.update(f"members.{owner}.{name}" for name in names)
         return loaded
 
@@ -132,7 +144,7 @@ def _member_config(vllm_config: VllmConfig, checkpoint: Checkpoint) -> VllmConfi
     hf_config: PretrainedConfig = get_config(
         checkpoint.model, trust_remote_code=False, revision=checkpoint.revision
     )
-    config = vllm_config.with_hf_config(hf_config)
+    config = (vllm_config if checkpoint.sharded else whole(vllm_config)).with_hf_config(hf_config)
     text_config = config.model_config.hf_text_config = get_hf_text_config(hf_config)
     config.cache_config = copy.copy(config.cache_config)
     config.cache_config.sliding_window = _window_of_every_layer(text_config)
