@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,14 @@ class Engine:
     vLLM's SamplingParams; `coefficients` go where the server puts them.
     """
 
-    def __init__(self, family: Path, overrides: Sequence[str] = (), v2: bool = False) -> None:
-        environment = os.environ | ENVIRONMENT | (V2_ENVIRONMENT if v2 else {})
+    def __init__(
+        self,
+        family: Path,
+        overrides: Sequence[str] = (),
+        v2: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        variables = os.environ | ENVIRONMENT | (V2_ENVIRONMENT if v2 else {}) | dict(environment or {})
         command = [sys.executable, __file__, str(family), *overrides]
         self._log = Path(family).parent / f"engine-{'v2' if v2 else 'v1'}-{abs(hash(tuple(overrides)))}.log"
         self._process = subprocess.Popen(
@@ -41,7 +47,7 @@ class Engine:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log.open("w"),
-            env=environment,
+            env=variables,
             text=True,
         )
         self.facts = self._read()

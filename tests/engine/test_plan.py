@@ -104,10 +104,16 @@ def test_members_are_whole_on_every_rank_unless_they_ask_to_be_sharded(planned: 
     assert [(member.name, member.sharded) for member in manifest.members] == [("ref", False), ("a", True)]
 
 
-def test_replicas_of_a_mixture_of_experts_are_refused(planned: Planner, folder: Path) -> None:
+def test_mixtures_of_experts_are_refused_where_their_experts_would_have_to_spread(
+    planned: Planner, folder: Path
+) -> None:
     write_checkpoint(folder / "mixture", 6, "mixtral", num_local_experts=2, num_experts_per_tok=1)
     with pytest.raises(ConfigError, match="data_parallel_size must be 1 where the base is a mixture"):
         planned("base=./mixture", "vllm.data_parallel_size=2")
+    with pytest.raises(
+        ConfigError, match="'m' is a mixture of experts, which can be sharded only where the base"
+    ):
+        planned(experts="{m: {model: ./mixture, tensor_parallel: sharded}}")
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,10 @@ def _alone() -> Iterator[None]:
     # in which vLLM's collectives return what they are given.
     alone = parallel_state.get_pp_group()
     assert alone.world_size == 1, "pipeline parallelism is refused before vLLM starts"
-    everybody = parallel_state._TP
-    parallel_state._TP = alone
+    # The group of expert parallelism as well: there is none where the base is no mixture of experts.
+    everybody = parallel_state._TP, parallel_state._EP
+    parallel_state._TP = parallel_state._EP = alone
     try:
         yield
     finally:
-        parallel_state._TP = everybody
+        parallel_state._TP, parallel_state._EP = everybody

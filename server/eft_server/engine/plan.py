@@ -68,7 +68,7 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     options |= {"max_model_len": _context(config, models), "max_logprobs": config.server.max_logprobs}
     options |= _window_options(models)
     options |= dict(config.vllm) | _family_options(config, report, models)
-    _refuse_placements(options, models)
+    _refuse_placements(config, options, models)
     report.require_divisible(_size_of(options, "tensor"))
     return EnginePlan(options, _environment(options), report.end_ids, _chat_template(config, report))
 
@@ -152,13 +152,22 @@ def _refuse_unsupported(name: str, model: "ModelConfig") -> None:
             raise FamilyError(f"member {name!r} ({model.model}, {model.architectures[0]}): {reason}")
 
 
-def _refuse_placements(options: Mapping[str, Any], models: Mapping[str, "ModelConfig"]) -> None:
-    if _size_of(options, "data") > 1 and models[BASE].is_moe:
+def _refuse_placements(
+    config: ServerConfig, options: Mapping[str, Any], models: Mapping[str, "ModelConfig"]
+) -> None:
+    mixtures = {name for name, model in models.items() if model.is_moe}
+    sharded = [name for name in sorted(mixtures) if config.member(name).tensor_parallel == "sharded"]
+    if sharded and BASE not in mixtures:
+        raise ConfigError(
+            f"{sharded[0]!r} is a mixture of experts, which can be sharded only where the base is one: leave out its "
+            "tensor_parallel, and every GPU holds it whole"
+        )
+    if _size_of(options, "data") > 1 and BASE in mixtures:
         raise ConfigError(
             "data_parallel_size must be 1 where the base is a mixture of experts: vLLM would spread its experts over "
             "the replicas; run several servers instead"
         )
-    if options.get("distributed_executor_backend") == "ray" and _on_cpu():
+    if options.get("distributed_executor_backend") == "ray" and not _schedulable_by_ray():
         raise ConfigError(
             "distributed_executor_backend 'ray' needs GPUs: vLLM's Ray executor does not know the CPU; leave it out"
         )
@@ -242,6 +251,12 @@ def _on_cpu() -> bool:
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
+
+
+def _schedulable_by_ray() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.ray_device_key)
 
 
 def _device_options(config: ServerConfig, report: "FamilyReport") -> dict[str, Any]:
