@@ -108,7 +108,7 @@ def serve(path: str, overrides: Sequence[str]) -> None:
     """The child's side."""
     llm = start(path, overrides)
     runner = llm.collective_rpc(_runner_name)[0]
-    _send({"runner": runner})
+    _send({"runner": runner, "kv_bytes_per_token": llm.collective_rpc(_kv_bytes_per_token)})
     for line in sys.stdin:
         _send(_generate(llm, json.loads(line)))
 
@@ -116,6 +116,13 @@ def serve(path: str, overrides: Sequence[str]) -> None:
 def _runner_name(worker: Any) -> str:
     kind = type(worker.model_runner)
     return f"{kind.__module__}.{kind.__name__}"
+
+
+def _kv_bytes_per_token(worker: Any) -> int:
+    layers = worker.vllm_config.compilation_config.static_forward_context.values()
+    caches = [layer.kv_cache for layer in layers if hasattr(layer, "kv_cache")]
+    block_bytes = sum(cache.nbytes // len(cache) for cache in caches)
+    return int(block_bytes // worker.vllm_config.cache_config.block_size)
 
 
 def _send(value: Any) -> None:

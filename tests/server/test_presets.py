@@ -134,8 +134,8 @@ def test_the_memory_stated_for_each_gpu_and_for_the_draft_is_right(report_of, na
     config, report = report_of(name)
     text = bundled_families()[name].read_text()
     gpus = config.vllm["tensor_parallel_size"]
-    weights = sum(member.weight_bytes() for member in report.members)
-    assert f"{weights / gpus / 1e9:.1f} GB of weights on each" in text
+    weights = sum(member.weight_bytes() * member.weight_share(gpus) for member in report.members)
+    assert f"{weights / 1e9:.1f} GB of weights on each" in text
     assert f"loads it once more, {report.members[-1].weight_bytes() / 1e9:.1f} GB" in text
     assert report.members[0].vocab_size == report.members[-1].vocab_size
 
