@@ -58,27 +58,29 @@ def print_options(console: Console, options: Mapping[str, Any], environment: Map
 
 def _member_table(report: FamilyReport, options: Mapping[str, Any]) -> Table:
     gpus = options.get("tensor_parallel_size") or 1
-    weights = [member.weight_bytes(_dtype(options, "dtype")) / gpus for member in report.loaded]
-    kv = [_kv_bytes_per_gpu(member, options, gpus) for member in report.loaded]
+    dtype = _dtype(options, "dtype")
+    weights = [member.weight_bytes(dtype) * member.weight_share(gpus) for member in report.loaded]
+    kv = [_kv_bytes(member, options) * member.kv_share(gpus) for member in report.loaded]
     title = f"Memory per GPU, over {gpus} GPUs" if gpus > 1 else "Memory"
     table = Table(title=title, title_justify="left", show_footer=True)
     table.add_column("Member", "total")
     table.add_column("Checkpoint", overflow="fold")
     table.add_column("Architecture", overflow="fold")
+    if gpus > 1:
+        table.add_column("On each GPU")
     table.add_column("Parameters", f"{sum(m.parameters for m in report.loaded):,}", justify="right")
     table.add_column("Weights", _size(sum(weights)), justify="right")
     table.add_column(f"KV per {KV_TOKENS:,} tokens", _size(sum(kv)), justify="right")
     names = [*(member.name for member in report.members), "(draft)"]
     for name, member, weight, cache in zip(names, report.loaded, weights, kv, strict=False):
-        row = (name, Text(member.model), member.architecture, f"{member.parameters:,}")
+        placed = (f"1/{gpus}" if member.sharded else "whole",) if gpus > 1 else ()
+        row = (name, Text(member.model), member.architecture, *placed, f"{member.parameters:,}")
         table.add_row(*row, _size(weight), _size(cache))
     return table
 
 
-def _kv_bytes_per_gpu(member: MemberReport, options: Mapping[str, Any], gpus: int) -> float:
-    """A GPU holds whole key/value heads: beyond one head each, they are copied, not divided."""
-    size = member.kv_bytes(KV_TOKENS, _dtype(options, "kv_cache_dtype") or _dtype(options, "dtype"))
-    return size * max(member.kv_heads // gpus, 1) / member.kv_heads
+def _kv_bytes(member: MemberReport, options: Mapping[str, Any]) -> int:
+    return member.kv_bytes(KV_TOKENS, _dtype(options, "kv_cache_dtype") or _dtype(options, "dtype"))
 
 
 def _dtype(options: Mapping[str, Any], key: str) -> str | None:

@@ -45,6 +45,11 @@ Text = Annotated[str, Field(max_length=2000)]
 Checkpoint = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=1024)]
 
 
+_ONE_MACHINE = (
+    "the processes of a family run on one machine: data_parallel_size says how many replicas there are"
+)
+_WHOLE_MEMBERS = "members that every GPU holds whole keep their whole KV cache there"
+
 _OWNED_VLLM_OPTIONS = {
     "model": "the family file's base is the model",
     "model_weights": "the family file's base is the model",
@@ -72,8 +77,24 @@ _OWNED_VLLM_OPTIONS = {
     "max_logprobs": "use server.max_logprobs",
     "allowed_local_media_path": "media are not supported",
     "allowed_media_domains": "media are not supported",
+    "decode_context_parallel_size": _WHOLE_MEMBERS,
+    "prefill_context_parallel_size": _WHOLE_MEMBERS,
+    "enable_expert_parallel": "a mixture of experts is sharded or whole as its member is",
+    "enable_batch_sharded_sampling": "members that every GPU holds whole have no part of the logits to exchange",
+    "enable_dbo": "micro-batches run in threads, and members change their places on the GPUs in one",
+    "data_parallel_backend": _ONE_MACHINE,
+    "data_parallel_rank": _ONE_MACHINE,
+    "data_parallel_start_rank": _ONE_MACHINE,
+    "data_parallel_size_local": _ONE_MACHINE,
+    "data_parallel_external_lb": _ONE_MACHINE,
+    "data_parallel_hybrid_lb": _ONE_MACHINE,
+    "data_parallel_multi_port_external_lb": _ONE_MACHINE,
+    "nnodes": _ONE_MACHINE,
+    "node_rank": _ONE_MACHINE,
     "enable_prompt_embeds": "members embed tokens differently, so a prompt has to be tokens",
 }
+
+_COUNTS = {"tensor_parallel_size": "GPUs", "data_parallel_size": "replicas"}
 
 
 class _Section(BaseModel):
@@ -84,13 +105,15 @@ class MemberSpec(_Section):
     """A checkpoint: a directory or a hub id, with its revision.
 
     A directory counts from the family file's folder; ``./`` in front tells it from a hub id for certain.
-    The template is ``own``, ``plain``, ``same as <member>`` or a Jinja file; left out, `templates` decides.
+    The template is ``own``, ``plain``, ``same as <member>`` or a Jinja file; left out, `templates` decides. Under
+    tensor parallelism the base is sharded over the GPUs, and another member replicated on each unless it asks.
     """
 
     model: Checkpoint
     revision: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     template: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     description: Text = ""
+    tensor_parallel: Literal["replicated", "sharded"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -226,7 +249,8 @@ class ServerOptions(_Section):
 class ServerConfig(_Section):
     """A family and how to serve it.
 
-    After validation every expert knows its reference, and defaults and aliases weigh every expert.
+    After validation every expert knows its reference, every member whether it is sharded, and defaults and aliases
+    weigh every expert.
     """
 
     name: Name
@@ -272,6 +296,7 @@ class ServerConfig(_Section):
         self._complete("experts", {n: self._with_reference(n, e) for n, e in self.experts.items()})
         self._check_references_used()
         self._check_templates()
+        self._place_members()
         self._check_limits_named()
         self._complete("defaults", self._completed(("defaults",), self.defaults, self._even_setting()))
         aliases = {
@@ -325,6 +350,15 @@ class ServerConfig(_Section):
                 message = f"{other!r} is not a member; known: {', '.join(self.members)}"
                 raise KeyedError((*key, "template"), message)
 
+    def _place_members(self) -> None:
+        if self.base.tensor_parallel == "replicated":
+            message = "must be 'sharded' or left out: the base is always sharded over the GPUs"
+            raise KeyedError((BASE, "tensor_parallel"), message)
+        self._complete("base", self.base.model_copy(update={"tensor_parallel": "sharded"}))
+        for section in ("references", "experts"):
+            members = getattr(self, section).items()
+            self._complete(section, {name: _placed(member) for name, member in members})
+
     def _check_limits_named(self) -> None:
         for name in self.limits.weights:
             if name not in self.experts:
@@ -354,12 +388,18 @@ class ServerConfig(_Section):
             if option in _OWNED_VLLM_OPTIONS:
                 reason = _OWNED_VLLM_OPTIONS[option]
                 raise KeyedError(("vllm", option), f"{option!r} cannot be set here: {reason}")
-            if option == "tensor_parallel_size" and (type(value) is not int or value < 1):
-                raise KeyedError(("vllm", option), f"must be a number of GPUs, 1 or more, not {shown(value)}")
+            if option in _COUNTS and (type(value) is not int or value < 1):
+                raise KeyedError(
+                    ("vllm", option), f"must be a number of {_COUNTS[option]}, 1 or more, not {shown(value)}"
+                )
             if option == "pipeline_parallel_size" and value != 1:
                 raise KeyedError(
                     ("vllm", option), "must be 1; use tensor_parallel_size to spread a family over GPUs"
                 )
+
+
+def _placed(member: M) -> M:
+    return member.model_copy(update={"tensor_parallel": member.tensor_parallel or "replicated"})
 
 
 def _span(allowed: Range) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from eft_server.config import load_config
 from eft_server.engine.manifest import Manifest
-from eft_server.engine.plan import EnginePlan, parse_vllm_args, plan
+from eft_server.engine.plan import EnginePlan, parse_vllm_args, plan, thread_binding
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.family import inspect_family
 
@@ -80,6 +80,9 @@ def test_options_after_the_dashes_win_over_the_file(planned: Planner) -> None:
         (("--trust-remote-code",), "code from checkpoints is never run"),
         (("--enable-lora",), "adapters are not supported"),
         (("--pipeline-parallel-size", "2"), "tensor_parallel_size"),
+        (("--data-parallel-rank", "1"), "data_parallel_size says how many replicas"),
+        (("--distributed-executor-backend", "ray"), "needs GPUs"),
+        (("--enable-expert-parallel",), "sharded or whole as its member is"),
         (("--model", "other"), "base is the model"),
     ],
 )
@@ -93,6 +96,42 @@ def test_vllm_options_that_cannot_work_are_refused_in_words(
 def test_heads_that_the_gpus_do_not_divide_are_refused(planned: Planner) -> None:
     with pytest.raises(FamilyError, match="3 does not divide the 2 attention heads of 'base'"):
         planned("vllm.tensor_parallel_size=3")
+
+
+def test_members_are_whole_on_every_rank_unless_they_ask_to_be_sharded(planned: Planner) -> None:
+    experts = "{a: {model: ./a, tensor_parallel: sharded}}"
+    manifest = manifest_of(planned("vllm.tensor_parallel_size=2", experts=experts))
+    assert [(member.name, member.sharded) for member in manifest.members] == [("ref", False), ("a", True)]
+
+
+def test_mixtures_of_experts_are_refused_where_their_experts_would_have_to_spread(
+    planned: Planner, folder: Path
+) -> None:
+    write_checkpoint(folder / "mixture", 6, "mixtral", num_local_experts=2, num_experts_per_tok=1)
+    with pytest.raises(ConfigError, match="data_parallel_size must be 1 where the base is a mixture"):
+        planned("base=./mixture", "vllm.data_parallel_size=2")
+    with pytest.raises(
+        ConfigError, match="'m' is a mixture of experts, which can be sharded only where the base"
+    ):
+        planned(experts="{m: {model: ./mixture, tensor_parallel: sharded}}")
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "binding"),
+    [
+        (range(2), 1, "0,1"),
+        (range(64), 1, None),
+        (range(2), 2, "0|1"),
+        (range(8), 2, "0,1,2,3|4,5,6,7"),
+        (range(5), 2, "0,1|2,3,4"),
+        (range(2), 4, "0|1|0|1"),
+    ],
+)
+def test_ranks_share_out_the_cores_of_a_machine_with_one_memory_node(
+    monkeypatch: pytest.MonkeyPatch, cores: range, ranks: int, binding: str | None
+) -> None:
+    monkeypatch.setattr("vllm.utils.cpu_resource_utils.get_visible_memory_node", lambda: [0])
+    assert thread_binding(cores, ranks) == binding
 
 
 def test_a_member_that_drafts_is_named_in_the_manifest_and_not_loaded(planned: Planner, folder: Path) -> None:

@@ -127,10 +127,19 @@ def test_check_tells_sizes_vocabulary_and_options(eft, family, planned):
 def test_check_divides_by_the_gpus_that_the_options_ask_for(eft, family, planned):
     result = eft("check", family, "--set", "vllm.tensor_parallel_size=4")
     assert "Memory per GPU, over 4 GPUs" in result.stdout
-    member = planned[0][1].members[0]
-    assert f"{member.weight_bytes() / 4 / 1e6:.2f} MB" in result.stdout
+    base = planned[0][1].members[0]
+    assert f"{base.weight_bytes() / 4 / 1e6:.2f} MB" in result.stdout
     # Two key/value heads on four GPUs: each GPU holds one of them.
-    assert f"{member.kv_bytes(1000) / 2 / 1e6:.2f} MB" in result.stdout
+    assert f"{base.kv_bytes(1000) / 2 / 1e6:.2f} MB" in result.stdout
+
+
+def test_check_counts_members_that_every_gpu_holds_whole(eft, family, planned):
+    result = eft("check", family, "--set", "vllm.tensor_parallel_size=4")
+    base, *others = planned[0][1].members
+    assert result.stdout.count("whole") == len(others)
+    assert f"{others[0].weight_bytes() / 1e6:.2f} MB" in result.stdout
+    total = base.weight_bytes() / 4 + sum(member.weight_bytes() for member in others)
+    assert f"{total / 1e6:.2f} MB" in result.stdout
 
 
 def test_check_refuses_more_gpus_than_heads(eft, family, planned):

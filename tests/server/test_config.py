@@ -125,6 +125,13 @@ def test_an_alias_takes_from_the_defaults_what_it_leaves_out(make_config):
         ),
         ({"vllm": {"worker_cls": "x"}}, "vllm.worker_cls"),
         ({"vllm": {"pipeline_parallel_size": 2}}, "vllm.pipeline_parallel_size: must be 1"),
+        (
+            {"vllm": {"data_parallel_size": 0}},
+            "vllm.data_parallel_size: must be a number of replicas, 1 or more",
+        ),
+        ({"vllm": {"data_parallel_rank": 1}}, "data_parallel_size says how many replicas"),
+        ({"vllm": {"decode_context_parallel_size": 2}}, "keep their whole KV cache"),
+        ({"base": {"model": "./base", "tensor_parallel": "replicated"}}, "the base is always sharded"),
         ({"vllm": {"tensor_parallel_size": "two"}}, "vllm.tensor_parallel_size: must be a number of GPUs"),
     ],
 )

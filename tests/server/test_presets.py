@@ -134,8 +134,8 @@ def test_the_memory_stated_for_each_gpu_is_right(report_of, name):
     config, report = report_of(name)
     text = bundled_families()[name].read_text()
     gpus = config.vllm["tensor_parallel_size"]
-    weights = sum(member.weight_bytes() for member in report.members)
-    assert f"{weights / gpus / 1e9:.1f} GB of weights on each" in text
+    weights = sum(member.weight_bytes() * member.weight_share(gpus) for member in report.members)
+    assert f"{weights / 1e9:.1f} GB of weights on each" in text
 
 
 def test_the_template_shows_every_section_and_its_comments_are_valid_too(tmp_path):

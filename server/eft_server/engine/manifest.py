@@ -16,11 +16,15 @@ SEPARATOR = "@"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A member's name and where its weights are (a local directory or a hub id with its revision)."""
+    """A member's name and where its weights are (a local directory or a hub id with its revision).
+
+    Under tensor parallelism it is whole on every rank, unless it is sharded over them.
+    """
 
     name: str
     model: str
     revision: str | None = None
+    sharded: bool = False
 
     @property
     def weight_prefix(self) -> str:

@@ -76,7 +76,8 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     options |= {"max_model_len": _context(config, models), "max_logprobs": config.server.max_logprobs}
     options |= _window_options(models)
     options |= dict(config.vllm) | _family_options(config, report, models)
-    report.require_divisible(int(options.get("tensor_parallel_size", 1)))
+    _refuse_placements(config, options, models)
+    report.require_divisible(_size_of(options, "tensor"))
     templates = member_templates(config, report.chat_templates)
     return EnginePlan(options, _environment(options), report.end_ids, templates, report.own_tokenizers)
 
@@ -153,6 +154,27 @@ def _refuse_unsupported(name: str, model: "ModelConfig") -> None:
             raise FamilyError(f"member {name!r} ({model.model}, {model.architectures[0]}): {reason}")
 
 
+def _refuse_placements(
+    config: ServerConfig, options: Mapping[str, Any], models: Mapping[str, "ModelConfig"]
+) -> None:
+    mixtures = {name for name, model in models.items() if model.is_moe}
+    sharded = [name for name in sorted(mixtures) if config.member(name).tensor_parallel == "sharded"]
+    if sharded and BASE not in mixtures:
+        raise ConfigError(
+            f"{sharded[0]!r} is a mixture of experts, which can be sharded only where the base is one: leave out its "
+            "tensor_parallel, and every GPU holds it whole"
+        )
+    if _size_of(options, "data") > 1 and BASE in mixtures:
+        raise ConfigError(
+            "data_parallel_size must be 1 where the base is a mixture of experts: vLLM would spread its experts over "
+            "the replicas; run several servers instead"
+        )
+    if options.get("distributed_executor_backend") == "ray" and not _schedulable_by_ray():
+        raise ConfigError(
+            "distributed_executor_backend 'ray' needs GPUs: vLLM's Ray executor does not know the CPU; leave it out"
+        )
+
+
 def _window_options(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
     """Keep sliding and full layers in one group of blocks, where every member's layers are."""
     windows = {name: size for name, model in models.items() if (size := model.get_sliding_window())}
@@ -179,9 +201,10 @@ def _family_options(
     manifest = Manifest(
         architectures=tuple(models[BASE].architectures),
         members=tuple(
-            Checkpoint(name, config.member(name).model, config.member(name).revision)
+            Checkpoint(name, member.model, member.revision, member.tensor_parallel == "sharded")
             for name in config.members
             if name != BASE
+            for member in (config.member(name),)
         ),
         unshared=tuple(_complement(report.vocabulary.shared, report.vocabulary.size)),
         defaults=_default_mixture(config),
@@ -245,6 +268,12 @@ def _on_cpu() -> bool:
     return bool(current_platform.is_cpu())
 
 
+def _schedulable_by_ray() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.ray_device_key)
+
+
 def _device_options(config: ServerConfig, report: "FamilyReport") -> dict[str, Any]:
     if not _on_cpu():  # Said outright: vLLM's "auto" makes a float32 checkpoint a 16-bit model.
         return {"dtype": report.members[0].dtype}
@@ -258,20 +287,46 @@ def _device_options(config: ServerConfig, report: "FamilyReport") -> dict[str, A
 
 
 def _cpu_kv_bytes(config: ServerConfig, report: "FamilyReport") -> int:
-    """Room for some requests of full length, but not more than a quarter of the machine's memory."""
+    """For each rank: room for some requests of full length, but all ranks' no more than a quarter of the memory."""
     import psutil
 
     context = config.vllm.get("max_model_len") or min(item.max_position_embeddings for item in report.members)
+    gpus = _size_of(config.vllm, "tensor")
+    token_bytes = sum(item.kv_bytes_per_token * item.kv_share(gpus) for item in report.loaded)
     # Twice: reports count the checkpoint's own dtype, and a float32 cache may be twice as wide.
-    wanted = 2 * _CPU_CONTEXTS * int(context) * sum(item.kv_bytes_per_token for item in report.members)
-    return max(256 * _MIB, min(wanted, psutil.virtual_memory().total // 4))
+    wanted = int(2 * _CPU_CONTEXTS * int(context) * token_bytes)
+    return max(256 * _MIB, min(wanted, psutil.virtual_memory().total // 4 // _local_ranks(config.vllm)))
 
 
 def _environment(options: Mapping[str, Any]) -> dict[str, str]:
     variables = {"VLLM_COMPUTE_NANS_IN_LOGITS": "1"}
-    cores = sorted(os.sched_getaffinity(0))
-    parallel = any(int(options.get(f"{kind}_parallel_size", 1)) > 1 for kind in ("tensor", "data"))
-    if _on_cpu() and len(cores) <= _FEW_CORES and not parallel:
+    threads = thread_binding(sorted(os.sched_getaffinity(0)), _local_ranks(options)) if _on_cpu() else None
+    return variables | ({"VLLM_CPU_OMP_THREADS_BIND": threads} if threads else {})
+
+
+def thread_binding(cores: Sequence[int], ranks: int) -> str | None:
+    """Which cores each rank computes on, as vLLM reads it; None where its own choice is right."""
+    from vllm.utils.cpu_resource_utils import get_visible_memory_node
+
+    if ranks == 1:
         # vLLM keeps a core for its scheduler, which is idle while the model computes: half of a small machine.
-        variables["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
-    return variables
+        return ",".join(map(str, cores)) if len(cores) <= _FEW_CORES else None
+    if len(get_visible_memory_node()) >= ranks:
+        return None
+    # vLLM gives each rank a memory node of its own, and stops where there are fewer.
+    return "|".join(",".join(map(str, _share(cores, rank, ranks))) for rank in range(ranks))
+
+
+def _share(cores: Sequence[int], rank: int, ranks: int) -> Sequence[int]:
+    if len(cores) < ranks:
+        return [cores[rank % len(cores)]]
+    return cores[rank * len(cores) // ranks : (rank + 1) * len(cores) // ranks]
+
+
+def _local_ranks(options: Mapping[str, Any]) -> int:
+    """How many ranks compute on this machine."""
+    return _size_of(options, "data") * _size_of(options, "tensor")
+
+
+def _size_of(options: Mapping[str, Any], kind: str) -> int:
+    return int(options.get(f"{kind}_parallel_size") or 1)
