@@ -51,7 +51,8 @@ def _member_table(report: FamilyReport, options: Mapping[str, Any]) -> Table:
     table.add_column(f"KV per {KV_TOKENS:,} tokens", _size(sum(kv)), justify="right")
     names = [*(member.name for member in report.members), "(draft)"]
     for name, member, weight, cache in zip(names, report.loaded, weights, kv, strict=False):
-        row = (name, Text(member.model), member.architecture, f"{member.parameters:,}")
+        kind = f"adapter on {member.adapter_of}" if member.adapter_of else member.architecture
+        row = (name, Text(member.model), kind, f"{member.parameters:,}")
         table.add_row(*row, _size(weight), _size(cache))
     return table
 

@@ -1,6 +1,8 @@
 """What one member's checkpoint is, from its config and tokenizer alone: no weights are read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,17 @@ from eft_server.vocabulary import Tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-__all__ = ["Checkpoint", "MemberReport", "bytes_per_number", "read_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "Linears",
+    "MemberReport",
+    "bytes_per_number",
+    "linear_layers",
+    "read_checkpoint",
+    "read_template",
+    "read_tokenizer",
+    "tokens_of",
+]
 
 _UNSTATED_CONTEXT = 2048
 """vLLM's own assumption about a checkpoint that does not say how many tokens it can read."""
@@ -36,6 +48,8 @@ class MemberReport:
         final_logit_softcapping: The bound that the model presses its logits into, if any.
         max_position_embeddings: The longest text that it reads, in tokens.
         dtype: The dtype that the checkpoint states.
+        adapter_of: The reference that this member is an adapter on, if it is one: its parameters are the low-rank
+            numbers alone, everything else is the reference's.
     """
 
     name: str
@@ -50,6 +64,7 @@ class MemberReport:
     final_logit_softcapping: float | None
     max_position_embeddings: int
     dtype: str
+    adapter_of: str | None = None
 
     def weight_bytes(self, dtype: str | None = None) -> int:
         """Size of all weights, in the checkpoint's own dtype or in another."""
@@ -97,24 +112,34 @@ def read_checkpoint(name: str, spec: MemberSpec) -> Checkpoint:
     Raises:
         FamilyError: It cannot be read, or it is no decoder that generates text; the message says what to do.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     _require_directory(name, spec)
     try:
         config = AutoConfig.from_pretrained(spec.model, revision=spec.revision, trust_remote_code=False)
         _refuse_other_than_decoders(name, spec, config)
-        tokenizer = AutoTokenizer.from_pretrained(spec.model, revision=spec.revision, trust_remote_code=False)
+        tokenizer = read_tokenizer(spec.model, spec.revision)
     except (OSError, ValueError, ImportError, KeyError) as error:
         if isinstance(error, FamilyError):
             raise
         raise FamilyError(f"{_named(name, spec)}: {_advice(spec, error)}") from error
     text = config.get_text_config()
     end_ids = _end_ids(spec, config, tokenizer)
-    template = tokenizer.chat_template
     report = _report(name, spec, config)
-    return Checkpoint(
-        report, _tokens(tokenizer, text.vocab_size), end_ids, template if isinstance(template, str) else None
-    )
+    return Checkpoint(report, tokens_of(tokenizer, text.vocab_size), end_ids, read_template(tokenizer))
+
+
+def read_tokenizer(model: str, revision: str | None) -> Any:
+    """A tokenizer, without code of its own."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
+
+
+def read_template(tokenizer: Any) -> str | None:
+    """A tokenizer's chat template, None where it has none or several."""
+    template = tokenizer.chat_template
+    return template if isinstance(template, str) else None
 
 
 def _named(name: str, spec: MemberSpec) -> str:
@@ -173,13 +198,64 @@ def _architecture(config: "PreTrainedConfig") -> str:
 
 
 def _count_parameters(config: "PreTrainedConfig") -> int:
-    """Build the model without memory behind it; parameters() yields tied weights once."""
+    """parameters() yields tied weights once."""
+    return sum(parameter.numel() for parameter in _skeleton(config).parameters())
+
+
+def _skeleton(config: "PreTrainedConfig") -> Any:
+    """The model without memory behind it."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
+        return AutoModelForCausalLM.from_config(config)
+
+
+@dataclass(frozen=True)
+class Linears:
+    """The linear layers that an adapter may add to.
+
+    Attributes:
+        shapes: Inputs and outputs of each, by its name in transformers.
+        head: The name of the layer that makes logits.
+        mixtures: The names of the blocks that choose among experts of their own.
+    """
+
+    shapes: Mapping[str, tuple[int, int]]
+    head: str | None
+    mixtures: tuple[str, ...]
+
+    def why_not(self, module: str) -> str:
+        """Why a module is not among them, for a message."""
+        if module == self.head or "embed" in module.rpartition(".")[2]:
+            return "an embedding or the output head, which adapters share with their reference"
+        if module.startswith(tuple(f"{block}." for block in self.mixtures)):
+            return "inside a mixture-of-experts block, where adapters are not supported"
+        return "which is no linear layer of the reference"
+
+
+def linear_layers(spec: MemberSpec) -> Linears:
+    """The linear layers of a checkpoint that was read before."""
+    return _linear_layers(spec.model, spec.revision)
+
+
+@lru_cache(maxsize=64)
+def _linear_layers(model: str, revision: str | None) -> Linears:
+    from torch import nn
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+    modules = dict(_skeleton(config).named_modules(remove_duplicate=False))
+    outputs = modules[""].get_output_embeddings()
+    head = next((name for name, module in modules.items() if module is outputs), None)
+    mixtures = tuple(name for name, module in modules.items() if hasattr(module, "experts"))
+    inside = tuple(f"{name}." for name in mixtures)
+    shapes = {
+        name: (module.in_features, module.out_features)
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear) and module is not outputs and not name.startswith(inside)
+    }
+    return Linears(shapes, head, mixtures)
 
 
 def _kv_heads(text: Any) -> int:
@@ -200,7 +276,7 @@ def _kv_numbers_per_token(text: Any) -> int:
     return 2 * layers * _kv_heads(text) * int(head_dim)
 
 
-def _tokens(tokenizer: Any, rows: int) -> Tokens:
+def tokens_of(tokenizer: Any, rows: int) -> Tokens:
     """The tokenizer's ids as far as the model has rows for them."""
     contents = {index: token for token, index in tokenizer.get_vocab().items() if index < rows}
     added = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}

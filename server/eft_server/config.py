@@ -42,6 +42,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Number = Annotated[float, Field(ge=-MAX_BOUND, le=MAX_BOUND, allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=2000)]
 Checkpoint = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=1024)]
+Revision = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 _OWNED_VLLM_OPTIONS = {
@@ -66,7 +67,8 @@ _OWNED_VLLM_OPTIONS = {
     "spec_method": "use the section speculative",
     "spec_model": "use speculative.draft",
     "spec_tokens": "use speculative.tokens",
-    "enable_lora": "adapters are not supported",
+    "enable_lora": "name an expert's adapter as experts.<name>.adapter",
+    "quantization": "each member's scheme is read from its own checkpoint",
     "logits_processors": "they would run after the log-probabilities are taken",
     "max_logprobs": "use server.max_logprobs",
     "allowed_local_media_path": "media are not supported",
@@ -79,32 +81,54 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class MemberSpec(_Section):
-    """A checkpoint: a directory or a hub id, with its revision.
-
-    A directory counts from the family file's folder; ``./`` in front tells it from a hub id for certain.
-    """
-
-    model: Checkpoint
-    revision: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    description: Text = ""
-
+class _Member(_Section):
     @model_validator(mode="before")
     @classmethod
     def _accept_a_bare_name(cls, value: Any) -> Any:
         return {"model": value} if isinstance(value, str) else value
 
 
-class ExpertSpec(MemberSpec):
-    """A fine-tuned checkpoint and the reference whose logits are taken from its own.
+class MemberSpec(_Member):
+    """A checkpoint: a directory or a hub id, with its revision.
+
+    A directory counts from the family file's folder; ``./`` in front tells it from a hub id for certain.
+    """
+
+    model: Checkpoint
+    revision: Revision | None = None
+    description: Text = ""
+
+
+class ExpertSpec(_Member):
+    """A fine-tuned checkpoint, or a LoRA adapter on the reference, whose logits are taken from its own.
 
     The reference may be ``base``; left out, it is the family's only reference.
     """
 
+    model: Checkpoint | None = None
+    adapter: Checkpoint | None = None
+    revision: Revision | None = None
+    description: Text = ""
     reference: Name | None = None
 
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.model is None) == (self.adapter is None):
+            given = "both model and adapter" if self.model else "neither model nor adapter"
+            raise ValueError(
+                f"{given}; an expert is one of the two: a checkpoint, or an adapter on its reference"
+            )
+        return self
 
-M = TypeVar("M", bound=MemberSpec)
+    @property
+    def source(self) -> str:
+        """The directory or hub id of either."""
+        source = self.model or self.adapter
+        assert source is not None, "validation has seen to it"
+        return source
+
+
+M = TypeVar("M", bound=_Member)
 
 
 class Setting(_Section):
@@ -202,8 +226,8 @@ class ServerConfig(_Section):
         """All members' names in the order of a coefficient vector: base, references, experts."""
         return (BASE, *self.references, *self.experts)
 
-    def member(self, name: str) -> MemberSpec:
-        """The checkpoint of a member.
+    def member(self, name: str) -> MemberSpec | ExpertSpec:
+        """What the family file says of a member.
 
         Raises:
             KeyError: No member has this name.
@@ -211,6 +235,24 @@ class ServerConfig(_Section):
         if name == BASE:
             return self.base
         return self.references[name] if name in self.references else self.experts[name]
+
+    def checkpoint(self, name: str) -> MemberSpec:
+        """The checkpoint that a member runs on: its own, or its reference's where it is an adapter.
+
+        Raises:
+            KeyError: No member has this name.
+        """
+        member = self.member(name)
+        if isinstance(member, MemberSpec):
+            return member
+        if member.model is None:
+            return self.checkpoint(self.reference_of(name))
+        return MemberSpec(model=member.model, revision=member.revision, description=member.description)
+
+    @property
+    def adapters(self) -> dict[str, ExpertSpec]:
+        """The experts that are adapters, by name."""
+        return {name: expert for name, expert in self.experts.items() if expert.adapter is not None}
 
     def reference_of(self, expert: str) -> str:
         """The member whose logits are subtracted from an expert's: a reference, or ``base``.
@@ -233,6 +275,7 @@ class ServerConfig(_Section):
             n: self._completed(("aliases", n), alias, self.defaults) for n, alias in self.aliases.items()
         }
         self._complete("aliases", aliases)
+        self._check_draft()
         self._check_vllm_options()
         return self
 
@@ -292,6 +335,14 @@ class ServerConfig(_Section):
         for place, message in self.limits.violations(weights, scale):
             raise KeyedError((*key, *place), f"{message} (see limits)")
         return setting.model_copy(update={"weights": weights, "scale": scale})
+
+    def _check_draft(self) -> None:
+        if self.speculative and self.speculative.draft in self.adapters:
+            raise KeyedError(
+                ("speculative", "draft"),
+                f"{self.speculative.draft!r} is an adapter, and drafts are checkpoints: name another member, "
+                "or a checkpoint with the adapter merged into it",
+            )
 
     def _check_vllm_options(self) -> None:
         for option, value in self.vllm.items():
@@ -353,7 +404,10 @@ def _with_paths(config: ServerConfig, folder: Path) -> ServerConfig:
     """The same config with local checkpoints and files as absolute paths."""
 
     def located(key: tuple[str, ...], member: M) -> M:
-        return member.model_copy(update={"model": _checkpoint((*key, "model"), member.model, folder)})
+        given = {kind: source for kind in ("model", "adapter") if (source := getattr(member, kind, None))}
+        return member.model_copy(
+            update={k: _checkpoint((*key, k), source, folder) for k, source in given.items()}
+        )
 
     update: dict[str, Any] = {"base": located((BASE,), config.base)}
     update["references"] = {n: located(("references", n), m) for n, m in config.references.items()}

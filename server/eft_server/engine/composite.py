@@ -20,6 +20,7 @@ from vllm.sequence import IntermediateTensors
 from vllm.transformers_utils.config import get_config, get_hf_text_config
 
 from eft_server.blend import blend
+from eft_server.engine.adapters import fingerprint, read_low_rank, share_weights, weightless
 from eft_server.engine.coefficients import attach, detach
 from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
 
@@ -37,20 +38,42 @@ class EftForCausalLM(nn.Module):
         self.members = nn.ModuleDict()
         self._sizes_M: list[int] = []
         self._last_id_M: list[int] = []
-        self._add(self.manifest.base, _base_config(vllm_config, self.manifest), prefix)
+        self._add(self.manifest.base, self._config_of(self.manifest.base, vllm_config), prefix)
         for checkpoint in self.manifest.members:
-            self._add(checkpoint.name, _member_config(vllm_config, checkpoint), prefix)
+            if checkpoint.reference is None:
+                self._add(checkpoint.name, self._config_of(checkpoint.name, vllm_config), prefix)
+            else:
+                self._add_adapter(checkpoint, vllm_config, prefix)
         self.secondary_weights = [
             DefaultModelLoader.Source(item.model, item.revision, prefix=item.weight_prefix)
             for item in self.manifest.members
+            if item.reference is None
         ]
         device = vllm_config.device_config.device
         self.defaults_M = torch.tensor(self.manifest.defaults, dtype=torch.float32, device=device)
         self.unshared_U = torch.tensor(list(self.manifest.unshared_ids()), dtype=torch.long, device=device)
 
-    def _add(self, name: str, config: VllmConfig, prefix: str) -> None:
+    def _config_of(self, name: str, vllm_config: VllmConfig) -> VllmConfig:
+        """The settings with which vLLM builds a member."""
+        if name == self.manifest.base:
+            return _base_config(vllm_config, self.manifest)
+        checkpoint = next(item for item in self.manifest.members if item.name == name)
+        return _member_config(vllm_config, checkpoint)
+
+    def _add_adapter(self, checkpoint: Checkpoint, vllm_config: VllmConfig, prefix: str) -> None:
+        """The reference once more, with attention layers of its own and otherwise the reference's weights."""
+        assert checkpoint.reference is not None
+        config = self._config_of(checkpoint.reference, vllm_config)
+        low_rank = read_low_rank(checkpoint, type(self._member(checkpoint.reference)))
+        with weightless():
+            self._add(checkpoint.name, config, prefix, tag=f"{checkpoint.name}_{fingerprint(low_rank)}")
+        share_weights(
+            checkpoint.name, self._member(checkpoint.name), self._member(checkpoint.reference), low_rank
+        )
+
+    def _add(self, name: str, config: VllmConfig, prefix: str, tag: str | None = None) -> None:
         # A tag of its own keeps each member's compile cache apart from the others'.
-        with set_model_tag(f"eft_{name}"):
+        with set_model_tag(f"eft_{tag or name}"):
             member = init_vllm_registered_model(config, prefix=maybe_prefix(prefix, f"members.{name}"))
         self.members[name] = member
         self._sizes_M.append(config.model_config.hf_text_config.hidden_size)

@@ -13,11 +13,15 @@ SEPARATOR = "@"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A member's name and where its weights are (a local directory or a hub id with its revision)."""
+    """A member's name and where its weights are (a local directory or a hub id with its revision).
+
+    Where `reference` names another member, they are an adapter on that one.
+    """
 
     name: str
     model: str
     revision: str | None = None
+    reference: str | None = None
 
     @property
     def weight_prefix(self) -> str:

@@ -61,9 +61,11 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     """
     register()
     config = _with_options(config, parse_vllm_args(extra_args))
-    models = {name: _model_config(config, name) for name in config.members}
+    models = {name: _model_config(config, name) for name in config.members if name not in config.adapters}
     for name, model in models.items():
         _refuse_unsupported(name, model)
+    for name in config.adapters:
+        models[name] = _model_of_adapter(config, name, models)
     options = _device_options(config, report)
     options |= {"max_model_len": _context(config, models), "max_logprobs": config.server.max_logprobs}
     options |= _window_options(models)
@@ -113,7 +115,7 @@ def _with_options(config: ServerConfig, options: Mapping[str, Any]) -> ServerCon
 def _model_config(config: ServerConfig, name: str) -> "ModelConfig":
     from vllm.config import ModelConfig
 
-    member = config.member(name)
+    member = config.checkpoint(name)
     shared = {key: config.vllm[key] for key in ("dtype", "quantization", "hf_token") if key in config.vllm}
     try:
         return ModelConfig(
@@ -151,6 +153,32 @@ def _refuse_unsupported(name: str, model: "ModelConfig") -> None:
             raise FamilyError(f"member {name!r} ({model.model}, {model.architectures[0]}): {reason}")
 
 
+def _model_of_adapter(config: ServerConfig, name: str, models: Mapping[str, "ModelConfig"]) -> "ModelConfig":
+    """Its reference's, once the adapter is known to be one that can run on it."""
+    from eft_server.engine.adapters import check_adapter
+
+    reference = config.reference_of(name)
+    model = models[reference]
+    if model.use_mla:
+        raise FamilyError(
+            f"member {name!r}: its reference {reference!r} ({model.architectures[0]}) has multi-head latent "
+            "attention, which adapters do not support: merge the adapter into a checkpoint"
+        )
+    try:
+        check_adapter(_checkpoint(config, name))
+    except (OSError, ValueError) as error:
+        raise FamilyError(f"member {name!r} (adapter {config.adapters[name].adapter}): {error}") from error
+    return model
+
+
+def _checkpoint(config: ServerConfig, name: str) -> Checkpoint:
+    if name in config.adapters:
+        expert = config.adapters[name]
+        return Checkpoint(name, expert.source, expert.revision, config.reference_of(name))
+    member = config.checkpoint(name)
+    return Checkpoint(name, member.model, member.revision)
+
+
 def _window_options(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
     """Keep sliding and full layers in one group of blocks, where every member's layers are."""
     windows = {name: size for name, model in models.items() if (size := model.get_sliding_window())}
@@ -176,11 +204,7 @@ def _family_options(
 ) -> dict[str, Any]:
     manifest = Manifest(
         architectures=tuple(models[BASE].architectures),
-        members=tuple(
-            Checkpoint(name, config.member(name).model, config.member(name).revision)
-            for name in config.members
-            if name != BASE
-        ),
+        members=tuple(_checkpoint(config, name) for name in config.members if name != BASE),
         unshared=tuple(_complement(report.vocabulary.shared, report.vocabulary.size)),
         defaults=Behaviours(config).resolve(config.name).coefficients,
     )
@@ -219,7 +243,7 @@ def _speculation(config: ServerConfig, models: Mapping[str, "ModelConfig"]) -> d
                 f"speculative.draft {draft!r} pads its vocabulary to {draft_size} ids, the base to {base_size}: "
                 "drafting needs equal sizes; leave the section speculative out for this family"
             )
-        draft, revision = config.member(draft).model, config.member(draft).revision
+        draft, revision = config.checkpoint(draft).model, config.checkpoint(draft).revision
     options = {"method": "draft_model", "model": draft, "num_speculative_tokens": tokens}
     return {"speculative_config": options | ({"revision": revision} if revision else {})}
 

@@ -1,0 +1,94 @@
+"""Experts that are LoRA adapters against transformers with the adapters merged in, on both model runners."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .adapters import write_adapter, write_merged
+from .checkpoints import write_checkpoint
+from .driver import Engine
+from .reference import Reference
+from .small_family import Running
+from .test_composite import check, greedy, prompt
+
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MEMBERS = ("base", "ref", "attention", "everything", "patterned", "on-base", "on-base-too")
+FAMILY = """
+name: small
+base: ./base
+references: {ref: ./ref}
+experts:
+  attention: {adapter: ./attention, reference: ref}
+  everything: {adapter: ./everything, reference: ref}
+  patterned: {adapter: ./patterned, reference: ref}
+  on-base: {adapter: ./on-base, reference: base}
+  on-base-too: {adapter: ./on-base-too, reference: base}
+limits: {weight: {min: -2, max: 2}, total: 4}
+vllm:
+  dtype: float32
+  max_model_len: 256
+  max_num_seqs: 16
+  max_num_batched_tokens: 64
+  block_size: 32
+  kv_cache_memory_bytes: 67108864
+  disable_log_stats: false
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base with biases and untied heads, a reference with tied ones, and adapters on both."""
+    folder = tmp_path_factory.mktemp("adapters")
+    write_checkpoint(folder / "base", 0, "qwen2", tie_word_embeddings=False, num_hidden_layers=3)
+    write_checkpoint(folder / "ref", 1, tie_word_embeddings=True)
+    ref, base = folder / "ref", folder / "base"
+    write_adapter(folder / "attention", ref, 2, dict(q_proj=4, v_proj=4))
+    write_adapter(folder / "everything", ref, 3, dict.fromkeys(ALL, 4), spread=0.15, use_rslora=True)
+    ranks, alphas = {"k_proj": 2, "down_proj": 7}, {"o_proj": 3}
+    targets = {"k_proj": 2, "o_proj": 4, "up_proj": 4, "down_proj": 7}
+    write_adapter(folder / "patterned", ref, 4, targets, rank_pattern=ranks, alpha_pattern=alphas)
+    write_adapter(folder / "on-base", base, 5, dict.fromkeys(ALL, 4), spread=0.15)
+    write_adapter(folder / "on-base-too", base, 6, dict(gate_proj=4))
+    for name in MEMBERS[2:]:
+        write_merged(folder / "merged" / name, base if name.startswith("on-base") else ref, folder / name)
+    (folder / "family.yaml").write_text(FAMILY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Reference:
+    merged = [folder / "merged" / name for name in MEMBERS[2:]]
+    return Reference([folder / "base", folder / "ref", *merged], vocab_size=96, shared=93)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["v1", "v2"])
+def running(request: pytest.FixtureRequest, folder: Path, reference: Reference) -> Iterator[Running]:
+    engine = Engine(folder / "family.yaml", v2=request.param)
+    yield Running(engine, reference, v2=request.param, speculative=False)
+    engine.close()
+
+
+def alone(member: int) -> list[float]:
+    return [float(index == member) for index in range(len(MEMBERS))]
+
+
+SETTINGS = [
+    *(alone(member) for member in range(len(MEMBERS))),
+    [1.0, -1.5, 0.9, 0.6, 0.0, 0.0, 0.0],
+    [1.0, -0.4, 0.0, -0.5, 0.9, 0.0, 0.0],
+    [0.2, -0.9, 0.3, 0.3, 0.3, 0.5, 0.3],
+]
+"""Every member alone, the references as plain members among them, and mixtures."""
+
+
+def test_adapters_equal_merged_checkpoints_in_a_batch_of_mixed_weights(running: Running) -> None:
+    check(running, [greedy(prompt(300 + i, 4 + 5 * i), setting, 8) for i, setting in enumerate(SETTINGS)])
+
+
+def test_adapters_read_long_prompts_in_parts_and_from_the_prefix_cache(running: Running) -> None:
+    shared = prompt(320, 96)
+    requests = [greedy(shared + prompt(330 + i, 9), setting, 4) for i, setting in enumerate(SETTINGS[-3:])]
+    check(running, requests[:1])
+    outputs = check(running, requests)
+    assert all(output["cached_tokens"] >= 96 for output in outputs)
