@@ -185,6 +185,7 @@ def _on(
         revision=spec.revision,
         parameters=sum(tensor.numbers for tensor in tensors.values()),
         adapter_of=reference.report.name,
+        quantised=None,
     )
     return replace(reference, report=report)
 

@@ -1,5 +1,6 @@
 """What one member's checkpoint is, from its config and tokenizer alone: no weights are read."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from eft_server.config import MemberSpec
 from eft_server.errors import ConfigError, FamilyError
+from eft_server.headers import StoredTensor, read_header
 from eft_server.vocabulary import Tokens
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ __all__ = [
     "Checkpoint",
     "Linears",
     "MemberReport",
+    "Quantised",
     "bytes_per_number",
     "linear_layers",
     "read_checkpoint",
@@ -27,6 +30,9 @@ __all__ = [
 
 _UNSTATED_CONTEXT = 2048
 """vLLM's own assumption about a checkpoint that does not say how many tokens it can read."""
+
+_PLAIN = frozenset({"BF16", "F16", "F32", "F64"})
+"""The dtypes of safetensors whose numbers the engine converts to its own dtype."""
 
 _BYTES = {"float64": 8, "float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
@@ -50,6 +56,7 @@ class MemberReport:
         dtype: The dtype that the checkpoint states.
         adapter_of: The reference that this member is an adapter on, if it is one: its parameters are the low-rank
             numbers alone, everything else is the reference's.
+        quantised: How its weights are packed, None where they are plain numbers.
     """
 
     name: str
@@ -65,15 +72,39 @@ class MemberReport:
     max_position_embeddings: int
     dtype: str
     adapter_of: str | None = None
+    quantised: "Quantised | None" = None
+
+    @property
+    def weights_are_bounded(self) -> bool:
+        """Whether `weight_bytes` is an upper bound alone: the sizes of packed weights could not be read."""
+        return self.quantised is not None and self.quantised.packed_bytes is None
 
     def weight_bytes(self, dtype: str | None = None) -> int:
-        """Size of all weights, in the checkpoint's own dtype or in another."""
-        return self.parameters * bytes_per_number(dtype or self.dtype)
+        """Size of all weights, plain numbers in the checkpoint's own dtype or in another."""
+        size = bytes_per_number(dtype or self.dtype)
+        if self.quantised is None or self.quantised.packed_bytes is None:
+            return self.parameters * size
+        return self.quantised.packed_bytes + self.quantised.plain_numbers * size
 
     def kv_bytes(self, tokens: int, dtype: str | None = None) -> int:
         """Size of the keys and values of so many tokens, in the checkpoint's own dtype or in another."""
         numbers = self.kv_bytes_per_token // bytes_per_number(self.dtype)
         return tokens * numbers * bytes_per_number(dtype or self.dtype)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A quantised checkpoint's scheme and what it takes, from its files' headers.
+
+    Attributes:
+        scheme: The name that the checkpoint gives it.
+        packed_bytes: Size of the integers and 8-bit floats, None where the headers could not be read.
+        plain_numbers: How many ordinary floats there are beside them.
+    """
+
+    scheme: str
+    packed_bytes: int | None = None
+    plain_numbers: int = 0
 
 
 @dataclass(frozen=True)
@@ -187,7 +218,47 @@ def _report(name: str, spec: MemberSpec, config: "PreTrainedConfig") -> MemberRe
         final_logit_softcapping=getattr(text, "final_logit_softcapping", None),
         max_position_embeddings=getattr(text, "max_position_embeddings", None) or _UNSTATED_CONTEXT,
         dtype=dtype,
+        quantised=_quantised(spec, config),
     )
+
+
+def _quantised(spec: MemberSpec, config: "PreTrainedConfig") -> Quantised | None:
+    stated = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
+    if stated is None:
+        return None
+    scheme = str(stated.get("quant_method") if isinstance(stated, dict) else stated.quant_method)
+    tensors = _stored_tensors(spec)
+    if not tensors:
+        return Quantised(scheme)
+    plain = [tensor for tensor in tensors if tensor.dtype in _PLAIN]
+    packed = sum(tensor.size_bytes for tensor in tensors if tensor.dtype not in _PLAIN)
+    return Quantised(scheme, packed, sum(tensor.numbers for tensor in plain))
+
+
+def _stored_tensors(spec: MemberSpec) -> list[StoredTensor]:
+    """The tensors of a checkpoint whose files are here; none where they are on the hub alone."""
+    try:
+        index = _cached(spec, "model.safetensors.index.json")
+        names = {"model.safetensors"}
+        if index is not None:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files = [_cached(spec, name) for name in sorted(names)]
+        return (
+            [tensor for file in files if file for tensor in read_header(file).values()] if all(files) else []
+        )
+    except (KeyError, ValueError):
+        return []
+
+
+def _cached(spec: MemberSpec, filename: str) -> Path | None:
+    """A file of a checkpoint, without downloading it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    local = Path(spec.model) / filename
+    if Path(spec.model).is_absolute():
+        return local if local.is_file() else None
+    found = try_to_load_from_cache(spec.model, filename, revision=spec.revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _architecture(config: "PreTrainedConfig") -> str:

@@ -23,6 +23,7 @@ from eft_server.blend import blend
 from eft_server.engine.adapters import fingerprint, read_low_rank, share_weights, weightless
 from eft_server.engine.coefficients import attach, detach
 from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
+from eft_server.engine.quantisation import as_named_in_the_checkpoint, own_quantisation
 
 
 class EftForCausalLM(nn.Module):
@@ -72,9 +73,11 @@ class EftForCausalLM(nn.Module):
         )
 
     def _add(self, name: str, config: VllmConfig, prefix: str, tag: str | None = None) -> None:
+        own = maybe_prefix(prefix, f"members.{name}")
+        as_named_in_the_checkpoint(config.quant_config, f"{own}.")
         # A tag of its own keeps each member's compile cache apart from the others'.
         with set_model_tag(f"eft_{tag or name}"):
-            member = init_vllm_registered_model(config, prefix=maybe_prefix(prefix, f"members.{name}"))
+            member = init_vllm_registered_model(config, prefix=own)
         self.members[name] = member
         self._sizes_M.append(config.model_config.hf_text_config.hidden_size)
         self._last_id_M.append(config.model_config.hf_text_config.vocab_size - 1)
@@ -148,7 +151,10 @@ class EftForCausalLM(nn.Module):
 
 
 def _base_config(vllm_config: VllmConfig, manifest: Manifest) -> VllmConfig:
-    return vllm_config.with_hf_config(vllm_config.model_config.hf_config, list(manifest.architectures))
+    model_config = vllm_config.model_config
+    config = vllm_config.with_hf_config(model_config.hf_config, list(manifest.architectures))
+    own_quantisation(config, model_config.model, model_config.revision)
+    return config
 
 
 def _member_config(vllm_config: VllmConfig, checkpoint: Checkpoint) -> VllmConfig:
@@ -156,6 +162,7 @@ def _member_config(vllm_config: VllmConfig, checkpoint: Checkpoint) -> VllmConfi
         checkpoint.model, trust_remote_code=False, revision=checkpoint.revision
     )
     config = vllm_config.with_hf_config(hf_config)
+    own_quantisation(config, checkpoint.model, checkpoint.revision)
     text_config = config.model_config.hf_text_config = get_hf_text_config(hf_config)
     config.cache_config = copy.copy(config.cache_config)
     config.cache_config.sliding_window = _window_of_every_layer(text_config)

@@ -67,6 +67,7 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     for name in config.adapters:
         models[name] = _model_of_adapter(config, name, models)
     options = _device_options(config, report)
+    _refuse_schemes(models, {**options, **config.vllm}.get("dtype", "auto"))
     options |= {"max_model_len": _context(config, models), "max_logprobs": config.server.max_logprobs}
     options |= _window_options(models)
     options |= dict(config.vllm) | _family_options(config, report, models)
@@ -116,7 +117,7 @@ def _model_config(config: ServerConfig, name: str) -> "ModelConfig":
     from vllm.config import ModelConfig
 
     member = config.checkpoint(name)
-    shared = {key: config.vllm[key] for key in ("dtype", "quantization", "hf_token") if key in config.vllm}
+    shared = {key: config.vllm[key] for key in ("dtype", "hf_token") if key in config.vllm}
     try:
         return ModelConfig(
             model=member.model, revision=member.revision, tokenizer_revision=member.revision, **shared
@@ -140,10 +141,6 @@ _REFUSALS: tuple[tuple[Callable[["ModelConfig"], bool], str], ...] = (
     ),
     (lambda model: model.is_hybrid, "hybrid (attention and state-space) models are not supported"),
     (lambda model: model.uses_mrope, "multimodal rotary positions are not supported"),
-    (
-        lambda model: model.quantization is not None,
-        "quantised checkpoints are not supported: use the original",
-    ),
 )
 
 
@@ -151,6 +148,20 @@ def _refuse_unsupported(name: str, model: "ModelConfig") -> None:
     for applies, reason in _REFUSALS:
         if applies(model):
             raise FamilyError(f"member {name!r} ({model.model}, {model.architectures[0]}): {reason}")
+
+
+def _refuse_schemes(models: Mapping[str, "ModelConfig"], dtype: str) -> None:
+    """Every member runs in one dtype, the base's where the options name none."""
+    from vllm.config.model import _STR_DTYPE_TO_TORCH_DTYPE
+
+    from eft_server.engine.quantisation import refuse_scheme
+
+    torch_dtype = _STR_DTYPE_TO_TORCH_DTYPE.get(str(dtype).removeprefix("torch."), models[BASE].dtype)
+    for name, model in models.items():
+        try:
+            refuse_scheme(model, torch_dtype)
+        except ValueError as error:
+            raise FamilyError(f"member {name!r} ({model.model}): {error}") from error
 
 
 def _model_of_adapter(config: ServerConfig, name: str, models: Mapping[str, "ModelConfig"]) -> "ModelConfig":
