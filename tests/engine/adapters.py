@@ -26,13 +26,13 @@ SETTINGS: dict[str, Any] = {
 def write_adapter(
     path: Path, reference: Path, seed: int, targets: Mapping[str, int], spread: float = 0.3, **settings: Any
 ) -> Path:
-    """A random adapter on a checkpoint: the rank of each kind of layer that it adapts, by its last name."""
+    """A random adapter on a checkpoint: the rank of each kind of layer that it adapts, by how its name ends."""
     stated = SETTINGS | {"target_modules": sorted(targets)} | settings
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, weight in load_file(reference / "model.safetensors").items():
         module = name.removesuffix(".weight")
-        rank = targets.get(module.rpartition(".")[2])
+        rank = next((rank for ending, rank in targets.items() if module.endswith(f".{ending}")), None)
         if rank and name.endswith(".weight"):
             outputs, inputs = weight.shape
             for part, shape in (("lora_A", (rank, inputs)), ("lora_B", (outputs, rank))):
@@ -47,16 +47,23 @@ def write_adapter(
 def write_merged(path: Path, reference: Path, adapter: Path) -> Path:
     """The checkpoint that the adapter amounts to: W + scaling · B · A, by the definition."""
     shutil.copytree(reference, path)
-    settings = json.loads((adapter / "adapter_config.json").read_text())
     weights = load_file(path / "model.safetensors")
-    low_rank = load_file(adapter / "adapter_model.safetensors")
-    for name, a_RI in low_rank.items():
-        if "lora_A" in name:
-            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-            b_OR = low_rank[name.replace("lora_A", "lora_B")]
-            weights[f"{module}.weight"] += scaling(settings, module) * (b_OR @ a_RI)
+    for module, (a_RI, b_OR) in terms(adapter).items():
+        weights[f"{module}.weight"] += b_OR @ a_RI
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     return path
+
+
+def terms(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """An adapter's two matrices by layer, the scaling in the second."""
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    found = {}
+    for name, a_RI in tensors.items():
+        if "lora_A" in name:
+            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            found[module] = a_RI, scaling(settings, module) * tensors[name.replace("lora_A", "lora_B")]
+    return found
 
 
 def scaling(settings: Mapping[str, Any], module: str) -> float:

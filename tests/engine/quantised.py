@@ -11,7 +11,13 @@ from torch import nn
 
 INT8 = {
     "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
-    "input_activations": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True},
+    "input_activations": {
+        "num_bits": 8,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "token",
+        "dynamic": True,
+    },
 }
 INT4 = {"weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}}
 
@@ -60,7 +66,9 @@ def _rounded(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tenso
     return integers, scales.reshape(len(weight), -1)
 
 
-def _as_stored(module: str, integers: torch.Tensor, scales: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
+def _as_stored(
+    module: str, integers: torch.Tensor, scales: torch.Tensor, bits: int
+) -> dict[str, torch.Tensor]:
     stored = {f"{module}.weight_scale": scales.contiguous()}
     if bits == 8:
         return stored | {f"{module}.weight": integers.to(torch.int8)}
@@ -71,13 +79,24 @@ def _as_stored(module: str, integers: torch.Tensor, scales: torch.Tensor, bits: 
     return stored | {f"{module}.weight_packed": packed, f"{module}.weight_shape": shape}
 
 
-def round_inputs(model: nn.Module) -> None:
-    """Make a float model round its projections' inputs to 8 bits a token, as the scheme's kernels do."""
+LowRanks = dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+def round_inputs(model: nn.Module, low_rank: LowRanks | None = None) -> None:
+    """Make a float model round its projections' inputs to 8 bits a token, as the scheme's kernels do.
+
+    What an adapter adds to a projection reads the inputs as they are.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name.endswith("_proj"):
-            module.register_forward_pre_hook(lambda _, inputs: (_rounded_inputs(inputs[0]),))
+            module.forward = _rounded_product(module, (low_rank or {}).get(name))  # type: ignore[method-assign]
 
 
-def _rounded_inputs(x: torch.Tensor) -> torch.Tensor:
-    scales = x.abs().amax(dim=-1, keepdim=True) / 127
-    return (x / scales).round().clamp(-128, 127) * scales
+def _rounded_product(module: nn.Linear, term: tuple[torch.Tensor, torch.Tensor] | None) -> Any:
+    def product(x: torch.Tensor) -> torch.Tensor:
+        scales = x.abs().amax(dim=-1, keepdim=True) / 127
+        rounded = (x / scales).round().clamp(-128, 127) * scales
+        result = nn.functional.linear(rounded, module.weight, module.bias)
+        return result if term is None else result + (x @ term[0].T) @ term[1].T
+
+    return product

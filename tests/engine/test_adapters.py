@@ -2,8 +2,22 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from vllm.model_executor.layers.linear import (
+    LinearBase,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+    RowParallelLinear,
+)
+
+from eft_server.config import load_config
+from eft_server.engine.adapters import LowRank, own_share
+from eft_server.engine.plan import plan
+from eft_server.errors import FamilyError
+from eft_server.family import inspect_family
 
 from .adapters import write_adapter, write_merged
 from .checkpoints import write_checkpoint
@@ -38,18 +52,19 @@ vllm:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base with biases and untied heads, a reference with tied ones, and adapters on both."""
+    """A mixture of experts as the base, a reference with biases and tied heads, and adapters on both."""
     folder = tmp_path_factory.mktemp("adapters")
-    write_checkpoint(folder / "base", 0, "qwen2", tie_word_embeddings=False, num_hidden_layers=3)
-    write_checkpoint(folder / "ref", 1, tie_word_embeddings=True)
+    mixture = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64, mlp_only_layers=[1])
+    write_checkpoint(folder / "base", 0, "qwen3_moe", num_hidden_layers=3, **mixture)
+    write_checkpoint(folder / "ref", 1, "qwen2", tie_word_embeddings=True)
     ref, base = folder / "ref", folder / "base"
     write_adapter(folder / "attention", ref, 2, dict(q_proj=4, v_proj=4))
     write_adapter(folder / "everything", ref, 3, dict.fromkeys(ALL, 4), spread=0.15, use_rslora=True)
     ranks, alphas = {"k_proj": 2, "down_proj": 7}, {"o_proj": 3}
     targets = {"k_proj": 2, "o_proj": 4, "up_proj": 4, "down_proj": 7}
     write_adapter(folder / "patterned", ref, 4, targets, rank_pattern=ranks, alpha_pattern=alphas)
-    write_adapter(folder / "on-base", base, 5, dict.fromkeys(ALL, 4), spread=0.15)
-    write_adapter(folder / "on-base-too", base, 6, dict(gate_proj=4))
+    write_adapter(folder / "on-base", base, 5, dict.fromkeys(ALL[:4], 4), spread=0.15)
+    write_adapter(folder / "on-base-too", base, 6, dict(o_proj=4, **{"layers.1.mlp.gate_proj": 4}))
     for name in MEMBERS[2:]:
         write_merged(folder / "merged" / name, base if name.startswith("on-base") else ref, folder / name)
     (folder / "family.yaml").write_text(FAMILY)
@@ -92,3 +107,51 @@ def test_adapters_read_long_prompts_in_parts_and_from_the_prefix_cache(running: 
     check(running, requests[:1])
     outputs = check(running, requests)
     assert all(output["cached_tokens"] >= 96 for output in outputs)
+
+
+def planned(folder: Path, adapter: Path) -> None:
+    config = load_config(folder / "family.yaml", [f"experts.attention.adapter={adapter}"])
+    plan(config, inspect_family(config))
+
+
+@pytest.mark.parametrize(
+    ("targets", "settings", "words"),
+    [
+        ({"q_proj": 5}, {}, "layers.0.self_attn.q_proj' has the rank 5, its adapter_config.json says 4"),
+        ({"q_proj": 4}, {"rank_pattern": {"q_proj": 2}}, "has the rank 4, its adapter_config.json says 2"),
+        ({"q_proj": 520}, {"r": 520}, "520"),
+        ({"q_proj": 4}, {"r": 0}, "must be a positive integer"),
+    ],
+)
+def test_ranks_that_are_not_the_stated_ones_are_refused_before_the_engine_starts(
+    folder: Path, tmp_path: Path, targets: dict[str, int], settings: dict[str, Any], words: str
+) -> None:
+    adapter = write_adapter(tmp_path / "wrong", folder / "ref", 9, targets, **settings)
+    with pytest.raises(FamilyError, match=f"member 'attention'.*{words}"):
+        planned(folder, adapter)
+
+
+def sharded(kind: type[LinearBase], rank: int, **attributes: Any) -> Any:
+    """One of two GPUs' share of a layer, as far as adapters look at it."""
+    layer = kind.__new__(kind)
+    for name, value in {"tp_size": 2, "tp_rank": rank, **attributes}.items():
+        setattr(layer, name, value)
+    return layer
+
+
+def test_the_shares_of_a_sharded_layer_make_up_the_whole_term() -> None:
+    """Inputs are summed over GPUs, outputs stand side by side, and heads that are copied are whole on each."""
+    a_RI, b_OR, x_TI = torch.randn(4, 16), torch.randn(8, 4), torch.randn(3, 16)
+    whole = (x_TI @ a_RI.T) @ b_OR.T
+    rows = [own_share(sharded(RowParallelLinear, rank), LowRank("l", None, a_RI, b_OR)) for rank in (0, 1)]
+    parts = [(x @ a.T) @ b.T for x, (a, b) in zip(x_TI.chunk(2, dim=1), rows, strict=True)]
+    torch.testing.assert_close(sum(parts), whole)
+    columns = [
+        own_share(sharded(MergedColumnParallelLinear, rank), LowRank("l", 1, a_RI, b_OR)) for rank in (0, 1)
+    ]
+    torch.testing.assert_close(torch.cat([(x_TI @ a.T) @ b.T for a, b in columns], dim=1), whole)
+    for rank in (0, 1):
+        layer = sharded(QKVParallelLinear, rank, num_kv_head_replicas=2)
+        _, keys = own_share(layer, LowRank("l", 1, a_RI, b_OR))
+        _, queries = own_share(layer, LowRank("l", 0, a_RI, b_OR))
+        assert (keys.shape, queries.shape) == ((8, 4), (4, 4))

@@ -2,35 +2,91 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from .adapters import write_adapter
+from .adapters import terms, write_adapter
 from .checkpoints import write_checkpoint
-from .driver import PLAIN, Engine
+from .driver import Engine
 from .quantised import quantise, round_inputs
 from .reference import Reference
-from .small_family import Running
-from .test_composite import greedy, prompt
+from .test_composite import prompt
 
-MEMBERS = ("base", "ref", "expert")
-VLLM = """
-  max_model_len: 256
-  max_num_seqs: 16
-  max_num_batched_tokens: 64
-  block_size: 32
-  kv_cache_memory_bytes: 67108864
-  disable_log_stats: false
-"""
-SETTINGS = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, -0.8, 0.8]]
+VLLM = (
+    "vllm: {dtype: %s, max_model_len: 256, max_num_seqs: 16, max_num_batched_tokens: 64, block_size: 32, "
+    "kv_cache_memory_bytes: 67108864, disable_log_stats: false}\n"
+)
+QUANTISED_BASE = (
+    "name: small\nbase: ./base-int8\nreferences: {ref: ./ref}\n"
+    "experts: {expert: {model: ./expert-int8, reference: ref}, lora: {adapter: ./lora, reference: base}}\n"
+    "limits: {weight: {min: -2, max: 2}}\n"
+) + VLLM % "float32"
+QUANTISED_MEMBERS = (
+    "name: small\nbase: ./base\nreferences: {ref: ./ref-int8}\nexperts: {expert: ./expert-int4, float: ./expert}\n"
+    "limits: {weight: {min: -2, max: 2}}\n"
+) + VLLM % "bfloat16"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quantised")
-    for seed, name in enumerate(MEMBERS):
-        write_checkpoint(folder / name, seed, "qwen2" if name == "expert" else "llama", num_hidden_layers=2 + (seed == 0))
-    for bits in (8, 4):
-        for name in MEMBERS:
-            quantise(folder / f"{name}-int{bits}", folder / name, bits)
+    for seed, (name, kind) in enumerate({"base": "llama", "ref": "llama", "expert": "qwen2"}.items()):
+        write_checkpoint(folder / name, seed, kind, spread=0.15, tie_word_embeddings=name != "expert")
+    for name, bits in (("base", 8), ("expert", 8), ("ref", 8), ("expert", 4)):
+        quantise(folder / f"{name}-int{bits}", folder / name, bits)
+    write_adapter(folder / "lora", folder / "base", 5, dict(q_proj=4, o_proj=4, up_proj=4), spread=0.15)
+    (folder / "quantised-base.yaml").write_text(QUANTISED_BASE)
+    (folder / "quantised-members.yaml").write_text(QUANTISED_MEMBERS)
     return folder
+
+
+def largest_error(engine: Engine, reference: Reference, settings: list[list[float]]) -> dict[int, float]:
+    """For each setting, by how much a log-probability of a given text is off, its likelier tokens' included."""
+    jobs = [(prompt(400 + i, 40), setting) for i, setting in enumerate(settings)]
+    requests: list[dict[str, Any]] = [
+        dict(prompt=tokens, coefficients=setting, temperature=0.0, max_tokens=1, prompt_logprobs=3)
+        for tokens, setting in jobs
+    ]
+    errors = {}
+    for index, (job, output) in enumerate(zip(jobs, engine.generate(requests), strict=True)):
+        rows = reference.logprobs(*job)
+        reported = output["prompt_logprobs"][1:]
+        errors[index] = max(
+            abs(value - float(row[int(token)]))
+            for row, entry in zip(rows, reported, strict=False)
+            for token, value in entry.items()
+        )
+    return errors
+
+
+@pytest.fixture(scope="module")
+def quantised_base(folder: Path) -> Iterator[Engine]:
+    engine = Engine(folder / "quantised-base.yaml")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def quantised_members(folder: Path) -> Iterator[Engine]:
+    engine = Engine(folder / "quantised-members.yaml")
+    yield engine
+    engine.close()
+
+
+def one_by_one_and_together(mixture: list[float]) -> list[list[float]]:
+    return [*([float(i == j) for j in range(len(mixture))] for i in range(len(mixture))), mixture]
+
+
+def test_a_quantised_base_runs_beside_float_and_quantised_members(
+    quantised_base: Engine, folder: Path
+) -> None:
+    """And under an adapter. An activation that is rounded the other way moves a log-probability by a few hundredths."""
+    floats = ("base-int8-float", "ref", "expert-int8-float", "base-int8-float")
+    reference = Reference([folder / name for name in floats], vocab_size=96, shared=93)
+    for member in (0, 2):
+        round_inputs(reference.models[member])
+    round_inputs(reference.models[3], terms(folder / "lora"))
+    settings = one_by_one_and_together([1.0, -0.9, 0.9, 0.4])
+    errors = largest_error(quantised_base, reference, settings)
+    assert errors == {}

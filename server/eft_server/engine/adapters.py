@@ -74,9 +74,11 @@ def _helper(checkpoint: Checkpoint) -> PEFTHelper:
 def read_low_rank(checkpoint: Checkpoint, model_class: type[nn.Module]) -> list[LowRank]:
     """Read an adapter's weights, in float32 and with their scaling folded in."""
     weights = load_file(adapter_file(checkpoint.model, checkpoint.revision, WEIGHTS))
+    # As vLLM's own manager of adapters does: renamed like a checkpoint's, but q, k and v still told apart.
     mapper = getattr(model_class, "hf_to_vllm_mapper", None)
+    renaming = mapper.get_rename_mapper() if mapper is not None else None
     adapter = LoRAModel.from_lora_tensors(
-        1, weights, _helper(checkpoint), device="cpu", dtype=torch.float32, weights_mapper=mapper
+        1, weights, _helper(checkpoint), device="cpu", dtype=torch.float32, weights_mapper=renaming
     )
     parts = _parts(model_class)
     terms = []
@@ -171,7 +173,8 @@ def _is_own(module: nn.Module, place: str, terms: Iterable[str]) -> bool:
     return attends or any(layer.startswith(f"{place}.") for layer in terms)
 
 
-def _add_terms(layer: LinearBase, reference: nn.Module, terms: Iterable[LowRank]) -> None:
+def _add_terms(layer: LinearBase, reference: Any, terms: Iterable[LowRank]) -> None:
+    assert layer.tp_size == reference.tp_size, "an adapter is placed where its reference is"
     layer._parameters.update(dict.fromkeys(layer._parameters))
     layer.bias = reference.bias
     layer.low_rank = LowRankTerms(layer, terms)
@@ -202,7 +205,7 @@ class LowRankTerms(nn.Module):
         self._columns: list[tuple[int, int]] = []
         for index, term in enumerate(terms):
             start, stop = _columns_of(layer, term)
-            a_RI, b_OR = _own_share(layer, term)
+            a_RI, b_OR = own_share(layer, term)
             assert len(b_OR) == stop - start, f"{term.layer}: {len(b_OR)} outputs for {stop - start} columns"
             self._columns.append((start, stop))
             # Buffers and not parameters: no checkpoint of a member has them, so the loader must not look for them.
@@ -226,8 +229,12 @@ def _columns_of(layer: Any, term: LowRank) -> tuple[int, int]:
     return start, start + sizes[term.part]
 
 
-def _own_share(layer: Any, term: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs are cut where the layer's are, outputs where they are; the ranks are small and everybody's."""
+def own_share(layer: Any, term: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
+    """A term's two matrices as far as this rank needs them: inputs are cut where the layer's are, outputs likewise.
+
+    Raises:
+        ValueError: the matrix is of several that are fused in the checkpoint already, so its cuts are not known.
+    """
     if layer.tp_size == 1:
         return term.a_RI, term.b_OR
     if isinstance(layer, RowParallelLinear):

@@ -78,12 +78,12 @@ class EftForCausalLM(nn.Module):
         # A tag of its own keeps each member's compile cache apart from the others'.
         with set_model_tag(f"eft_{tag or name}"):
             member = init_vllm_registered_model(config, prefix=own)
-        self.members[name] = member
+        self.members[_key(name)] = member
         self._sizes_M.append(config.model_config.hf_text_config.hidden_size)
         self._last_id_M.append(config.model_config.hf_text_config.vocab_size - 1)
 
     def _member(self, name: str) -> Any:
-        return self.members[name]
+        return self.members[_key(name)]
 
     @staticmethod
     def get_model_state_cls() -> type:
@@ -130,8 +130,8 @@ class EftForCausalLM(nn.Module):
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Blend the logits of any rows of `forward`'s result: float32 (R, V), or None off the first rank."""
         hidden_M, coefficients_RM = detach(hidden_states, self._sizes_M)
-        pairs = zip(self.members, hidden_M, strict=True)
-        logits_M = [self._member(name).compute_logits(hidden_RH) for name, hidden_RH in pairs]
+        pairs: Any = zip(self.members.values(), hidden_M, strict=True)
+        logits_M = [member.compute_logits(hidden_RH) for member, hidden_RH in pairs]
         if any(logits_RV is None for logits_RV in logits_M):
             return None
         return blend(logits_M, coefficients_RM, self.unshared_U)
@@ -142,12 +142,17 @@ class EftForCausalLM(nn.Module):
         for owner, group in itertools.groupby(weights, key=lambda item: self._owner(item[0])):
             own = ((name.removeprefix(f"{owner}{SEPARATOR}"), tensor) for name, tensor in group)
             names = self._member(owner).load_weights(own)
-            loaded.update(f"members.{owner}.{name}" for name in names)
+            loaded.update(f"members.{_key(owner)}.{name}" for name in names)
         return loaded
 
     def _owner(self, weight_name: str) -> str:
         name, separator, _ = weight_name.partition(SEPARATOR)
         return name if separator else self.manifest.base
+
+
+def _key(name: str) -> str:
+    """A member's name among modules: as it is, `float` or `type` would be taken for a method of torch's."""
+    return f"{name}{SEPARATOR}"
 
 
 def _base_config(vllm_config: VllmConfig, manifest: Manifest) -> VllmConfig:

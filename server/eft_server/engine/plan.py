@@ -192,11 +192,8 @@ def _checkpoint(config: ServerConfig, name: str) -> Checkpoint:
 
 def _window_options(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
     """Keep sliding and full layers in one group of blocks, where every member's layers are."""
-    windows = {name: size for name, model in models.items() if (size := model.get_sliding_window())}
-    if len(set(windows.values())) > 1:
-        sizes = ", ".join(f"{name!r} {size}" for name, size in windows.items())
-        raise FamilyError(f"sliding windows must be of one size in a family, in tokens: {sizes}")
-    return {"disable_hybrid_kv_cache_manager": True} if windows else {}
+    windows = [model.get_sliding_window() for model in models.values()]
+    return {"disable_hybrid_kv_cache_manager": True} if any(windows) else {}
 
 
 def _context(config: ServerConfig, models: Mapping[str, "ModelConfig"]) -> int:
@@ -225,11 +222,20 @@ def _family_options(
         "tokenizer_revision": config.base.revision,
         "served_model_name": config.name,
         "trust_remote_code": False,
-        "hf_overrides": {"architectures": [ARCHITECTURE], KEY: manifest.to_hf()},
+        "hf_overrides": {"architectures": [ARCHITECTURE], KEY: manifest.to_hf(), **_mixture(models)},
         "scheduler_cls": _SCHEDULER,
         "worker_cls": _CPU_WORKER if _on_cpu() else _GPU_WORKER,
     }
     return options | _speculation(config, models)
+
+
+def _mixture(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
+    """Tell vLLM that there are mixtures of experts where only other members are: it reads the base's config.
+
+    Of the names by which it looks for them, this one is read by none of its dense architectures.
+    """
+    experts = max(model.get_num_experts() for model in models.values())
+    return {"moe_num_experts": experts} if experts and not models[BASE].is_moe else {}
 
 
 def _complement(shared: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:

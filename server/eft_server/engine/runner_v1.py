@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
-from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
 from vllm.v1.outputs import SamplerOutput
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
@@ -22,6 +22,7 @@ from eft_server.blend import is_broken
 from eft_server.engine.coefficients import coefficients_of
 from eft_server.engine.cpu_kernels import register_cpu_kernels
 from eft_server.engine.manifest import Manifest
+from eft_server.engine.windows import keep_whole
 
 
 class CoefficientRunner(GPUModelRunner):
@@ -144,6 +145,10 @@ class EftWorker(Worker):
         """Re-type a V1 runner that vLLM built: its worker names the class, and a second one would double buffers."""
         super().init_device()
         self.model_runner.__class__ = _RUNNERS.get(type(self.model_runner), type(self.model_runner))
+
+    def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
+        """What vLLM's says, fit for windows of several sizes."""
+        return keep_whole(super().get_kv_cache_spec())
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         """Get ready to clear blocks as well, as vLLM does for the caches of which it knows that they need it."""
