@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     targets = {"k_proj": 2, "o_proj": 4, "up_proj": 4, "down_proj": 7}
     write_adapter(folder / "patterned", ref, 4, targets, rank_pattern=ranks, alpha_pattern=alphas)
     write_adapter(folder / "on-base", base, 5, dict.fromkeys(ALL[:4], 4), spread=0.15)
-    write_adapter(folder / "on-base-too", base, 6, dict(o_proj=4, **{"layers.1.mlp.gate_proj": 4}))
+    write_adapter(folder / "on-base-too", base, 6, dict(o_proj=4, k_proj=4))
     for name in MEMBERS[2:]:
         write_merged(folder / "merged" / name, base if name.startswith("on-base") else ref, folder / name)
     (folder / "family.yaml").write_text(FAMILY)
