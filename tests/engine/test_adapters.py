@@ -22,6 +22,7 @@ from eft_server.family import inspect_family
 from .adapters import write_adapter, write_merged
 from .checkpoints import write_checkpoint
 from .driver import Engine
+from .loaded import own_bytes
 from .reference import Reference
 from .small_family import Running
 from .test_composite import check, greedy, prompt
@@ -107,6 +108,14 @@ def test_adapters_read_long_prompts_in_parts_and_from_the_prefix_cache(running: 
     check(running, requests[:1])
     outputs = check(running, requests)
     assert all(output["cached_tokens"] >= 96 for output in outputs)
+
+
+def test_adapters_take_their_low_rank_numbers_and_nothing_else(folder: Path) -> None:
+    """The memory of weights, counted by tensors' storage; an attention layer has four scales of its own."""
+    members = inspect_family(load_config(folder / "family.yaml")).members
+    found = own_bytes(folder / "family.yaml")
+    extra = {m.name: found[m.name] - m.weight_bytes("float32") for m in members if m.adapter_of}
+    assert extra == {"attention": 32, "everything": 32, "patterned": 32, "on-base": 48, "on-base-too": 48}
 
 
 def planned(folder: Path, adapter: Path) -> None:
