@@ -69,14 +69,22 @@ def _member_table(report: FamilyReport, options: Mapping[str, Any]) -> Table:
     if gpus > 1:
         table.add_column("On each GPU")
     table.add_column("Parameters", f"{sum(m.parameters for m in report.loaded):,}", justify="right")
-    table.add_column("Weights", _size(sum(weights)), justify="right")
+    bound = "up to " if any(member.weights_are_bounded for member in report.loaded) else ""
+    table.add_column("Weights", f"{bound}{_size(sum(weights))}", justify="right")
     table.add_column(f"KV per {KV_TOKENS:,} tokens", _size(sum(kv)), justify="right")
     names = [*(member.name for member in report.members), "(draft)"]
     for name, member, weight, cache in zip(names, report.loaded, weights, kv, strict=False):
         placed = (f"1/{gpus}" if member.sharded else "whole",) if gpus > 1 else ()
-        row = (name, Text(member.model), member.architecture, *placed, f"{member.parameters:,}")
-        table.add_row(*row, _size(weight), _size(cache))
+        row = (name, Text(member.model), _kind(member), *placed, f"{member.parameters:,}")
+        bound = "up to " if member.weights_are_bounded else ""
+        table.add_row(*row, f"{bound}{_size(weight)}", _size(cache))
     return table
+
+
+def _kind(member: MemberReport) -> str:
+    if member.adapter_of:
+        return f"adapter on {member.adapter_of}"
+    return member.architecture + (f" ({member.quantised.scheme})" if member.quantised else "")
 
 
 def _kv_bytes(member: MemberReport, options: Mapping[str, Any]) -> int:

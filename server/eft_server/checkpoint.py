@@ -1,20 +1,38 @@
 """What one member's checkpoint is, from its config and tokenizer alone: no weights are read."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eft_server.config import MemberSpec
 from eft_server.errors import ConfigError, FamilyError
+from eft_server.headers import StoredTensor, read_header
 from eft_server.vocabulary import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-__all__ = ["Checkpoint", "MemberReport", "bytes_per_number", "read_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "Linears",
+    "MemberReport",
+    "Quantised",
+    "bytes_per_number",
+    "linear_layers",
+    "read_checkpoint",
+    "read_template",
+    "read_tokenizer",
+    "tokens_of",
+]
 
 _UNSTATED_CONTEXT = 2048
 """vLLM's own assumption about a checkpoint that does not say how many tokens it can read."""
+
+_PLAIN = frozenset({"BF16", "F16", "F32", "F64"})
+"""The dtypes of safetensors whose numbers the engine converts to its own dtype."""
 
 _BYTES = {"float64": 8, "float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
@@ -37,6 +55,9 @@ class MemberReport:
         max_position_embeddings: The longest text that it reads, in tokens.
         dtype: The dtype that the checkpoint states.
         sharded: Under tensor parallelism, spread over the GPUs and not whole on each.
+        adapter_of: The reference that this member is an adapter on, if it is one: its parameters are the low-rank
+            numbers alone, everything else is the reference's.
+        quantised: How its weights are packed, None where they are plain numbers.
     """
 
     name: str
@@ -52,10 +73,20 @@ class MemberReport:
     max_position_embeddings: int
     dtype: str
     sharded: bool = False
+    adapter_of: str | None = None
+    quantised: "Quantised | None" = None
+
+    @property
+    def weights_are_bounded(self) -> bool:
+        """Whether `weight_bytes` is an upper bound alone: the sizes of packed weights could not be read."""
+        return self.quantised is not None and self.quantised.packed_bytes is None
 
     def weight_bytes(self, dtype: str | None = None) -> int:
-        """Size of all weights, in the checkpoint's own dtype or in another."""
-        return self.parameters * bytes_per_number(dtype or self.dtype)
+        """Size of all weights, plain numbers in the checkpoint's own dtype or in another."""
+        size = bytes_per_number(dtype or self.dtype)
+        if self.quantised is None or self.quantised.packed_bytes is None:
+            return self.parameters * size
+        return self.quantised.packed_bytes + self.quantised.plain_numbers * size
 
     def kv_bytes(self, tokens: int, dtype: str | None = None) -> int:
         """Size of the keys and values of so many tokens, in the checkpoint's own dtype or in another."""
@@ -69,6 +100,21 @@ class MemberReport:
     def kv_share(self, gpus: int) -> float:
         """How much of the keys and values one of so many GPUs holds: at least one head, copied where heads are few."""
         return max(self.kv_heads // gpus, 1) / self.kv_heads if self.sharded else 1.0
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A quantised checkpoint's scheme and what it takes, from its files' headers.
+
+    Attributes:
+        scheme: The name that the checkpoint gives it.
+        packed_bytes: Size of the integers and 8-bit floats, None where the headers could not be read.
+        plain_numbers: How many ordinary floats there are beside them.
+    """
+
+    scheme: str
+    packed_bytes: int | None = None
+    plain_numbers: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,24 +153,34 @@ def read_checkpoint(name: str, spec: MemberSpec) -> Checkpoint:
     Raises:
         FamilyError: It cannot be read, or it is no decoder that generates text; the message says what to do.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     _require_directory(name, spec)
     try:
         config = AutoConfig.from_pretrained(spec.model, revision=spec.revision, trust_remote_code=False)
         _refuse_other_than_decoders(name, spec, config)
-        tokenizer = AutoTokenizer.from_pretrained(spec.model, revision=spec.revision, trust_remote_code=False)
+        tokenizer = read_tokenizer(spec.model, spec.revision)
     except (OSError, ValueError, ImportError, KeyError) as error:
         if isinstance(error, FamilyError):
             raise
         raise FamilyError(f"{_named(name, spec)}: {_advice(spec, error)}") from error
     text = config.get_text_config()
     end_ids = _end_ids(spec, config, tokenizer)
-    template = tokenizer.chat_template
     report = _report(name, spec, config)
-    return Checkpoint(
-        report, _tokens(tokenizer, text.vocab_size), end_ids, template if isinstance(template, str) else None
-    )
+    return Checkpoint(report, tokens_of(tokenizer, text.vocab_size), end_ids, read_template(tokenizer))
+
+
+def read_tokenizer(model: str, revision: str | None) -> Any:
+    """A tokenizer, without code of its own."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
+
+
+def read_template(tokenizer: Any) -> str | None:
+    """A tokenizer's chat template, None where it has none or several."""
+    template = tokenizer.chat_template
+    return template if isinstance(template, str) else None
 
 
 def _named(name: str, spec: MemberSpec) -> str:
@@ -173,7 +229,47 @@ def _report(name: str, spec: MemberSpec, config: "PreTrainedConfig") -> MemberRe
         max_position_embeddings=getattr(text, "max_position_embeddings", None) or _UNSTATED_CONTEXT,
         dtype=dtype,
         sharded=spec.tensor_parallel == "sharded",
+        quantised=_quantised(spec, config),
     )
+
+
+def _quantised(spec: MemberSpec, config: "PreTrainedConfig") -> Quantised | None:
+    stated = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
+    if stated is None:
+        return None
+    scheme = str(stated.get("quant_method") if isinstance(stated, dict) else stated.quant_method)
+    tensors = _stored_tensors(spec)
+    if not tensors:
+        return Quantised(scheme)
+    plain = [tensor for tensor in tensors if tensor.dtype in _PLAIN]
+    packed = sum(tensor.size_bytes for tensor in tensors if tensor.dtype not in _PLAIN)
+    return Quantised(scheme, packed, sum(tensor.numbers for tensor in plain))
+
+
+def _stored_tensors(spec: MemberSpec) -> list[StoredTensor]:
+    """The tensors of a checkpoint whose files are here; none where they are on the hub alone."""
+    try:
+        index = _cached(spec, "model.safetensors.index.json")
+        names = {"model.safetensors"}
+        if index is not None:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        files = [_cached(spec, name) for name in sorted(names)]
+        return (
+            [tensor for file in files if file for tensor in read_header(file).values()] if all(files) else []
+        )
+    except (KeyError, ValueError):
+        return []
+
+
+def _cached(spec: MemberSpec, filename: str) -> Path | None:
+    """A file of a checkpoint, without downloading it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    local = Path(spec.model) / filename
+    if Path(spec.model).is_absolute():
+        return local if local.is_file() else None
+    found = try_to_load_from_cache(spec.model, filename, revision=spec.revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _architecture(config: "PreTrainedConfig") -> str:
@@ -184,13 +280,64 @@ def _architecture(config: "PreTrainedConfig") -> str:
 
 
 def _count_parameters(config: "PreTrainedConfig") -> int:
-    """Build the model without memory behind it; parameters() yields tied weights once."""
+    """parameters() yields tied weights once."""
+    return sum(parameter.numel() for parameter in _skeleton(config).parameters())
+
+
+def _skeleton(config: "PreTrainedConfig") -> Any:
+    """The model without memory behind it."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
+        return AutoModelForCausalLM.from_config(config)
+
+
+@dataclass(frozen=True)
+class Linears:
+    """The linear layers that an adapter may add to.
+
+    Attributes:
+        shapes: Inputs and outputs of each, by its name in transformers.
+        head: The name of the layer that makes logits.
+        mixtures: The names of the blocks that choose among experts of their own.
+    """
+
+    shapes: Mapping[str, tuple[int, int]]
+    head: str | None
+    mixtures: tuple[str, ...]
+
+    def why_not(self, module: str) -> str:
+        """Why a module is not among them, for a message."""
+        if module == self.head or "embed" in module.rpartition(".")[2]:
+            return "an embedding or the output head, which adapters share with their reference"
+        if module.startswith(tuple(f"{block}." for block in self.mixtures)):
+            return "inside a mixture-of-experts block, where adapters are not supported"
+        return "which is no linear layer of the reference"
+
+
+def linear_layers(spec: MemberSpec) -> Linears:
+    """The linear layers of a checkpoint that was read before."""
+    return _linear_layers(spec.model, spec.revision)
+
+
+@lru_cache(maxsize=64)
+def _linear_layers(model: str, revision: str | None) -> Linears:
+    from torch import nn
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+    modules = dict(_skeleton(config).named_modules(remove_duplicate=False))
+    outputs = modules[""].get_output_embeddings()
+    head = next((name for name, module in modules.items() if module is outputs), None)
+    mixtures = tuple(name for name, module in modules.items() if hasattr(module, "experts"))
+    inside = tuple(f"{name}." for name in mixtures)
+    shapes = {
+        name: (module.in_features, module.out_features)
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear) and module is not outputs and not name.startswith(inside)
+    }
+    return Linears(shapes, head, mixtures)
 
 
 def _kv_heads(text: Any) -> int:
@@ -211,7 +358,7 @@ def _kv_numbers_per_token(text: Any) -> int:
     return 2 * layers * _kv_heads(text) * int(head_dim)
 
 
-def _tokens(tokenizer: Any, rows: int) -> Tokens:
+def tokens_of(tokenizer: Any, rows: int) -> Tokens:
     """The tokenizer's ids as far as the model has rows for them."""
     contents = {index: token for token, index in tokenizer.get_vocab().items() if index < rows}
     added = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}

@@ -151,7 +151,7 @@ def _family_table(bundled: dict[str, Path]) -> Table:
     for name in bundled:
         config = load_config(name)
         base = os.path.basename(config.base.model)
-        experts = ", ".join(os.path.basename(expert.model) for expert in config.experts.values())
+        experts = ", ".join(os.path.basename(expert.source) for expert in config.experts.values())
         table.add_row(*map(Text, (name, base, experts, config.description)))
     return table
 

@@ -43,6 +43,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Number = Annotated[float, Field(ge=-MAX_BOUND, le=MAX_BOUND, allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=2000)]
 Checkpoint = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=1024)]
+Revision = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 _ONE_MACHINE = (
@@ -72,7 +73,8 @@ _OWNED_VLLM_OPTIONS = {
     "spec_method": "use the section speculative",
     "spec_model": "use speculative.draft",
     "spec_tokens": "use speculative.tokens",
-    "enable_lora": "adapters are not supported",
+    "enable_lora": "name an expert's adapter as experts.<name>.adapter",
+    "quantization": "each member's scheme is read from its own checkpoint",
     "logits_processors": "they would run after the log-probabilities are taken",
     "max_logprobs": "use server.max_logprobs",
     "allowed_local_media_path": "media are not supported",
@@ -101,16 +103,15 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class MemberSpec(_Section):
-    """A checkpoint: a directory or a hub id, with its revision.
+class _Member(_Section):
+    """What the file may say of any member.
 
-    A directory counts from the family file's folder; ``./`` in front tells it from a hub id for certain.
     The template is ``own``, ``plain``, ``same as <member>`` or a Jinja file; left out, `templates` decides. Under
     tensor parallelism the base is sharded over the GPUs, and another member replicated on each unless it asks.
     """
 
-    model: Checkpoint
-    revision: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    model: Checkpoint | None = None
+    revision: Revision | None = None
     template: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     description: Text = ""
     tensor_parallel: Literal["replicated", "sharded"] | None = None
@@ -121,16 +122,42 @@ class MemberSpec(_Section):
         return {"model": value} if isinstance(value, str) else value
 
 
-class ExpertSpec(MemberSpec):
-    """A fine-tuned checkpoint and the reference whose logits are taken from its own.
+class MemberSpec(_Member):
+    """A checkpoint: a directory or a hub id, with its revision.
+
+    A directory counts from the family file's folder; ``./`` in front tells it from a hub id for certain.
+    """
+
+    model: Checkpoint
+
+
+class ExpertSpec(_Member):
+    """A fine-tuned checkpoint, or a LoRA adapter on the reference, whose logits are taken from its own.
 
     The reference may be ``base``; left out, it is the family's only reference.
     """
 
+    adapter: Checkpoint | None = None
     reference: Name | None = None
 
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.model is None) == (self.adapter is None):
+            given = "both model and adapter" if self.model else "neither model nor adapter"
+            raise ValueError(
+                f"{given}; an expert is one of the two: a checkpoint, or an adapter on its reference"
+            )
+        return self
 
-M = TypeVar("M", bound=MemberSpec)
+    @property
+    def source(self) -> str:
+        """The directory or hub id of either."""
+        source = self.model or self.adapter
+        assert source is not None, "validation has seen to it"
+        return source
+
+
+M = TypeVar("M", bound=_Member)
 
 
 class Filter(_Section):
@@ -270,8 +297,8 @@ class ServerConfig(_Section):
         """All members' names in the order of a coefficient vector: base, references, experts."""
         return (BASE, *self.references, *self.experts)
 
-    def member(self, name: str) -> MemberSpec:
-        """The checkpoint of a member.
+    def member(self, name: str) -> MemberSpec | ExpertSpec:
+        """What the family file says of a member.
 
         Raises:
             KeyError: No member has this name.
@@ -279,6 +306,26 @@ class ServerConfig(_Section):
         if name == BASE:
             return self.base
         return self.references[name] if name in self.references else self.experts[name]
+
+    def checkpoint(self, name: str) -> MemberSpec:
+        """The checkpoint that a member runs on: its own, or its reference's where it is an adapter.
+
+        Raises:
+            KeyError: No member has this name.
+        """
+        member = self.member(name)
+        if isinstance(member, MemberSpec):
+            return member
+        if member.model is None:
+            return self.checkpoint(self.reference_of(name))
+        return MemberSpec(
+            model=member.model, revision=member.revision, tensor_parallel=member.tensor_parallel
+        )
+
+    @property
+    def adapters(self) -> dict[str, ExpertSpec]:
+        """The experts that are adapters, by name."""
+        return {name: expert for name, expert in self.experts.items() if expert.adapter is not None}
 
     def reference_of(self, expert: str) -> str:
         """The member whose logits are subtracted from an expert's: a reference, or ``base``.
@@ -341,7 +388,7 @@ class ServerConfig(_Section):
                 raise KeyedError(("references", name), "no expert has this reference; remove it or use it")
 
     def _check_templates(self) -> None:
-        sections: list[tuple[tuple[str, ...], MemberSpec]] = [((BASE,), self.base)]
+        sections: list[tuple[tuple[str, ...], _Member]] = [((BASE,), self.base)]
         sections += [(("references", name), spec) for name, spec in self.references.items()]
         sections += [(("experts", name), spec) for name, spec in self.experts.items()]
         for key, spec in sections:
@@ -355,9 +402,17 @@ class ServerConfig(_Section):
             message = "must be 'sharded' or left out: the base is always sharded over the GPUs"
             raise KeyedError((BASE, "tensor_parallel"), message)
         self._complete("base", self.base.model_copy(update={"tensor_parallel": "sharded"}))
-        for section in ("references", "experts"):
-            members = getattr(self, section).items()
-            self._complete(section, {name: _placed(member) for name, member in members})
+        self._complete("references", {name: _placed(member) for name, member in self.references.items()})
+        self._complete("experts", {name: self._place_expert(name, e) for name, e in self.experts.items()})
+
+    def _place_expert(self, name: str, expert: ExpertSpec) -> ExpertSpec:
+        if expert.adapter is None:
+            return _placed(expert)
+        if expert.tensor_parallel is not None:
+            message = "an adapter is where its reference is: leave it out, or say it of the reference"
+            raise KeyedError(("experts", name, "tensor_parallel"), message)
+        reference = self.member(self.reference_of(name))
+        return expert.model_copy(update={"tensor_parallel": reference.tensor_parallel})
 
     def _check_limits_named(self) -> None:
         for name in self.limits.weights:
@@ -449,7 +504,8 @@ def _with_paths(config: ServerConfig, folder: Path) -> ServerConfig:
     """The same config with local checkpoints and files as absolute paths."""
 
     def located(key: tuple[str, ...], member: M) -> M:
-        update = {"model": _checkpoint((*key, "model"), member.model, folder)}
+        given = {kind: source for kind in ("model", "adapter") if (source := getattr(member, kind, None))}
+        update = {kind: _checkpoint((*key, kind), source, folder) for kind, source in given.items()}
         if member.template and not _is_named_template(member.template):
             update["template"] = os.path.abspath(os.path.join(folder, os.path.expanduser(member.template)))
             if not os.path.isfile(update["template"]):

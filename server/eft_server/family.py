@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+from eft_server.adapter import read_adapter
 from eft_server.checkpoint import Checkpoint, MemberReport, read_checkpoint
 from eft_server.config import BASE, MemberSpec, ServerConfig
 from eft_server.errors import FamilyError
@@ -81,7 +82,7 @@ def inspect_family(config: ServerConfig) -> FamilyReport:
     Raises:
         FamilyError: A checkpoint cannot be read or served, or an ordinary token id means different things.
     """
-    checkpoints = {name: read_checkpoint(name, config.member(name)) for name in config.members}
+    checkpoints = _read(config)
     draft = _draft(config, checkpoints)
     others = {name: c.tokens for name, c in checkpoints.items() if name != BASE}
     base = checkpoints[BASE]
@@ -101,6 +102,19 @@ def inspect_family(config: ServerConfig) -> FamilyReport:
         ),
         draft=replace(draft.report, sharded=True) if draft else None,
     )
+
+
+def _read(config: ServerConfig) -> dict[str, Checkpoint]:
+    """Every member, in the order of ``ServerConfig.members``: references come before the adapters on them."""
+    checkpoints: dict[str, Checkpoint] = {}
+    for name in config.members:
+        checkpoint = config.checkpoint(name)
+        if name in config.adapters:
+            reference = checkpoints[config.reference_of(name)]
+            checkpoints[name] = read_adapter(name, config.adapters[name], reference, checkpoint)
+        else:
+            checkpoints[name] = read_checkpoint(name, checkpoint)
+    return checkpoints
 
 
 def _draft(config: ServerConfig, checkpoints: Mapping[str, Checkpoint]) -> Checkpoint | None:

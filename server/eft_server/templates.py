@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eft_server.config import BASE, MemberSpec, ServerConfig
+from eft_server.adapter import has_tokenizer
+from eft_server.checkpoint import read_tokenizer
+from eft_server.config import BASE, ServerConfig
 from eft_server.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -192,15 +194,14 @@ def family_voices(
         owner = name if name in own_tokenizers else BASE
         groups.setdefault((template.text, template.plain, owner), []).append(place)
     return tuple(
-        Voice(templates[config.members[places[0]]], _tokenizer(config.member(owner)), owner, tuple(places))
+        Voice(templates[config.members[places[0]]], _tokenizer(config, owner), owner, tuple(places))
         for (_, _, owner), places in groups.items()
     )
 
 
-def _tokenizer(spec: MemberSpec) -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer
-
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        spec.model, revision=spec.revision, trust_remote_code=False
-    )
-    return tokenizer
+def _tokenizer(config: ServerConfig, owner: str) -> "PreTrainedTokenizerBase":
+    adapter = config.adapters.get(owner)
+    if adapter is not None and has_tokenizer(adapter):
+        return read_tokenizer(adapter.source, adapter.revision)
+    checkpoint = config.checkpoint(owner)
+    return read_tokenizer(checkpoint.model, checkpoint.revision)

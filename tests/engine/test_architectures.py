@@ -11,6 +11,16 @@ from .driver import Engine
 from .reference import Reference
 from .test_composite import prompt
 
+LLAMA3 = dict(
+    rope_type="llama3",
+    factor=4.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=64,
+)
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)
+MIXTURE = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64)
+
 MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "base": ("gemma2", dict(num_hidden_layers=4, sliding_window=32, query_pre_attn_scalar=32, spread=0.2)),
     "ref": ("llama", {}),
@@ -20,9 +30,20 @@ MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("phi3", {}),
     "olmo2": ("olmo2", {}),
     "granite": ("granite", dict(logits_scaling=3.0)),
+    "cohere": ("cohere", dict(logit_scale=0.25)),
+    "gemma3": ("gemma3_text", dict(sliding_window=32, query_pre_attn_scalar=32, spread=0.2)),
+    "wider-window": ("mistral", dict(sliding_window=48)),
+    "tied": ("llama", dict(tie_word_embeddings=True)),
+    "untied": ("qwen2", dict(tie_word_embeddings=False)),
+    "theta": ("llama", dict(rope_parameters=dict(rope_type="default", rope_theta=1e6))),
+    "llama3-rope": ("llama", dict(rope_parameters=dict(LLAMA3, rope_theta=1e4))),
+    "yarn": ("qwen2", dict(rope_parameters=dict(YARN, rope_theta=1e4))),
+    "mixtral": ("mixtral", dict(num_local_experts=4, num_experts_per_tok=2)),
+    "qwen2-moe": ("qwen2_moe", dict(MIXTURE, shared_expert_intermediate_size=64)),
+    "olmoe": ("olmoe", dict(num_experts=4, num_experts_per_tok=2)),
 }
-"""Soft-capped logits, sliding windows in every layer and in every other, norms with biases, fused projections and
-scaled logits."""
+"""Soft-capped logits, sliding windows of two sizes, in every layer and in every other, norms with biases, fused
+projections, scaled logits, tied and untied heads, rotary embeddings of several kinds, mixtures of experts."""
 
 
 @pytest.fixture(scope="module")

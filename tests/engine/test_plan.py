@@ -78,7 +78,7 @@ def test_options_after_the_dashes_win_over_the_file(planned: Planner) -> None:
         (("--no-such-option", "1"), "no-such-option"),
         (("--max-num-seqs", "many"), "max-num-seqs"),
         (("--trust-remote-code",), "code from checkpoints is never run"),
-        (("--enable-lora",), "adapters are not supported"),
+        (("--enable-lora",), "experts.<name>.adapter"),
         (("--pipeline-parallel-size", "2"), "tensor_parallel_size"),
         (("--data-parallel-rank", "1"), "data_parallel_size says how many replicas"),
         (("--distributed-executor-backend", "ray"), "needs GPUs"),
@@ -162,13 +162,18 @@ def test_the_text_itself_may_draft(planned: Planner) -> None:
 
 
 def test_sliding_windows_share_one_kind_of_block(planned: Planner) -> None:
-    assert planned(experts="{s: ./sliding}").options["disable_hybrid_kv_cache_manager"] is True
+    for experts in ("{s: ./sliding}", "{s: ./sliding, t: ./sliding48}"):
+        assert planned(experts=experts).options["disable_hybrid_kv_cache_manager"] is True
     assert "disable_hybrid_kv_cache_manager" not in planned().options
 
 
-def test_sliding_windows_of_two_sizes_are_refused_with_both(planned: Planner) -> None:
-    with pytest.raises(FamilyError, match="one size in a family, in tokens: 's' 24, 't' 48"):
-        planned(experts="{s: ./sliding, t: ./sliding48}")
+def test_vllm_is_told_of_mixtures_of_experts_that_only_other_members_are(
+    planned: Planner, folder: Path
+) -> None:
+    """It sets up their process groups by the base's config."""
+    write_checkpoint(folder / "mixture", 6, "mixtral", num_local_experts=4, num_experts_per_tok=2)
+    assert planned(experts="{m: ./mixture}").options["hf_overrides"]["moe_num_experts"] == 4
+    assert "moe_num_experts" not in planned().options["hf_overrides"]
 
 
 def test_code_from_checkpoints_is_never_run(planned: Planner) -> None:
@@ -182,7 +187,7 @@ def test_text_ends_where_any_member_would_end_it(planned: Planner) -> None:
 @pytest.mark.parametrize(
     ("edit", "what"),
     [
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantised checkpoints are not supported"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised by 'fp8'.*the CPU build does not run"),
         ({"architectures": ["NoSuchModel"], "model_type": "llama"}, "vLLM cannot run this checkpoint"),
     ],
 )

@@ -1,12 +1,14 @@
 """The command line: what it starts, what it prints, and how it refuses."""
 
 import builtins
+import json
 import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from eft_server import __version__
@@ -14,6 +16,8 @@ from eft_server.cli import app
 from eft_server.config import bundled_families
 from eft_server.errors import ConfigError
 from eft_server.templates import member_templates
+
+from .test_adapter import SETTINGS, pair
 
 ROOT = Path(__file__).parents[2]
 
@@ -140,6 +144,27 @@ def test_check_counts_members_that_every_gpu_holds_whole(eft, family, planned):
     assert f"{others[0].weight_bytes() / 1e6:.2f} MB" in result.stdout
     total = base.weight_bytes() / 4 + sum(member.weight_bytes() for member in others)
     assert f"{total / 1e6:.2f} MB" in result.stdout
+
+
+def test_check_counts_an_adapters_low_rank_numbers_and_its_own_cache(eft, write_family, planned, family):
+    lora = family.parent / "lora"
+    lora.mkdir()
+    save_file(pair(), lora / "adapter_model.safetensors")
+    (lora / "adapter_config.json").write_text(json.dumps(SETTINGS))
+    result = eft("check", write_family(experts={"helpful": {"adapter": "./lora"}}))
+    row = next(line for line in result.output.splitlines() if "adapter on small" in line)
+    base = next(line for line in result.output.splitlines() if "/base" in line)
+    assert "256 │ 0.00 MB" in row
+    assert row.split("│")[-2] == base.split("│")[-2]
+
+
+def test_check_bounds_packed_weights_whose_files_are_not_here(eft, family, planned):
+    config = family.parent / "base" / "config.json"
+    stated = {"quantization_config": {"quant_method": "awq", "bits": 4}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | stated))
+    result = eft("check", family)
+    assert "LlamaForCausalLM (awq)" in result.output
+    assert result.output.count("up to 0.") == 2
 
 
 def test_check_refuses_more_gpus_than_heads(eft, family, planned):

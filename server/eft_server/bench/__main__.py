@@ -20,7 +20,7 @@ from eft_server.bench.rounds import Rounds, run, spread
 from eft_server.bench.smollm2 import write_family
 from eft_server.config import ServerConfig, load_config
 from eft_server.engine.plan import plan
-from eft_server.errors import EftError
+from eft_server.errors import ConfigError, EftError
 from eft_server.family import inspect_family
 
 COMPOSITE, SPECULATIVE, LOOP = "composite", "composite, speculative", "transformers loop"
@@ -91,6 +91,9 @@ def _measure(
 
 
 def _start(config: ServerConfig, draft: str, stack: ExitStack) -> dict[str, Contestant]:
+    if config.adapters:
+        names = ", ".join(config.adapters)
+        raise ConfigError(f"each member runs alone here: merge the adapters into checkpoints first ({names})")
     report = inspect_family(config)
     plain = plan(config.model_copy(update={"speculative": None}), report)
     drafted = config.model_dump() | {"speculative": {"draft": draft, "tokens": 3}}

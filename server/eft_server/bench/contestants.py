@@ -114,7 +114,7 @@ def composite(name: str, plan: EnginePlan) -> Contestant:
 
 def member(name: str, config: ServerConfig, plan: EnginePlan) -> Contestant:
     """One member alone in plain vLLM, with the composite's settings otherwise."""
-    spec = config.member(name)
+    spec = config.checkpoint(name)
     options = {key: value for key, value in plan.options.items() if key not in _COMPOSITE_ONLY}
     options |= {"model": spec.model, "revision": spec.revision, "tokenizer_revision": spec.revision}
     variables = {key: value for key, value in plan.environment.items() if "NANS" not in key}
@@ -123,5 +123,5 @@ def member(name: str, config: ServerConfig, plan: EnginePlan) -> Contestant:
 
 def loop(name: str, config: ServerConfig, coefficients: Sequence[float]) -> Contestant:
     """What research code does: all members in transformers, one after the other, with KV caches."""
-    models = [config.member(member).model for member in config.members]
+    models = [config.checkpoint(member).model for member in config.members]
     return Contestant(name, TransformersLoop, models, list(coefficients))

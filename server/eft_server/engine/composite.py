@@ -21,10 +21,12 @@ from vllm.sequence import IntermediateTensors
 from vllm.transformers_utils.config import get_config, get_hf_text_config
 
 from eft_server.blend import blend
+from eft_server.engine.adapters import fingerprint, read_low_rank, share_weights, weightless
 from eft_server.engine.coefficients import attach, detach
 from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
 from eft_server.engine.parallel import placement, whole
 from eft_server.engine.prompts import Reading
+from eft_server.engine.quantisation import as_named_in_the_checkpoint, own_quantisation
 
 
 class EftForCausalLM(nn.Module):
@@ -33,6 +35,7 @@ class EftForCausalLM(nn.Module):
     Shape suffixes: T tokens, R rows, M members (the base first), W numbers of a mixture, C columns of `attach`.
 
     Attributes:
+        names: the members', in the order of the coefficients.
         filtering: whether a request of this step has a filter; the runners say so before each step.
     """
 
@@ -43,30 +46,55 @@ class EftForCausalLM(nn.Module):
         self.config = vllm_config.model_config.hf_config
         self.manifest = Manifest.from_hf(self.config)
         self.members = nn.ModuleDict()
+        self.names = (self.manifest.base, *(item.name for item in self.manifest.members))
         self._sharded = {self.manifest.base, *(item.name for item in self.manifest.members if item.sharded)}
         self._sizes_M: list[int] = []
         self._last_id: dict[str, int] = {}
-        self._add(self.manifest.base, _base_config(vllm_config, self.manifest), prefix)
+        self._add(self.manifest.base, self._config_of(self.manifest.base, vllm_config), prefix)
         for checkpoint in self.manifest.members:
-            self._add(checkpoint.name, _member_config(vllm_config, checkpoint), prefix)
+            if checkpoint.reference is None:
+                self._add(checkpoint.name, self._config_of(checkpoint.name, vllm_config), prefix)
+            else:
+                self._add_adapter(checkpoint, vllm_config, prefix)
         self.secondary_weights = [
             DefaultModelLoader.Source(item.model, item.revision, prefix=item.weight_prefix)
             for item in self.manifest.members
+            if item.reference is None
         ]
         device = vllm_config.device_config.device
         self.defaults_W = torch.tensor(self.manifest.defaults, dtype=torch.float32, device=device)
         self.unshared_U = torch.tensor(list(self.manifest.unshared_ids()), dtype=torch.long, device=device)
 
-    def _add(self, name: str, config: VllmConfig, prefix: str) -> None:
+    def _config_of(self, name: str, vllm_config: VllmConfig) -> VllmConfig:
+        """The settings with which vLLM builds a member."""
+        if name == self.manifest.base:
+            return _base_config(vllm_config, self.manifest)
+        checkpoint = next(item for item in self.manifest.members if item.name == name)
+        return _member_config(vllm_config, checkpoint)
+
+    def _add_adapter(self, checkpoint: Checkpoint, vllm_config: VllmConfig, prefix: str) -> None:
+        """The reference once more, with attention layers of its own and otherwise the reference's weights."""
+        assert checkpoint.reference is not None
+        config = self._config_of(checkpoint.reference, vllm_config)
+        low_rank = read_low_rank(checkpoint, type(self._member(checkpoint.reference)))
+        with weightless():
+            self._add(checkpoint.name, config, prefix, tag=f"{checkpoint.name}_{fingerprint(low_rank)}")
+        share_weights(
+            checkpoint.name, self._member(checkpoint.name), self._member(checkpoint.reference), low_rank
+        )
+
+    def _add(self, name: str, config: VllmConfig, prefix: str, tag: str | None = None) -> None:
+        own = maybe_prefix(prefix, f"members.{name}")
+        as_named_in_the_checkpoint(config.quant_config, f"{own}.")
         # A tag of its own keeps each member's compile cache apart from the others'.
-        with set_model_tag(f"eft_{name}"), self._placed(name):
-            member = init_vllm_registered_model(config, prefix=maybe_prefix(prefix, f"members.{name}"))
-        self.members[name] = member
+        with set_model_tag(f"eft_{tag or name}"), self._placed(name):
+            member = init_vllm_registered_model(config, prefix=own)
+        self.members[_key(name)] = member
         self._sizes_M.append(config.model_config.hf_text_config.hidden_size)
         self._last_id[name] = config.model_config.hf_text_config.vocab_size - 1
 
     def _member(self, name: str) -> Any:
-        return self.members[name]
+        return self.members[_key(name)]
 
     def _placed(self, name: str) -> AbstractContextManager[None]:
         return placement(name in self._sharded)
@@ -107,7 +135,7 @@ class EftForCausalLM(nn.Module):
         """
         assert intermediate_tensors is None and inputs_embeds is None
         apart = readings or {}
-        hidden_M = [self._run(name, input_ids, positions, apart.get(name)) for name in self.members]
+        hidden_M = [self._run(name, input_ids, positions, apart.get(name)) for name in self.names]
         if mixture_TW is None:
             mixture_TW = self.defaults_W.expand(len(input_ids), -1).contiguous()
         return attach(hidden_M, mixture_TW)
@@ -149,7 +177,7 @@ class EftForCausalLM(nn.Module):
         """Blend the logits of any rows of `forward`'s result: float32 (R, V), or None off the first rank."""
         hidden_M, coefficients_RM, filters = detach(hidden_states, self._sizes_M)
         logits_M = []
-        for name, hidden_RH in zip(self.members, hidden_M, strict=True):
+        for name, hidden_RH in zip(self.names, hidden_M, strict=True):
             logits_RV = self._logits(name, hidden_RH)
             if logits_RV is None:
                 return None
@@ -163,7 +191,7 @@ class EftForCausalLM(nn.Module):
             own = ((name.removeprefix(f"{owner}{SEPARATOR}"), tensor) for name, tensor in group)
             with self._placed(owner):
                 names = self._member(owner).load_weights(own)
-            loaded.update(f"members.{owner}.{name}" for name in names)
+            loaded.update(f"members.{_key(owner)}.{name}" for name in names)
         return loaded
 
     def _owner(self, weight_name: str) -> str:
@@ -171,8 +199,16 @@ class EftForCausalLM(nn.Module):
         return name if separator else self.manifest.base
 
 
+def _key(name: str) -> str:
+    """A member's name among modules: as it is, `float` or `type` would be taken for a method of torch's."""
+    return f"{name}{SEPARATOR}"
+
+
 def _base_config(vllm_config: VllmConfig, manifest: Manifest) -> VllmConfig:
-    return vllm_config.with_hf_config(vllm_config.model_config.hf_config, list(manifest.architectures))
+    model_config = vllm_config.model_config
+    config = vllm_config.with_hf_config(model_config.hf_config, list(manifest.architectures))
+    own_quantisation(config, model_config.model, model_config.revision)
+    return config
 
 
 def _member_config(vllm_config: VllmConfig, checkpoint: Checkpoint) -> VllmConfig:
@@ -180,6 +216,7 @@ def _member_config(vllm_config: VllmConfig, checkpoint: Checkpoint) -> VllmConfi
         checkpoint.model, trust_remote_code=False, revision=checkpoint.revision
     )
     config = (vllm_config if checkpoint.sharded else whole(vllm_config)).with_hf_config(hf_config)
+    own_quantisation(config, checkpoint.model, checkpoint.revision)
     text_config = config.model_config.hf_text_config = get_hf_text_config(hf_config)
     config.cache_config = copy.copy(config.cache_config)
     config.cache_config.sliding_window = _window_of_every_layer(text_config)

@@ -28,7 +28,7 @@ class MemberSpeculator(StandaloneARSpeculator):
         self.model = Draft(target_model, self.member)
         self.draft_attn_layer_names = set()
         target: Any = target_model
-        self._place = list(target.members).index(self.member)
+        self._place = target.names.index(self.member)
 
     def set_attn(self, *args: Any, **options: Any) -> None:
         """As vLLM's, with builders of the member's own."""

@@ -18,13 +18,15 @@ SEPARATOR = "@"
 class Checkpoint:
     """A member's name and where its weights are (a local directory or a hub id with its revision).
 
-    Under tensor parallelism it is whole on every rank, unless it is sharded over them.
+    Under tensor parallelism it is whole on every rank, unless it is sharded over them. Where `reference` names another
+    member, the weights are an adapter on that one.
     """
 
     name: str
     model: str
     revision: str | None = None
     sharded: bool = False
+    reference: str | None = None
 
     @property
     def weight_prefix(self) -> str:

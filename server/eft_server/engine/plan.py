@@ -69,10 +69,13 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     """
     register()
     config = _with_options(config, parse_vllm_args(extra_args))
-    models = {name: _model_config(config, name) for name in config.members}
+    models = {name: _model_config(config, name) for name in config.members if name not in config.adapters}
     for name, model in models.items():
         _refuse_unsupported(name, model)
+    for name in config.adapters:
+        models[name] = _model_of_adapter(config, name, models)
     options = _device_options(config, report)
+    _refuse_schemes(models, {**options, **config.vllm}.get("dtype", "auto"))
     options |= {"max_model_len": _context(config, models), "max_logprobs": config.server.max_logprobs}
     options |= _window_options(models)
     options |= dict(config.vllm) | _family_options(config, report, models)
@@ -116,8 +119,8 @@ def _with_options(config: ServerConfig, options: Mapping[str, Any]) -> ServerCon
 def _model_config(config: ServerConfig, name: str) -> "ModelConfig":
     from vllm.config import ModelConfig
 
-    member = config.member(name)
-    shared = {key: config.vllm[key] for key in ("dtype", "quantization", "hf_token") if key in config.vllm}
+    member = config.checkpoint(name)
+    shared = {key: config.vllm[key] for key in ("dtype", "hf_token") if key in config.vllm}
     try:
         return ModelConfig(
             model=member.model, revision=member.revision, tokenizer_revision=member.revision, **shared
@@ -141,10 +144,6 @@ _REFUSALS: tuple[tuple[Callable[["ModelConfig"], bool], str], ...] = (
     ),
     (lambda model: model.is_hybrid, "hybrid (attention and state-space) models are not supported"),
     (lambda model: model.uses_mrope, "multimodal rotary positions are not supported"),
-    (
-        lambda model: model.quantization is not None,
-        "quantised checkpoints are not supported: use the original",
-    ),
 )
 
 
@@ -175,13 +174,51 @@ def _refuse_placements(
         )
 
 
+def _refuse_schemes(models: Mapping[str, "ModelConfig"], dtype: str) -> None:
+    """Every member runs in one dtype, the base's where the options name none."""
+    from vllm.config.model import _STR_DTYPE_TO_TORCH_DTYPE
+
+    from eft_server.engine.quantisation import refuse_scheme
+
+    torch_dtype = _STR_DTYPE_TO_TORCH_DTYPE.get(str(dtype).removeprefix("torch."), models[BASE].dtype)
+    for name, model in models.items():
+        try:
+            refuse_scheme(model, torch_dtype)
+        except ValueError as error:
+            raise FamilyError(f"member {name!r} ({model.model}): {error}") from error
+
+
+def _model_of_adapter(config: ServerConfig, name: str, models: Mapping[str, "ModelConfig"]) -> "ModelConfig":
+    """Its reference's, once the adapter is known to be one that can run on it."""
+    from eft_server.engine.adapters import check_adapter
+
+    reference = config.reference_of(name)
+    model = models[reference]
+    if model.use_mla:
+        raise FamilyError(
+            f"member {name!r}: its reference {reference!r} ({model.architectures[0]}) has multi-head latent "
+            "attention, which adapters do not support: merge the adapter into a checkpoint"
+        )
+    try:
+        check_adapter(_checkpoint(config, name))
+    except (OSError, ValueError) as error:
+        raise FamilyError(f"member {name!r} (adapter {config.adapters[name].adapter}): {error}") from error
+    return model
+
+
+def _checkpoint(config: ServerConfig, name: str) -> Checkpoint:
+    sharded = config.member(name).tensor_parallel == "sharded"
+    if name in config.adapters:
+        expert = config.adapters[name]
+        return Checkpoint(name, expert.source, expert.revision, sharded, config.reference_of(name))
+    member = config.checkpoint(name)
+    return Checkpoint(name, member.model, member.revision, sharded)
+
+
 def _window_options(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
     """Keep sliding and full layers in one group of blocks, where every member's layers are."""
-    windows = {name: size for name, model in models.items() if (size := model.get_sliding_window())}
-    if len(set(windows.values())) > 1:
-        sizes = ", ".join(f"{name!r} {size}" for name, size in windows.items())
-        raise FamilyError(f"sliding windows must be of one size in a family, in tokens: {sizes}")
-    return {"disable_hybrid_kv_cache_manager": True} if windows else {}
+    windows = [model.get_sliding_window() for model in models.values()]
+    return {"disable_hybrid_kv_cache_manager": True} if any(windows) else {}
 
 
 def _context(config: ServerConfig, models: Mapping[str, "ModelConfig"]) -> int:
@@ -200,12 +237,7 @@ def _family_options(
 ) -> dict[str, Any]:
     manifest = Manifest(
         architectures=tuple(models[BASE].architectures),
-        members=tuple(
-            Checkpoint(name, member.model, member.revision, member.tensor_parallel == "sharded")
-            for name in config.members
-            if name != BASE
-            for member in (config.member(name),)
-        ),
+        members=tuple(_checkpoint(config, name) for name in config.members if name != BASE),
         unshared=tuple(_complement(report.vocabulary.shared, report.vocabulary.size)),
         defaults=_default_mixture(config),
         draft=_drafting_member(config),
@@ -216,7 +248,7 @@ def _family_options(
         "tokenizer_revision": config.base.revision,
         "served_model_name": config.name,
         "trust_remote_code": False,
-        "hf_overrides": {"architectures": [ARCHITECTURE], KEY: manifest.to_hf()},
+        "hf_overrides": {"architectures": [ARCHITECTURE], KEY: manifest.to_hf(), **_mixture(models)},
         "scheduler_cls": _SCHEDULER,
         "worker_cls": _CPU_WORKER if _on_cpu() else _GPU_WORKER,
     }
@@ -226,6 +258,15 @@ def _family_options(
 def _default_mixture(config: ServerConfig) -> tuple[float, ...]:
     numbers = Behaviours(config).resolve(config.name).mixture.numbers
     return (*numbers, *(0.0,) * (2 * len(config.members) + 2 - len(numbers)))
+
+
+def _mixture(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
+    """Tell vLLM that there are mixtures of experts where only other members are: it reads the base's config.
+
+    Of the names by which it looks for them, this one is read by none of its dense architectures.
+    """
+    experts = max(model.get_num_experts() for model in models.values())
+    return {"moe_num_experts": experts} if experts and not models[BASE].is_moe else {}
 
 
 def _complement(shared: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
-from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
 from vllm.v1.outputs import SamplerOutput
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
@@ -24,6 +24,7 @@ from eft_server.engine.cpu_kernels import register_cpu_kernels
 from eft_server.engine.drafting_v1 import MemberProposer
 from eft_server.engine.manifest import Manifest
 from eft_server.engine.prompts import MemberAttention, Prompts, Reading, Step, prompts_of, read
+from eft_server.engine.windows import keep_whole
 
 
 class CoefficientRunner(GPUModelRunner):
@@ -75,7 +76,7 @@ class CoefficientRunner(GPUModelRunner):
         """The members' attention layers, by name, in the order of the coefficients."""
         model: Any = self.get_model()
         config = self.vllm_config
-        return {name: MemberAttention(f"members.{name}.", self.attn_groups, config) for name in model.members}
+        return {name: MemberAttention(f"members.{name}.", self.attn_groups, config) for name in model.names}
 
     def _determine_batch_execution_and_padding(self, *args: Any, **options: Any) -> Any:
         """Run steps with prompts of the members' own without graphs, which know one prompt a request."""
@@ -219,6 +220,10 @@ class EftWorker(Worker):
 
             runner.__class__ = retyped(type(runner))
             runner.let_a_member_draft()
+
+    def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
+        """What vLLM's says, fit for windows of several sizes."""
+        return keep_whole(super().get_kv_cache_spec())
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         """Get ready to clear blocks as well, as vLLM does for the caches of which it knows that they need it."""

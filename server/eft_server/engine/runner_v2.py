@@ -116,10 +116,10 @@ class EftModelState(DefaultModelState):
 
     def _read(self, step: Step, attn_groups: list[list[AttentionGroup]]) -> dict[str, Reading]:
         model: Any = self.model
-        for name in model.members:
+        for name in model.names:
             if name not in self._layers:
                 self._layers[name] = MemberAttention(f"members.{name}.", attn_groups, self.vllm_config)
-        read_M = {name: read(step, member, self._layers[name]) for member, name in enumerate(model.members)}
+        read_M = {name: read(step, member, self._layers[name]) for member, name in enumerate(model.names)}
         return {name: reading for name, reading in read_M.items() if reading is not None}
 
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:

@@ -1,0 +1,21 @@
+"""Sliding windows of several sizes in one family: one group of blocks that holds them all."""
+
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec, SlidingWindowSpec, replace_as
+
+
+def keep_whole(specs: dict[str, KVCacheSpec]) -> dict[str, KVCacheSpec]:
+    """Have the cache keep every layer's tokens where windows differ in size.
+
+    vLLM does the same for one size beside full attention, and refuses several ("disable_hybrid_kv_cache_manager").
+    Specs say what the cache keeps; what a layer looks at is the layer's own to know, and stays as it is.
+    """
+    sizes = {spec.sliding_window for spec in specs.values() if isinstance(spec, SlidingWindowSpec)}
+    if len(sizes) < 2:
+        return specs
+    return {name: _whole(spec) for name, spec in specs.items()}
+
+
+def _whole(spec: KVCacheSpec) -> KVCacheSpec:
+    if not isinstance(spec, SlidingWindowSpec):
+        return spec
+    return replace_as(spec, FullAttentionSpec, drop=("extra_retained_tokens",), sliding_window=None)
