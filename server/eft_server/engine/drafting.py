@@ -41,7 +41,9 @@ class DraftBatch:
 
     Args:
         attention: the member's layers.
-        tables: block tables (R, blocks) for each group of the KV cache.
+        tables: block tables (R, blocks) for each group of the KV cache, with leftovers behind a request's own blocks.
+        owned: how many blocks each request has, int64 (R,) for each group. A draft may run past them, for vLLM
+            allocates none ahead of a prompt's first step; what lies there is others'.
         offset_R: how far the member is behind the scheduler, in tokens.
         active_R: which requests may write to the cache; a prompt that is still being read goes on there.
         max_len: the longest text.
@@ -51,12 +53,14 @@ class DraftBatch:
         self,
         attention: MemberAttention,
         tables: Sequence[torch.Tensor],
+        owned: Sequence[torch.Tensor],
         offset_R: torch.Tensor,
         active_R: torch.Tensor,
         max_len: int,
     ) -> None:
         self._attention = attention
-        self._tables = tables
+        self._owned = owned
+        self._tables = [_without_leftovers(*pair) for pair in zip(tables, owned, strict=True)]
         self._offset_R = offset_R
         self._active_R = active_R
         self._max_len = max_len
@@ -86,7 +90,8 @@ class DraftBatch:
         position_R = (scheduled_R - self._offset_R % cache_block(group)).clamp(0, self._max_len - 1)
         table = self._tables[group.kv_cache_group_id]
         blocks_R = table.gather(1, (position_R // size).unsqueeze(-1)).squeeze(-1).long()
-        usable_R = self._active_R & (scheduled_R < self._max_len)
+        within_R = position_R // size < self._owned[group.kv_cache_group_id]
+        usable_R = self._active_R & within_R & (scheduled_R < self._max_len)
         return torch.where(usable_R, blocks_R * size + position_R % size, NO_SLOT)
 
     def _common(
@@ -109,6 +114,11 @@ class DraftBatch:
             positions=positions_R,
             is_prefilling=torch.zeros(count, dtype=torch.bool),
         )
+
+
+def _without_leftovers(table_RB: torch.Tensor, owned_R: torch.Tensor) -> torch.Tensor:
+    columns_B = torch.arange(table_RB.shape[1], device=table_RB.device)
+    return torch.where(columns_B < owned_R.unsqueeze(-1), table_RB, 0)
 
 
 def offsets(prompts_R: Sequence[Prompts | None], member: int, device: torch.device) -> torch.Tensor:

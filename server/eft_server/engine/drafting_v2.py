@@ -100,9 +100,11 @@ class MemberSpeculator(StandaloneARSpeculator):
         state: Any = self.model_state
         read = input_batch.num_computed_tokens_np[:count] + input_batch.num_scheduled_tokens[:count]
         done = torch.from_numpy(read >= input_batch.prefill_len_np[:count])
+        owned = self.block_tables.num_blocks.np[:, input_batch.idx_mapping_np[:count]].astype("int64")
         return DraftBatch(
             self._attention,
             [table[:count] for table in self.block_tables.input_block_tables],
+            [torch.from_numpy(blocks_R).to(self.device, non_blocking=True) for blocks_R in owned],
             offsets(state.prompts_of(input_batch.req_ids), self._place, self.device),
             done.to(self.device, non_blocking=True),
             self.max_model_len,
