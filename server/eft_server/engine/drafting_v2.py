@@ -56,7 +56,8 @@ class MemberSpeculator(StandaloneARSpeculator):
         self.last_token_indices[:num_reqs] = self.arange_gpu[:num_reqs]
         self.expanded_positions[:num_reqs] = input_batch.positions[last_R] + 1
         self._batch = self._draft_batch(input_batch, num_reqs)
-        self._draft(input_batch, last_sampled[input_batch.idx_mapping[:num_reqs]], 0, num_tokens_across_dp)
+        ids_R = last_sampled[input_batch.idx_mapping[:num_reqs]].view(num_reqs)
+        self._draft(input_batch, ids_R, 0, num_tokens_across_dp)
 
     def _multi_step_decode(
         self,
