@@ -8,6 +8,8 @@ Shape suffixes: R requests.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,10 +38,11 @@ class Draft(nn.Module):
         return logits
 
 
+@dataclass(frozen=True)
 class DraftBatch:
     """Requests that are drafted for, one token each in every pass, in the member's own positions.
 
-    Args:
+    Attributes:
         attention: the member's layers.
         tables: block tables (R, blocks) for each group of the KV cache, with leftovers behind a request's own blocks.
         owned: how many blocks each request has, int64 (R,) for each group. A draft may run past them, for vLLM
@@ -49,25 +52,20 @@ class DraftBatch:
         max_len: the longest text.
     """
 
-    def __init__(
-        self,
-        attention: MemberAttention,
-        tables: Sequence[torch.Tensor],
-        owned: Sequence[torch.Tensor],
-        offset_R: torch.Tensor,
-        active_R: torch.Tensor,
-        max_len: int,
-    ) -> None:
-        self._attention = attention
-        self._owned = owned
-        self._tables = [_without_leftovers(*pair) for pair in zip(tables, owned, strict=True)]
-        self._offset_R = offset_R
-        self._active_R = active_R
-        self._max_len = max_len
+    attention: MemberAttention
+    tables: Sequence[torch.Tensor]
+    owned: Sequence[torch.Tensor]
+    offset_R: torch.Tensor
+    active_R: torch.Tensor
+    max_len: int
+
+    @cached_property
+    def _own_tables(self) -> list[torch.Tensor]:
+        return [_without_leftovers(*pair) for pair in zip(self.tables, self.owned, strict=True)]
 
     def positions(self, scheduled_R: torch.Tensor) -> torch.Tensor:
         """The member's positions at the scheduler's."""
-        return (scheduled_R - self._offset_R).clamp(0, self._max_len - 1)
+        return (scheduled_R - self.offset_R).clamp(0, self.max_len - 1)
 
     def context(
         self, scheduled_R: torch.Tensor, longest: int
@@ -78,20 +76,20 @@ class DraftBatch:
             scheduled_R: the scheduler's positions of those tokens.
             longest: at least as long as the longest text with them.
         """
-        slots = [self._slots(group, scheduled_R) for group in self._attention.groups]
+        slots = [self._slots(group, scheduled_R) for group in self.attention.groups]
         metadata = [
             group.build_metadata(self._common(group, slot_R, scheduled_R, longest))
-            for group, slot_R in zip(self._attention.groups, slots, strict=True)
+            for group, slot_R in zip(self.attention.groups, slots, strict=True)
         ]
-        return self._attention.by_layer(metadata), self._attention.by_layer(slots)
+        return self.attention.by_layer(metadata), self.attention.by_layer(slots)
 
     def _slots(self, group: Any, scheduled_R: torch.Tensor) -> torch.Tensor:
         size = block_size(group)
-        position_R = (scheduled_R - self._offset_R % cache_block(group)).clamp(0, self._max_len - 1)
-        table = self._tables[group.kv_cache_group_id]
+        position_R = (scheduled_R - self.offset_R % cache_block(group)).clamp(0, self.max_len - 1)
+        table = self._own_tables[group.kv_cache_group_id]
         blocks_R = table.gather(1, (position_R // size).unsqueeze(-1)).squeeze(-1).long()
-        within_R = position_R // size < self._owned[group.kv_cache_group_id]
-        usable_R = self._active_R & within_R & (scheduled_R < self._max_len)
+        within_R = position_R // size < self.owned[group.kv_cache_group_id]
+        usable_R = self.active_R & within_R & (scheduled_R < self.max_len)
         return torch.where(usable_R, blocks_R * size + position_R % size, NO_SLOT)
 
     def _common(
@@ -104,12 +102,12 @@ class DraftBatch:
             query_start_loc=starts.to(scheduled_R.device, non_blocking=True),
             query_start_loc_cpu=starts,
             seq_lens=(positions_R + 1).int(),
-            seq_lens_cpu_upper_bound=torch.full((count,), min(longest, self._max_len), dtype=torch.int32),
+            seq_lens_cpu_upper_bound=torch.full((count,), min(longest, self.max_len), dtype=torch.int32),
             num_reqs=count,
             num_actual_tokens=count,
             max_query_len=1,
-            max_seq_len=min(longest, self._max_len),
-            block_table_tensor=shifted(self._tables[group.kv_cache_group_id], group, self._offset_R),
+            max_seq_len=min(longest, self.max_len),
+            block_table_tensor=shifted(self._own_tables[group.kv_cache_group_id], group, self.offset_R),
             slot_mapping=slots_R,
             positions=positions_R,
             is_prefilling=torch.zeros(count, dtype=torch.bool),
