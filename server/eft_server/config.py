@@ -1,5 +1,6 @@
 """The family file: one YAML document turned into a frozen, validated ServerConfig."""
 
+import json
 import math
 import os
 import re
@@ -54,6 +55,7 @@ _OWNED_VLLM_OPTIONS = {
     "revision": "use base.revision",
     "code_revision": "code from checkpoints is never run",
     "trust_remote_code": "code from checkpoints is never run",
+    "download_dir": "use --cache-dir, or HF_HUB_CACHE in the environment: everything is read from one cache",
     "hf_token": "set HF_TOKEN in the environment; a family file holds no secrets",
     "hf_config_path": "the base's own config is used",
     "hf_overrides": "the family is described to vLLM through it",
@@ -316,17 +318,26 @@ def bundled_families() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_config(family: str | Path, overrides: Sequence[str] = ()) -> ServerConfig:
+def load_config(
+    family: str | Path, overrides: Sequence[str] = (), *, revision: str | None = None
+) -> ServerConfig:
     """Read a family by its bundled name or its file, with overrides such as ``defaults.scale=0.5`` on top.
 
     Paths inside, overrides' included, count from the family file's folder.
+
+    Args:
+        family: The name or the file.
+        overrides: What replaces keys of the file, in this order.
+        revision: The hub revision of the base, the last override; every other member keeps its own.
 
     Raises:
         ConfigError: There is no such family, or it is wrong; the message gives file, line and dotted key.
     """
     path = _locate(family)
     document = read_document(path)
-    for assignment in overrides:
+    last = [] if revision is None else [f"base.revision={json.dumps(revision)}"]
+    for assignment in [*overrides, *last]:
+        _spell_members_out(document.data)
         document.override(assignment)
     try:
         config = ServerConfig.model_validate(document.data)
@@ -336,6 +347,16 @@ def load_config(family: str | Path, overrides: Sequence[str] = ()) -> ServerConf
         return _with_paths(config, path.resolve().parent)
     except KeyedError as problem:
         raise ConfigError(f"{document.place(problem.key)}: {problem}") from problem
+
+
+def _spell_members_out(data: dict[str, Any]) -> None:
+    """Turn members that are given by their checkpoint alone into sections, so that keys inside can be set."""
+    sections = [data, *(data.get(name) for name in ("references", "experts"))]
+    for section, names in zip(sections, ((BASE,), None, None), strict=True):
+        if isinstance(section, dict):
+            for name in names or list(section):
+                if isinstance(section.get(name), str):
+                    section[name] = {"model": section[name]}
 
 
 def _locate(family: str | Path) -> Path:
@@ -353,7 +374,10 @@ def _with_paths(config: ServerConfig, folder: Path) -> ServerConfig:
     """The same config with local checkpoints and files as absolute paths."""
 
     def located(key: tuple[str, ...], member: M) -> M:
-        return member.model_copy(update={"model": _checkpoint((*key, "model"), member.model, folder)})
+        model = _checkpoint((*key, "model"), member.model, folder)
+        if member.revision is not None and os.path.isabs(model):
+            raise KeyedError((*key, "revision"), f"{member.model!r} is a directory and has no revisions")
+        return member.model_copy(update={"model": model})
 
     update: dict[str, Any] = {"base": located((BASE,), config.base)}
     update["references"] = {n: located(("references", n), m) for n, m in config.references.items()}
