@@ -154,19 +154,20 @@ def generate(  # noqa: PLR0913 (one for each option)
         given = None if weights is None else parse_weights(weights)
         defaults = Defaults.checked(config, model, given, scale)
         batch = Batch.opened(config, (source, target), defaults, force=force)
-        if batch.left:
-            typer.echo(f"{batch.left:,} requests to answer ({batch.skipped:,} answered before)", err=True)
-            status = _run_batch(batch, config, _plan_with_warnings(config, vllm_arguments or ()))
-        else:
-            typer.echo(f"nothing to do: all {batch.skipped:,} requests are answered in {target}", err=True)
-            status = 0
+        with batch.answers:
+            status = _run_batch(batch, config, vllm_arguments or ())
     raise typer.Exit(status)
 
 
-def _run_batch(batch: "Batch", config: ServerConfig, plan: "EnginePlan") -> int:
+def _run_batch(batch: "Batch", config: ServerConfig, vllm_arguments: Sequence[str]) -> int:
     """Answer what is left and say how it ended; the exit status."""
     from eft_server.batch.run import EngineStoppedError, run
 
+    if not batch.left:
+        typer.echo(f"nothing to do: all {batch.total:,} requests have been answered", err=True)
+        return 0
+    typer.echo(f"{batch.left:,} requests to answer, {batch.skipped:,} answered before", err=True)
+    plan = _plan_with_warnings(config, vllm_arguments)
     try:
         run(batch, config, plan)
     except KeyboardInterrupt:

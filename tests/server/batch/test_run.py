@@ -1,12 +1,17 @@
 """A batch through the real application over the fake engine."""
 
 import json
+import os
+import signal
+from contextlib import asynccontextmanager
 
 import pytest
 
+from eft_server.api.inprocess import InProcess
+from eft_server.api.interrupts import STOP_SIGNALS
 from eft_server.batch import progress
 from eft_server.batch.requests import Defaults
-from eft_server.batch.run import Batch, EngineStoppedError, answer_all
+from eft_server.batch.run import Batch, EngineStoppedError, answer_all, run
 from eft_server.errors import BatchError
 
 from ..api.served import family
@@ -137,3 +142,36 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch)
         assert capsys.readouterr().err.count("\n") == 1
     line = capsys.readouterr().err
     assert "6/10" in line and "requests/s" in line and "\r" not in line
+
+
+@pytest.fixture
+def signals():
+    """Put the handlers of stop signals back."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_ends_a_batch_with_every_answer_until_then_written(
+    opened, written, engine, monkeypatch, signals, number
+):
+    stopped = []
+
+    @asynccontextmanager
+    async def open_in_process(config, plan):
+        try:
+            yield InProcess(engine, config)
+        finally:
+            stopped.append(True)
+
+    monkeypatch.setattr("eft_server.batch.run.open_in_process", open_in_process)
+    engine.pause_s = 0.01
+    batch = opened(*(a_line(str(index)) for index in range(9)))
+    write = batch.answers.write
+    monkeypatch.setattr(batch.answers, "write", lambda *line: (write(*line), os.kill(os.getpid(), number)))
+    with batch.answers, pytest.raises(KeyboardInterrupt):
+        run(batch, family(max_concurrent_requests=1), None)
+    assert stopped == [True]
+    assert 1 <= len(written()) == batch.written < 9
