@@ -195,7 +195,7 @@ def check(  # noqa: PLR0913 (one for each option)
     Reads configs and tokenizers only, no weights. Sizes are per GPU where the options spread the family over
     several (--set vllm.tensor_parallel_size=2).
     """
-    quieten_vllm()
+    quieten_vllm("WARNING")
     console = Console()
     with _errors_in_words():
         use_hub(offline=offline, cache_dir=cache_dir)

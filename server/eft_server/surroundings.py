@@ -8,13 +8,11 @@ from eft_server.errors import ConfigError
 
 __all__ = ["quieten_vllm", "use_hub"]
 
-_QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
 
-
-def quieten_vllm() -> None:
-    """Keep vLLM's progress out of a program's own output; what the user has set stays."""
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+def quieten_vllm(level: str = "ERROR") -> None:
+    """Keep vLLM's log below a level, and out of a program's own output; what the user has set stays."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", level)
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 
 
 def use_hub(*, offline: bool = False, cache_dir: Path | None = None) -> None:
