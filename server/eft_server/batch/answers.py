@@ -58,10 +58,12 @@ class AnswerFile:
         self._note = path.with_name(path.name + SUFFIX)
         with contextlib.ExitStack() as undo:
             self._file = undo.enter_context(self._opened())
+            before = self._read_note()
             if os.path.getsize(path) and not force:
-                self._require_same(made)
+                self._require_same(before, made)
             self.done = self._read_done()
-            self._note.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            if before != made:
+                self._note.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -103,14 +105,21 @@ class AnswerFile:
             raise BatchError(f"{self.path}: another process is writing it") from None
         return file
 
-    def _require_same(self, made: Mapping[str, Any]) -> None:
+    def _read_note(self) -> dict[str, Any] | None:
+        try:
+            note = json.loads(self._note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return note if isinstance(note, dict) else None
+
+    def _require_same(self, before: Mapping[str, Any] | None, made: Mapping[str, Any]) -> None:
         advice = "name another output, or --force to append all the same"
-        if not self._note.is_file():
+        if before is None:
             raise BatchError(
                 f"{self.path}: is not empty, and without {self._note.name} beside it nothing says "
                 f"what its answers were made with: {advice}"
             )
-        differences = list(_differences(json.loads(self._note.read_text(encoding="utf-8")), made))
+        differences = list(_differences(before, made))
         if differences:
             more = ", …" if len(differences) > _SHOWN_DIFFERENCES else ""
             listed = ", ".join(differences[:_SHOWN_DIFFERENCES]) + more

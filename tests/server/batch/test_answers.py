@@ -80,8 +80,10 @@ def test_how_the_family_is_served_makes_no_difference(out):
         pass
 
 
-def test_answers_that_nothing_is_known_of_are_refused(out):
-    (out.parent / "out.jsonl.made-with.json").unlink()
+@pytest.mark.parametrize("note", [None, "", "{", "[]"])
+def test_answers_that_nothing_is_known_of_are_refused(out, note):
+    path = out.parent / "out.jsonl.made-with.json"
+    path.unlink() if note is None else path.write_text(note)
     with pytest.raises(BatchError, match=r"without out\.jsonl\.made-with\.json beside it"):
         AnswerFile(out, MADE)
 
