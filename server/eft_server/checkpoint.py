@@ -37,6 +37,7 @@ class MemberReport:
         final_logit_softcapping: The bound that the model presses its logits into, if any.
         max_position_embeddings: The longest text that it reads, in tokens.
         dtype: The dtype that the checkpoint states.
+        sharded: Under tensor parallelism, spread over the GPUs and not whole on each.
     """
 
     name: str
@@ -51,6 +52,7 @@ class MemberReport:
     final_logit_softcapping: float | None
     max_position_embeddings: int
     dtype: str
+    sharded: bool = False
 
     def weight_bytes(self, dtype: str | None = None) -> int:
         """Size of all weights, in the checkpoint's own dtype or in another."""
@@ -60,6 +62,14 @@ class MemberReport:
         """Size of the keys and values of so many tokens, in the checkpoint's own dtype or in another."""
         numbers = self.kv_bytes_per_token // bytes_per_number(self.dtype)
         return tokens * numbers * bytes_per_number(dtype or self.dtype)
+
+    def weight_share(self, gpus: int) -> float:
+        """How much of the weights one of so many GPUs holds."""
+        return 1 / gpus if self.sharded else 1.0
+
+    def kv_share(self, gpus: int) -> float:
+        """How much of the keys and values one of so many GPUs holds: at least one head, copied where heads are few."""
+        return max(self.kv_heads // gpus, 1) / self.kv_heads if self.sharded else 1.0
 
 
 @dataclass(frozen=True)
@@ -164,6 +174,7 @@ def _report(name: str, spec: MemberSpec, config: "PreTrainedConfig") -> MemberRe
         final_logit_softcapping=getattr(text, "final_logit_softcapping", None),
         max_position_embeddings=getattr(text, "max_position_embeddings", None) or _UNSTATED_CONTEXT,
         dtype=dtype,
+        sharded=spec.tensor_parallel == "sharded",
     )
 
 

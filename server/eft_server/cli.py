@@ -201,7 +201,7 @@ def check(  # noqa: PLR0913 (one for each option)
         use_hub(offline=offline, cache_dir=cache_dir)
         config = load_config(family, overrides or (), revision=revision)
         report = _inspect(config)
-        from eft_server.check import print_options, print_report
+        from eft_server.check import print_options, print_prompts, print_report
 
         try:
             plan = _plan(config, report, vllm_arguments or ())
@@ -209,6 +209,7 @@ def check(  # noqa: PLR0913 (one for each option)
             print_report(console, report, {})
             raise
         print_report(console, report, plan.options)
+        print_prompts(console, config, plan.templates, plan.own_tokenizers)
         print_options(console, plan.options, plan.environment)
         typer.echo(f"{config.name}: the members form a family")
 

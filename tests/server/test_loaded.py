@@ -15,7 +15,7 @@ from .api.api_checkpoint import write_checkpoint
 from .api.fake_engine import TEXT, FakeEngine
 from .api.served import family as family_config
 
-PLAN = SimpleNamespace(chat_template=None)
+PLAN = SimpleNamespace(chat_template=None, templates={}, own_tokenizers=())
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,8 @@ def test_a_chat_is_answered_with_its_text(family, engine):
     answer = family.chat("Hello", weights={"helpful": 0.5}, scale=1.5, temperature=0, max_tokens=40)
     assert str(answer) == answer.text
     assert answer.text.startswith(TEXT)
-    assert answer.body["eft"] == {"model": "demo", "weights": {"helpful": 0.5, "harmless": 0.0}, "scale": 1.5}
+    applied = {"model": "demo", "weights": {"helpful": 0.5, "harmless": 0.0}, "scale": 1.5}
+    assert answer.body["eft"] | applied == answer.body["eft"]
     assert (engine.asked[0].temperature, engine.asked[0].max_tokens) == (0, 40)
     assert engine.asked[0].extra_args["eft"] == [1.0, -0.75, 0.75, 0.0]
 

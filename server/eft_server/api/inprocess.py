@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,11 @@ from vllm.engine.protocol import EngineClient
 
 from eft_server.api.app import create_app
 from eft_server.api.errors import ApiError
+from eft_server.api.renderer import voices_of
 from eft_server.config import ServerConfig
 from eft_server.engine.launch import open_engine
 from eft_server.engine.plan import EnginePlan
+from eft_server.templates import Voice
 
 __all__ = ["Answered", "InProcess", "open_in_process"]
 
@@ -42,10 +44,15 @@ class InProcess:
     """
 
     def __init__(
-        self, engine: EngineClient, config: ServerConfig, *, chat_template: str | None = None
+        self,
+        engine: EngineClient,
+        config: ServerConfig,
+        *,
+        chat_template: str | None = None,
+        voices: Sequence[Voice] = (),
     ) -> None:
         config = _patient(config)
-        app = create_app(engine, config, chat_template=chat_template)
+        app = create_app(engine, config, chat_template=chat_template, voices=voices)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         self._client = httpx.AsyncClient(transport=transport, base_url="http://in-process", timeout=None)
         self._places = asyncio.Semaphore(config.server.max_concurrent_requests)
@@ -68,7 +75,8 @@ async def open_in_process(config: ServerConfig, plan: EnginePlan) -> AsyncIterat
         ConfigError: vLLM did not load this package's plugin.
     """
     async with open_engine(plan) as engine:
-        yield InProcess(engine, config, chat_template=plan.chat_template)
+        voices = voices_of(config, plan)
+        yield InProcess(engine, config, chat_template=plan.chat_template, voices=voices)
 
 
 def _patient(config: ServerConfig) -> ServerConfig:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from pydantic import BaseModel
+
 from eft_server.api.inprocess import Answered
 from eft_server.batch.requests import Defaults
 from eft_server.config import ServerConfig
@@ -28,12 +30,16 @@ def made_with(config: ServerConfig, defaults: Defaults) -> dict[str, Any]:
     members = {name: config.member(name) for name in config.members}
     settings = {config.name: config.defaults, **config.aliases}
     return {
-        "members": {name: {"model": m.model, "revision": m.revision} for name, m in members.items()},
-        "references": {name: config.reference_of(name) for name in config.experts},
-        "settings": {name: {"weights": s.weights, "scale": s.scale} for name, s in settings.items()},
+        "members": {name: _plain(spec, "description", "tensor_parallel") for name, spec in members.items()},
+        "settings": {name: _plain(setting, "description") for name, setting in settings.items()},
         "model": defaults.model,
         "eft": defaults.eft,
     }
+
+
+def _plain(section: BaseModel, *without: str) -> dict[str, Any]:
+    """A section as JSON values, less what says nothing about answers."""
+    return section.model_dump(mode="json", exclude=set(without), exclude_none=True)
 
 
 class AnswerFile:

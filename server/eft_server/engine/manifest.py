@@ -7,17 +7,24 @@ from typing import Any
 KEY = "eft"
 """The config attribute, and the key of `SamplingParams.extra_args`, that hold this project's values."""
 
+PROMPTS_KEY = "eft_prompts"
+"""The key of `SamplingParams.extra_args` that holds a prompt for each member: token ids."""
+
 SEPARATOR = "@"
 """Ends a member's name where it prefixes a weight's name; no checkpoint uses it."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A member's name and where its weights are (a local directory or a hub id with its revision)."""
+    """A member's name and where its weights are (a local directory or a hub id with its revision).
+
+    Under tensor parallelism it is whole on every rank, unless it is sharded over them.
+    """
 
     name: str
     model: str
     revision: str | None = None
+    sharded: bool = False
 
     @property
     def weight_prefix(self) -> str:
@@ -34,7 +41,8 @@ class Manifest:
         base: the base's name; its checkpoint is the engine's own.
         members: the other members, in the order of the coefficients.
         unshared: half-open ranges of token ids that not all members share.
-        defaults: the coefficients of a request that brings none, the base's first.
+        draft: the member that drafts in speculative decoding, if one does.
+        defaults: the mixture (see `coefficients`) of a request that brings none.
     """
 
     architectures: tuple[str, ...]
@@ -42,11 +50,7 @@ class Manifest:
     unshared: tuple[tuple[int, int], ...]
     defaults: tuple[float, ...]
     base: str = "base"
-
-    @property
-    def width(self) -> int:
-        """How many coefficients a request has: one for each member, the base included."""
-        return 1 + len(self.members)
+    draft: str | None = None
 
     def unshared_ids(self) -> Iterator[int]:
         """Every id that not all members share, ascending."""
@@ -75,4 +79,5 @@ class Manifest:
             unshared=tuple((start, stop) for start, stop in raw["unshared"]),
             defaults=tuple(raw["defaults"]),
             base=raw["base"],
+            draft=raw["draft"],
         )
