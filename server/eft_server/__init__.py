@@ -3,6 +3,8 @@
 Importing the package is cheap: torch, vLLM, transformers and FastAPI load only where they are used.
 """
 
+from eft_server.loaded import Answer, LoadedFamily, load
+
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = ["Answer", "LoadedFamily", "__version__", "load"]

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eft_server import hub
 from eft_server.config import MemberSpec
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.headers import StoredTensor, read_header
@@ -156,6 +157,7 @@ def read_checkpoint(name: str, spec: MemberSpec) -> Checkpoint:
     from transformers import AutoConfig
 
     _require_directory(name, spec)
+    hub.require_cached(_named(name, spec), spec)
     try:
         config = AutoConfig.from_pretrained(spec.model, revision=spec.revision, trust_remote_code=False)
         _refuse_other_than_decoders(name, spec, config)
@@ -378,29 +380,9 @@ def _end_ids(spec: MemberSpec, config: "PreTrainedConfig", tokenizer: Any) -> fr
 
 
 def _advice(spec: MemberSpec, error: BaseException) -> str:
-    """What went wrong and what to do, from the first cause that is known."""
-    from huggingface_hub import errors as hub
-
-    known: tuple[tuple[type[BaseException], str], ...] = (
-        (hub.GatedRepoError, "is gated: accept its licence on the hub, then set HF_TOKEN"),
-        (hub.RevisionNotFoundError, f"the hub has no revision {spec.revision!r} of it"),
-        (hub.RepositoryNotFoundError, "is not on the hub, or private: check the id, or set HF_TOKEN"),
-        (
-            hub.LocalEntryNotFoundError,
-            "is not in the local cache and the hub cannot be reached: download it while online "
-            f"(hf download {spec.model}), or name a directory",
-        ),
-    )
-    causes = list(_causes(error))
-    for kind, advice in known:
-        if any(isinstance(cause, kind) for cause in causes):
-            return advice
+    """What went wrong and what to do."""
+    if words := hub.advice(spec, error):
+        return words
     if "trust_remote_code" in str(error):
         return "needs code of its own, which is never run: use a checkpoint that transformers supports itself"
     return f"cannot be read: {str(error).strip() or type(error).__name__}"
-
-
-def _causes(error: BaseException | None) -> Any:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

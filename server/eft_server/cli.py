@@ -1,4 +1,4 @@
-"""The command line: `eft serve`, `eft check`, `eft families`, `eft version`."""
+"""The command line: `eft serve`, `eft generate`, `eft check`, `eft families`, `eft version`."""
 
 import json
 import os
@@ -15,14 +15,18 @@ from rich.text import Text
 from eft_server import __version__
 from eft_server.config import ServerConfig, bundled_families, load_config
 from eft_server.errors import ConfigError, EftError
+from eft_server.surroundings import quieten_vllm, use_hub
 
 if TYPE_CHECKING:
+    from eft_server.batch.run import Batch
     from eft_server.engine.plan import EnginePlan
     from eft_server.family import FamilyReport
 
 __all__ = ["app", "main"]
 
+EXIT_FAILED = 1
 EXIT_WRONG_INPUT = 2
+EXIT_INTERRUPTED = 130
 
 _ENGINE_PACKAGES = frozenset({"fastapi", "huggingface_hub", "torch", "transformers", "uvicorn", "vllm"})
 _INSTALL_ADVICE = (
@@ -43,6 +47,16 @@ Family = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the family file; may be repeated."),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        help="Hub revision of the base: a branch, tag or commit. Other members: --set KEY.revision=…"
+    ),
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask the model hub; use its cache alone.")]
+CacheDir = Annotated[
+    Path | None, typer.Option(help="The hub's cache, for all files. Default: $HF_HUB_CACHE or $HF_HOME/hub.")
 ]
 VllmArguments = Annotated[
     list[str] | None,
@@ -87,36 +101,105 @@ def serve(  # noqa: PLR0913 (one for each option)
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="File of accepted API keys, one a line.")] = None,
     overrides: Overrides = None,
+    revision: Revision = None,
+    offline: Offline = False,
+    cache_dir: CacheDir = None,
 ) -> None:
     """Start the server."""
     with _errors_in_words():
+        use_hub(offline=offline, cache_dir=cache_dir)
         flags: dict[str, Any] = {"host": host, "port": port}
         # A path on the command line counts from here; one in the family file counts from that file.
         flags["api_key_file"] = str(api_key_file.absolute()) if api_key_file else None
         given = [f"server.{key}={json.dumps(v)}" for key, v in flags.items() if v is not None]
-        config = load_config(family, [*(overrides or ()), *given])
-        report = _inspect(config)
-        for warning in report.warnings:
-            typer.echo(f"warning: {warning}", err=True)
-        plan = _plan(config, report, vllm_arguments or ())
+        config = load_config(family, [*(overrides or ()), *given], revision=revision)
+        plan = _plan_with_warnings(config, vllm_arguments or ())
         from eft_server.api.serve import run
 
         run(config, plan)
 
 
 @app.command()
-def check(family: Family, vllm_arguments: VllmArguments = None, overrides: Overrides = None) -> None:
+def generate(  # noqa: PLR0913 (one for each option)
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Requests: OpenAI's batch format, one a line.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Answers; an existing file is gone on with.")],
+    family: Annotated[
+        str, typer.Option(metavar="FAMILY", help="A bundled family (see `eft families`) or a YAML file.")
+    ],
+    vllm_arguments: VllmArguments = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="EXPERT=NUMBER,…", help="Weights of requests that say nothing of behaviour."),
+    ] = None,
+    scale: Annotated[float | None, typer.Option(help="Their scale.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model or alias of requests that name none.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on with OUT though it was made with other settings.")
+    ] = False,
+    overrides: Overrides = None,
+    revision: Revision = None,
+    offline: Offline = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Answer a file of requests without a server; run again, it goes on where it stopped."""
+    quieten_vllm()
+    with _errors_in_words():
+        use_hub(offline=offline, cache_dir=cache_dir)
+        config = load_config(family, overrides or (), revision=revision)
+        from eft_server.batch.requests import Defaults, parse_weights
+        from eft_server.batch.run import Batch
+
+        given = None if weights is None else parse_weights(weights)
+        defaults = Defaults.checked(config, model, given, scale)
+        batch = Batch.opened(config, (source, target), defaults, force=force)
+        with batch.answers:
+            status = _run_batch(batch, config, vllm_arguments or ())
+    raise typer.Exit(status)
+
+
+def _run_batch(batch: "Batch", config: ServerConfig, vllm_arguments: Sequence[str]) -> int:
+    """Answer what is left and say how it ended; the exit status."""
+    from eft_server.batch.run import EngineStoppedError, run
+
+    if not batch.left:
+        typer.echo(f"nothing to do: all {batch.total:,} requests have been answered", err=True)
+        return 0
+    typer.echo(f"{batch.left:,} requests to answer, {batch.skipped:,} answered before", err=True)
+    plan = _plan_with_warnings(config, vllm_arguments)
+    try:
+        run(batch, config, plan)
+    except KeyboardInterrupt:
+        status, end = EXIT_INTERRUPTED, "interrupted: "
+    except EngineStoppedError:
+        status, end = EXIT_FAILED, "the engine stopped by itself: "
+    else:
+        status, end = 0, ""
+    rest = f"; {batch.left:,} are left for the same command" if batch.left else ""
+    typer.echo(f"{end}{batch.written:,} answered, {batch.refused:,} of them with an error{rest}", err=True)
+    return status
+
+
+@app.command()
+def check(  # noqa: PLR0913 (one for each option)
+    family: Family,
+    vllm_arguments: VllmArguments = None,
+    overrides: Overrides = None,
+    revision: Revision = None,
+    offline: Offline = False,
+    cache_dir: CacheDir = None,
+) -> None:
     """Say whether the members form a family, what they cost in memory, and what vLLM will be given.
 
     Reads configs and tokenizers only, no weights. Sizes are per GPU where the options spread the family over
     several (--set vllm.tensor_parallel_size=2).
     """
-    from_vllm_to_stderr = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
-    for name, value in from_vllm_to_stderr.items():
-        os.environ.setdefault(name, value)
+    quieten_vllm("WARNING")
     console = Console()
     with _errors_in_words():
-        config = load_config(family, overrides or ())
+        use_hub(offline=offline, cache_dir=cache_dir)
+        config = load_config(family, overrides or (), revision=revision)
         report = _inspect(config)
         from eft_server.check import print_options, print_prompts, print_report
 
@@ -168,6 +251,13 @@ def _plan(config: ServerConfig, report: "FamilyReport", vllm_arguments: Sequence
     planned = plan(config, report, vllm_arguments)
     report.require_divisible(int(planned.options.get("tensor_parallel_size") or 1))
     return planned
+
+
+def _plan_with_warnings(config: ServerConfig, vllm_arguments: Sequence[str]) -> "EnginePlan":
+    report = _inspect(config)
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    return _plan(config, report, vllm_arguments)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The family file: one YAML document turned into a frozen, validated ServerConfig."""
 
+import json
 import math
 import os
 import re
@@ -61,6 +62,7 @@ _OWNED_VLLM_OPTIONS = {
     "revision": "use base.revision",
     "code_revision": "code from checkpoints is never run",
     "trust_remote_code": "code from checkpoints is never run",
+    "download_dir": "use --cache-dir, or HF_HUB_CACHE in the environment: everything is read from one cache",
     "hf_token": "set HF_TOKEN in the environment; a family file holds no secrets",
     "hf_config_path": "the base's own config is used",
     "hf_overrides": "the family is described to vLLM through it",
@@ -467,17 +469,26 @@ def bundled_families() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_config(family: str | Path, overrides: Sequence[str] = ()) -> ServerConfig:
+def load_config(
+    family: str | Path, overrides: Sequence[str] = (), *, revision: str | None = None
+) -> ServerConfig:
     """Read a family by its bundled name or its file, with overrides such as ``defaults.scale=0.5`` on top.
 
     Paths inside, overrides' included, count from the family file's folder.
+
+    Args:
+        family: The name or the file.
+        overrides: What replaces keys of the file, in this order.
+        revision: The hub revision of the base, the last override; every other member keeps its own.
 
     Raises:
         ConfigError: There is no such family, or it is wrong; the message gives file, line and dotted key.
     """
     path = _locate(family)
     document = read_document(path)
-    for assignment in overrides:
+    last = [] if revision is None else [f"base.revision={json.dumps(revision)}"]
+    for assignment in [*overrides, *last]:
+        _spell_members_out(document.data)
         document.override(assignment)
     try:
         config = ServerConfig.model_validate(document.data)
@@ -487,6 +498,16 @@ def load_config(family: str | Path, overrides: Sequence[str] = ()) -> ServerConf
         return _with_paths(config, path.resolve().parent)
     except KeyedError as problem:
         raise ConfigError(f"{document.place(problem.key)}: {problem}") from problem
+
+
+def _spell_members_out(data: dict[str, Any]) -> None:
+    """Turn members that are given by their checkpoint alone into sections, so that keys inside can be set."""
+    sections = [data, *(data.get(name) for name in ("references", "experts"))]
+    for section, names in zip(sections, ((BASE,), None, None), strict=True):
+        if isinstance(section, dict):
+            for name in names or list(section):
+                if isinstance(section.get(name), str):
+                    section[name] = {"model": section[name]}
 
 
 def _locate(family: str | Path) -> Path:
@@ -506,6 +527,10 @@ def _with_paths(config: ServerConfig, folder: Path) -> ServerConfig:
     def located(key: tuple[str, ...], member: M) -> M:
         given = {kind: source for kind in ("model", "adapter") if (source := getattr(member, kind, None))}
         update = {kind: _checkpoint((*key, kind), source, folder) for kind, source in given.items()}
+        if member.revision is not None and any(map(os.path.isabs, update.values())):
+            raise KeyedError(
+                (*key, "revision"), f"{next(iter(given.values()))!r} is a directory and has no revisions"
+            )
         if member.template and not _is_named_template(member.template):
             update["template"] = os.path.abspath(os.path.join(folder, os.path.expanduser(member.template)))
             if not os.path.isfile(update["template"]):

@@ -50,7 +50,7 @@ def planned(monkeypatch):
             own_tokenizers=report.own_tokenizers,
         )
 
-    monkeypatch.setitem(sys.modules, "eft_server.engine.plan", SimpleNamespace(plan=plan))
+    monkeypatch.setitem(sys.modules, "eft_server.engine.plan", SimpleNamespace(plan=plan, EnginePlan=object))
     return calls
 
 
@@ -237,4 +237,114 @@ def test_a_module_of_our_own_that_is_missing_is_a_defect(eft, family, monkeypatc
 
 def test_help_names_every_command(eft):
     output = eft("--help").output
-    assert all(command in output for command in ("serve", "check", "families", "version"))
+    assert all(command in output for command in ("serve", "generate", "check", "families", "version"))
+
+
+@pytest.fixture
+def hub_settings(monkeypatch):
+    """Stand in for the environment: what the commands set before anything is imported."""
+    calls = []
+    monkeypatch.setattr("eft_server.cli.use_hub", lambda **settings: calls.append(settings))
+    return calls
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_hub_options_are_set_before_members_are_read(
+    eft, family, planned, served, hub_settings, monkeypatch, command
+):
+    def read(config):
+        assert hub_settings == [{"offline": True, "cache_dir": Path("cache")}]
+        raise ConfigError(f"read {config.base.model} at {config.base.revision}")
+
+    monkeypatch.setattr("eft_server.family.inspect_family", read)
+    options = ("--set", "base=org/model", "--revision", "v1", "--offline", "--cache-dir", "cache")
+    assert "error: read org/model at v1" in eft(command, family, *options).stderr
+
+
+def test_a_download_dir_is_refused_for_a_cache_of_everything(eft, family):
+    refused = eft("check", family, "--set", "vllm.download_dir=/tmp/x")
+    assert (refused.exit_code, "use --cache-dir" in refused.stderr) == (2, True)
+
+
+LINE = '{"custom_id": "%s", "method": "POST", "url": "/v1/completions", "body": {"prompt": "Hi"}}\n'
+
+
+@pytest.fixture
+def requests(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_text(LINE % "a" + LINE % "b")
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Stand in for the engine's run: how it ends, after writing the first pending answer."""
+    from eft_server.api.inprocess import Answered
+    from eft_server.batch import run
+
+    def ends(with_error=None):
+        def answer(batch, config, plan):
+            batch.answers.write(next(batch.pending()).custom_id, Answered(200, {}))
+            batch.written += 1
+            if with_error:
+                raise with_error
+
+        monkeypatch.setattr(run, "run", answer)
+
+    return ends
+
+
+def test_generate_goes_on_where_it_stopped(eft, family, planned, requests, run, tmp_path):
+    from eft_server.batch.run import EngineStoppedError
+
+    command = ("generate", requests, tmp_path / "out.jsonl", "--family", family, "--weights", "helpful=0.5")
+    run(KeyboardInterrupt())
+    stopped = eft(*command, "--", "--max-model-len", 32)
+    assert stopped.exit_code == 130
+    assert "2 requests to answer, 0 answered before" in stopped.stderr
+    assert (
+        "interrupted: 1 answered, 0 of them with an error; 1 are left for the same command" in stopped.stderr
+    )
+    assert planned[0][2] == ["--max-model-len", "32"]
+    run(EngineStoppedError())
+    finished = eft(*command)
+    assert finished.exit_code == 1
+    assert "1 requests to answer, 1 answered before" in finished.stderr
+    assert "the engine stopped by itself: 1 answered" in finished.stderr
+    again = eft(*command)
+    assert again.exit_code == 0
+    assert "nothing to do: all 2 requests have been answered" in again.stderr
+    assert len(planned) == 2
+
+
+def test_generate_does_not_mix_weights_unless_it_is_forced(eft, family, planned, requests, run, tmp_path):
+    command = ("generate", requests, tmp_path / "out.jsonl", "--family", family)
+    run(KeyboardInterrupt())
+    eft(*command, "--weights", "helpful=0.5")
+    refused = eft(*command, "--weights", "helpful=1")
+    assert refused.exit_code == 2
+    assert "eft.weights.helpful was 0.5 and is now 1.0" in refused.stderr
+    run()
+    forced = eft(*command, "--weights", "helpful=1", "--force")
+    assert forced.exit_code == 0
+    assert "1 requests to answer, 1 answered before" in forced.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (LINE % "a" + LINE % "a", (), "in.jsonl:2: custom_id 'a' is already taken"),
+        ("{}", (), "in.jsonl:1: custom_id is missing"),
+        (LINE % "a", ("--weights", "helpful"), "like helpful=0.7,harmless=0.3"),
+        (LINE % "a", ("--weights", "helpful=7"), "eft.weights.helpful: 7.0 is out of bounds"),
+        (LINE % "a", ("--model", "gpt-4"), "'gpt-4' is not served"),
+    ],
+)
+def test_generate_refuses_before_anything_is_started(
+    eft, family, planned, requests, tmp_path, text, options, message
+):
+    requests.write_text(text)
+    refused = eft("generate", requests, tmp_path / "out.jsonl", "--family", family, *options)
+    assert refused.exit_code == 2
+    assert message in refused.stderr
+    assert not planned

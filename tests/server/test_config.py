@@ -193,7 +193,7 @@ def test_overrides_win_over_the_file(write_family):
         ("=1", "write dotted.key=value"),
         ("a..b=1", "write dotted.key=value"),
         (".".join("a" * 40) + "=1", "write dotted.key=value"),
-        ("base.revision=x", "--set base.revision: base is a single value; set it as a whole"),
+        ("name.revision=x", "--set name.revision: name is a single value; set it as a whole"),
         ("server.port=abc", "--set server.port: server.port: Input should be a valid integer"),
         ("server.port=[", "--set server.port:1: not valid YAML"),
         ("server.host=" + "x" * 5000, "the value is longer"),
@@ -247,3 +247,22 @@ def test_a_config_is_frozen_and_survives_a_round_trip(make_config):
 def test_yaml_keeps_what_it_was_given(write_family):
     path = write_family(vllm={"compilation_config": {"mode": 0, "sizes": [1, 2]}})
     assert load_config(path).vllm == yaml.safe_load(path.read_text())["vllm"]
+
+
+def test_a_revision_can_be_set_for_members_given_by_their_checkpoint_alone(write_family):
+    path = write_family(base="org/base", references={"small": "org/small"})
+    config = load_config(path, ["references.small.revision=v1", "base.revision=v2"], revision="v3")
+    assert (config.base.revision, config.base.model) == ("v3", "org/base")
+    assert config.references["small"].revision == "v1"
+    assert config.experts["helpful"].revision is None
+
+
+def test_a_revision_that_reads_as_a_number_stays_text(write_family):
+    assert load_config(write_family(base="org/base"), revision="1e5").base.revision == "1e5"
+
+
+def test_a_revision_of_a_directory_is_refused(write_family):
+    with pytest.raises(ConfigError, match=r"base\.revision: './base' is a directory and has no revisions"):
+        load_config(write_family(), revision="v1")
+    with pytest.raises(ConfigError, match=r"experts\.helpful\.revision: './h' is a directory"):
+        load_config(write_family(experts={"helpful": {"model": "./h", "revision": "v1"}}))

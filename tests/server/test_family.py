@@ -6,8 +6,6 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, T5Config
 
-from eft_server import checkpoint
-from eft_server.config import MemberSpec
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.family import inspect_family
 
@@ -230,35 +228,3 @@ def test_a_checkpoint_with_code_of_its_own_is_refused(make_config, tmp_path):
     (folder / "mine.py").write_text("raise SystemExit('code from a checkpoint was run')")
     with pytest.raises(FamilyError, match="needs code of its own, which is never run"):
         inspect_family(make_config())
-
-
-def test_a_hub_id_that_is_not_cached_says_how_to_get_it_when_offline(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        FamilyError, match=r"cannot be reached: download it while online \(hf download org/none\)"
-    ):
-        checkpoint.read_checkpoint("base", MemberSpec(model="org/none"))
-
-
-@pytest.mark.parametrize(
-    ("kind", "advice"),
-    [
-        ("GatedRepoError", "accept its licence on the hub, then set HF_TOKEN"),
-        ("RepositoryNotFoundError", "is not on the hub, or private"),
-        ("RevisionNotFoundError", "the hub has no revision 'v9' of it"),
-    ],
-)
-def test_the_hubs_refusals_say_what_to_do(monkeypatch, kind, advice):
-    import httpx
-    from huggingface_hub import errors
-
-    def refuse(*_, **__):
-        response = httpx.Response(403, request=httpx.Request("GET", "http://hub"))
-        raise OSError("refused") from getattr(errors, kind)("no", response=response)
-
-    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
-    with pytest.raises(FamilyError) as caught:
-        checkpoint.read_checkpoint("base", MemberSpec(model="org/model", revision="v9"))
-    assert advice in str(caught.value)
-    assert "member 'base' (org/model at v9)" in str(caught.value)

@@ -3,17 +3,13 @@
 import asyncio
 import contextlib
 import copy
-import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import psutil
 import uvicorn
 import uvloop
 from uvicorn.config import LOGGING_CONFIG
@@ -22,6 +18,7 @@ from vllm.engine.protocol import EngineClient
 from eft_server.api.app import create_app
 from eft_server.api.auth import read_api_keys
 from eft_server.api.connection import Connection
+from eft_server.api.interrupts import GRACE_S, STOP_SIGNALS, interrupt_on_signals
 from eft_server.api.renderer import voices_of
 from eft_server.config import ServerConfig
 from eft_server.engine.launch import open_engine
@@ -31,9 +28,7 @@ from eft_server.errors import ConfigError
 __all__ = ["run"]
 
 _WATCH_INTERVAL_S = 1.0
-_GRACE_S = 10
 _KEEP_ALIVE_S = 30
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(config: ServerConfig, plan: EnginePlan) -> None:
@@ -47,8 +42,7 @@ def run(config: ServerConfig, plan: EnginePlan) -> None:
     api_keys = read_api_keys(Path(key_file)) if key_file is not None else ()
     # Listening is tried before the engine starts, which takes a minute or more.
     with contextlib.closing(_listen(config.server.host, config.server.port)) as listener:
-        for number in _STOP_SIGNALS:
-            signal.signal(number, _interrupt)
+        interrupt_on_signals()
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(_serve(config, plan, listener, api_keys))
 
@@ -77,7 +71,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self.handle_exit) for number in _STOP_SIGNALS}
+        before = {number: signal.signal(number, self.handle_exit) for number in STOP_SIGNALS}
         try:
             yield
         finally:
@@ -89,20 +83,6 @@ async def _stop_with(engine: EngineClient, server: uvicorn.Server) -> None:
     while not engine.errored:
         await asyncio.sleep(_WATCH_INTERVAL_S)
     server.should_exit = True
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """Stop a start. vLLM sometimes loses the exception while it waits for its processes, so a timer insists."""
-    timer = threading.Timer(_GRACE_S, _leave, (number,))
-    timer.daemon = True
-    timer.start()
-    raise KeyboardInterrupt
-
-
-def _leave(number: int) -> None:
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
-    os._exit(128 + number)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -129,7 +109,7 @@ def _uvicorn_config(app: Any) -> uvicorn.Config:
         log_config=_log_config(),
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_graceful_shutdown=GRACE_S,
     )
 
 

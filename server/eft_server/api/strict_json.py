@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from eft_server.api.errors import ApiError
 
-__all__ = ["parse_object"]
+__all__ = ["MalformedError", "parse_object"]
 
 MAX_DEPTH = 64
 _INTEGERS = range(-(2**63), 2**64)
@@ -20,16 +20,28 @@ _UNUSUAL_NUMBER = re.compile(rb"[0-9]{19}|[0-9][eE]")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
+class MalformedError(ApiError):
+    """Text that is not the JSON wanted.
+
+    Attributes:
+        problem: What is wrong with it, for messages about other texts than request bodies.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"The request body cannot be used: {problem}.", code="invalid_json")
+        self.problem = problem
+
+
 def parse_object(body: bytes) -> dict[str, Any]:
     """Parse a request body that has to be one JSON object.
 
     Raises:
-        ApiError: The body is empty, not UTF-8, not JSON, not an object, nested too deeply, or holds a number
+        MalformedError: The body is empty, not UTF-8, not JSON, not an object, nested too deeply, or holds a number
             that is not finite, an integer of more than 64 bits, a duplicate key or a lone surrogate.
     """
     value = _parse(body)
     if not isinstance(value, dict):
-        raise _malformed("it has to be a JSON object")
+        raise MalformedError("it has to be a JSON object")
     _check_depth(value)
     if _SURROGATE.search(body):
         _check_text(value)
@@ -43,9 +55,9 @@ def _parse(body: bytes) -> Any:
     try:
         return json.loads(body.decode("utf-8"), **hooks)
     except UnicodeDecodeError as exc:
-        raise _malformed(f"it is not valid UTF-8 (byte {exc.start})") from None
+        raise MalformedError(f"it is not valid UTF-8 (byte {exc.start})") from None
     except json.JSONDecodeError as exc:
-        raise _malformed(f"{exc.msg} at line {exc.lineno}, column {exc.colno}") from None
+        raise MalformedError(f"{exc.msg} at line {exc.lineno}, column {exc.colno}") from None
     except RecursionError:
         raise _too_deep() from None
 
@@ -66,7 +78,7 @@ def _check_text(document: dict[str, Any]) -> None:
         if isinstance(node, str):
             # Only a surrogate without its partner survives decoding, and nothing behind us can encode it.
             if any("\ud800" <= char <= "\udfff" for char in node):
-                raise _malformed("a string holds a lone surrogate, which is not valid Unicode")
+                raise MalformedError("a string holds a lone surrogate, which is not valid Unicode")
         elif isinstance(node, dict | list):
             pending.extend(_values(node))
             pending.extend(node if isinstance(node, dict) else ())
@@ -85,19 +97,19 @@ def _values(node: dict[str, Any] | list[Any]) -> Iterable[Any]:
 
 
 def _refuse_constant(literal: str) -> NoReturn:
-    raise _malformed(f"{literal} is not a JSON number")
+    raise MalformedError(f"{literal} is not a JSON number")
 
 
 def _finite(literal: str) -> float:
     value = float(literal)
     if not math.isfinite(value):
-        raise _malformed(f"the number {_shown(literal)} is too large")
+        raise MalformedError(f"the number {_shown(literal)} is too large")
     return value
 
 
 def _bounded(literal: str) -> int:
     if len(literal) > _MAX_DIGITS or int(literal) not in _INTEGERS:
-        raise _malformed(f"the integer {_shown(literal)} does not fit into 64 bits")
+        raise MalformedError(f"the integer {_shown(literal)} does not fit into 64 bits")
     return int(literal)
 
 
@@ -106,7 +118,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         seen: set[str] = set()
         repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _malformed(f"the key {_shown(repeated)!r} is given twice")
+        raise MalformedError(f"the key {_shown(repeated)!r} is given twice")
     return members
 
 
@@ -114,9 +126,5 @@ def _shown(text: str) -> str:
     return text if len(text) <= 40 else text[:40] + "…"
 
 
-def _malformed(problem: str) -> ApiError:
-    return ApiError(f"The request body cannot be used: {problem}.", code="invalid_json")
-
-
-def _too_deep() -> ApiError:
-    return _malformed(f"it nests deeper than {MAX_DEPTH} levels")
+def _too_deep() -> MalformedError:
+    return MalformedError(f"it nests deeper than {MAX_DEPTH} levels")

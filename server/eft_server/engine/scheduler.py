@@ -10,6 +10,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
+from eft_server.engine.orphans import end_with_parent
 from eft_server.engine.prompts import ApartHasher, prompts_of
 
 
@@ -70,6 +71,10 @@ class EftAsyncScheduler(EftScheduler, AsyncScheduler):
 
 
 def make_scheduler(**options: Any) -> Scheduler:
-    """Build the scheduler that vLLM's settings ask for, as vLLM would; named in `scheduler_cls`."""
+    """Build the scheduler that vLLM's settings ask for, as vLLM would; named in `scheduler_cls`.
+
+    vLLM calls this in the engine's process alone, so what that process needs of ours starts here.
+    """
+    end_with_parent()
     ahead = options["vllm_config"].scheduler_config.async_scheduling
     return (EftAsyncScheduler if ahead else EftScheduler)(**options)

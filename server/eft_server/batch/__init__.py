@@ -1,0 +1,1 @@
+"""`eft generate`: a file of requests, answered without a server."""

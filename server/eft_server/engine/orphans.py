@@ -1,0 +1,20 @@
+"""An engine whose program was killed ends, too: vLLM's would keep its memory and wait for ever."""
+
+import multiprocessing
+import os
+import threading
+from multiprocessing.process import BaseProcess
+
+__all__ = ["end_with_parent"]
+
+
+def end_with_parent() -> None:
+    """Watch the process that started this one, and leave when it is gone; its workers then do the same."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_leave_after, args=(parent,), name="eft-parent", daemon=True).start()
+
+
+def _leave_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
