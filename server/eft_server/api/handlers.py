@@ -9,12 +9,18 @@ from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.protocol import BaseModelPath
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
 from vllm.exceptions import GenerationError
 from vllm.lora.request import LoRARequest
 from vllm.renderers.online_renderer import OnlineRenderer
 
+from eft_server.config import ServerOptions
+from eft_server.engine.parsers import template_variables
+
 __all__ = ["Handlers", "answering_as", "build_handlers"]
+
+_DEFAULTS = ServerOptions()
 
 answering_as: ContextVar[str] = ContextVar("answering_as")
 """The model name that the response of the current request bears: the one that the client asked for."""
@@ -31,7 +37,8 @@ class _FailsByName:
     def _raise_if_error(self, finish_reason: str | None, request_id: str) -> None:
         if finish_reason == "error":
             raise GenerationError(
-                f"Request {request_id} failed in the engine (its logits were not finite, or its state was lost). "
+                f"Request {request_id} failed in the engine (its logits were not finite, its grammar took too long "
+                "or left nothing to say, or its state was lost). "
                 "Other requests are not affected."
             )
 
@@ -44,37 +51,57 @@ class _Completion(_FailsByName, OpenAIServingCompletion):
     pass
 
 
+class _Responses(_FailsByName, OpenAIServingResponses):
+    def _convert_generation_error_to_streaming_response(self, e: GenerationError) -> str:
+        """Let the error out: vLLM's own event for it is none that a stream of responses may hold."""
+        raise e
+
+
 @dataclass(frozen=True)
 class Handlers:
-    """What turns a request into engine calls and their outputs into a response."""
+    """What turns a request into engine calls and their outputs into a response.
+
+    Attributes:
+        template_variables: What the chat template reads, which is what a request can tell it.
+    """
 
     chat: OpenAIServingChat
     completion: OpenAIServingCompletion
+    responses: OpenAIServingResponses
     tokenization: ServingTokenization
+    template_variables: frozenset[str]
 
 
-def build_handlers(engine: EngineClient, name: str, chat_template: str | None = None) -> Handlers:
+def build_handlers(
+    engine: EngineClient, name: str, chat_template: str | None = None, options: ServerOptions = _DEFAULTS
+) -> Handlers:
     """Build the handlers over a running engine, under the family's name.
 
     Args:
         engine: The running engine.
         name: The name under which it answers.
         chat_template: What renders messages; None means the base's tokenizer's own.
+        options: Which parsers read calls and reasoning out of what the members write.
     """
     template: dict[str, Any] = {"chat_template": chat_template, "chat_template_content_format": "auto"}
+    parsing: dict[str, Any] = {
+        "tool_parser": options.tool_parser,
+        "enable_auto_tools": options.tool_parser is not None,
+        "reasoning_parser": options.reasoning_parser or "",
+    }
     paths = [BaseModelPath(name=name, model_path=engine.model_config.model)]
     models = _Models(engine, paths)
-    renderer = OnlineRenderer(engine.model_config, engine.renderer, request_logger=None, **template)
+    renderer = OnlineRenderer(
+        engine.model_config, engine.renderer, request_logger=None, **template, **parsing
+    )
     renderer.warmup()
+    shared: dict[str, Any] = {"online_renderer": renderer, "request_logger": None}
     return Handlers(
-        chat=_Chat(
-            engine,
-            models,
-            response_role="assistant",
-            online_renderer=renderer,
-            request_logger=None,
-            **template,
-        ),
-        completion=_Completion(engine, models, online_renderer=renderer, request_logger=None),
+        chat=_Chat(engine, models, response_role="assistant", **shared, **template, **parsing),
+        completion=_Completion(engine, models, **shared),
+        responses=_Responses(engine, models, **shared, **template, **parsing),
         tokenization=ServingTokenization(models, renderer, **template),
+        template_variables=template_variables(
+            chat_template or getattr(engine.renderer.tokenizer, "chat_template", None)
+        ),
     )

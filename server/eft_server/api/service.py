@@ -9,7 +9,7 @@ from fastapi import Request
 from vllm.engine.protocol import EngineClient
 
 from eft_server.api.handlers import Handlers, answering_as, build_handlers
-from eft_server.api.schemas import ChatRequest, TextRequest
+from eft_server.api.schemas import ChatRequest, ResponseRequest, TextRequest
 from eft_server.behaviours import Behaviours, Resolved
 from eft_server.config import ServerConfig
 
@@ -31,9 +31,12 @@ class Service:
     @classmethod
     def over(cls, engine: EngineClient, config: ServerConfig, chat_template: str | None = None) -> "Service":
         """Set the family up over a running engine."""
-        return cls(engine, config, Behaviours(config), build_handlers(engine, config.name, chat_template))
+        handlers = build_handlers(engine, config.name, chat_template, config.server)
+        return cls(engine, config, Behaviours(config), handlers)
 
-    def weigh(self, request: ChatRequest | TextRequest, payload: dict[str, Any]) -> Resolved:
+    def weigh(
+        self, request: ChatRequest | ResponseRequest | TextRequest, payload: dict[str, Any]
+    ) -> Resolved:
         """Resolve the behaviour that a request asks for and write its coefficients where the engine finds them.
 
         Args:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from eft_server.behaviours import Behaviours
 from eft_server.config import BASE, ServerConfig
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
+from eft_server.engine.parsers import parser_options
 from eft_server.engine.plugin import ARCHITECTURE, register
 from eft_server.errors import ConfigError, FamilyError
 
@@ -68,6 +69,7 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     options |= {"max_model_len": _context(config, models), "max_logprobs": config.server.max_logprobs}
     options |= _window_options(models)
     options |= dict(config.vllm) | _family_options(config, report, models)
+    options |= parser_options(config, _chat_template(config, report))
     report.require_divisible(int(options.get("tensor_parallel_size", 1)))
     return EnginePlan(options, _environment(options), report.end_ids, _chat_template(config, report))
 

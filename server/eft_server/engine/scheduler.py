@@ -9,6 +9,8 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
+from eft_server.engine.grammars import limit_grammars
+
 
 class EftScheduler(Scheduler):
     """Ends a request with `finish_reason` "error" in the step in which the runner counts a NaN in its logits.
@@ -57,5 +59,6 @@ class EftAsyncScheduler(EftScheduler, AsyncScheduler):
 
 def make_scheduler(**options: Any) -> Scheduler:
     """Build the scheduler that vLLM's settings ask for, as vLLM would; named in `scheduler_cls`."""
+    limit_grammars(options["structured_output_manager"])
     ahead = options["vllm_config"].scheduler_config.async_scheduling
     return (EftAsyncScheduler if ahead else EftScheduler)(**options)
