@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import xgrammar
 from vllm.sampling_params import StructuredOutputsParams
@@ -135,7 +135,7 @@ def _compile(kind: str, text: str) -> Any:
 def _choosers() -> Iterator[Chooser]:
     """Ways to go on: the same byte again and again, anything, and the last in the alphabet."""
     chance = random.Random(0)
-    yield lambda allowed, last: allowed[0] if last not in allowed else cast(int, last)
+    yield lambda allowed, last: last if last is not None and last in allowed else allowed[0]
     yield lambda allowed, _last: chance.choice(allowed)
     yield lambda allowed, _last: max(allowed)
 

@@ -74,7 +74,12 @@ def check_include_reasoning(value: Any, options: ServerOptions) -> None:
         raise FieldError("reasoning needs a parser; the operator has to set server.reasoning_parser")
 
 
-def require_readable(kwargs: dict[str, Any] | None, effort: str | None, variables: Collection[str]) -> None:
+def require_readable(
+    kwargs: dict[str, Any] | None,
+    effort: str | None,
+    variables: Collection[str],
+    effort_param: str = "reasoning_effort",
+) -> None:
     """Refuse what the chat template does not read.
 
     vLLM gives the template the effort, and as enable_thinking whether it is anything but none.
@@ -83,6 +88,7 @@ def require_readable(kwargs: dict[str, Any] | None, effort: str | None, variable
         kwargs: The request's chat_template_kwargs.
         effort: The request's effort.
         variables: What the chat template reads.
+        effort_param: What the request calls the effort.
 
     Raises:
         ApiError: The template would not see one of them.
@@ -92,5 +98,5 @@ def require_readable(kwargs: dict[str, Any] | None, effort: str | None, variable
         raise ApiError(f"{param}: the chat template does not read it.", param=param, code="unsupported_field")
     switch_is_enough = effort == "none" and _SWITCH in variables
     if effort is not None and "reasoning_effort" not in variables and not switch_is_enough:
-        message = f"The chat template does not read the reasoning effort {effort!r}."
-        raise ApiError(message, param="reasoning_effort", code="unsupported_field")
+        message = f"{effort_param}: the chat template does not read {effort!r}."
+        raise ApiError(message, param=effort_param, code="unsupported_field")

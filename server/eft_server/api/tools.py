@@ -10,7 +10,7 @@ from eft_server.api.structured import check_schema
 from eft_server.config import ServerOptions
 from eft_server.errors import shown
 
-__all__ = ["check_call", "check_function_name", "chat_tools", "flat_tools", "need_parser", "tool_choice"]
+__all__ = ["chat_tools", "check_call", "check_function_name", "flat_tools", "need_parser", "tool_choice"]
 
 MAX_TOOLS = 128
 MAX_DESCRIPTION_CHARS = 16_384
@@ -115,7 +115,7 @@ def _function(tool: Any, nested: bool) -> Mapping[str, Any]:
     check_function_name(function.get("name"), f"{place}.name")
     _check_description(function.get("description"), f"{place}.description")
     _check_parameters(function.get("parameters"), f"{place}.parameters")
-    if function.get("strict") not in (None, True, False):
+    if not isinstance(function.get("strict"), bool | None):
         raise FieldError(f"{shown(function['strict'])} is not true or false", f"{place}.strict")
     return function
 

@@ -5,7 +5,7 @@ from typing import Any
 from eft_server.config import ServerConfig
 from eft_server.errors import ConfigError
 
-__all__ = ["parser_options"]
+__all__ = ["parser_options", "template_variables"]
 
 
 def parser_options(config: ServerConfig, chat_template: str | None) -> dict[str, Any]:

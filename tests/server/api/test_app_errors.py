@@ -167,7 +167,7 @@ async def test_what_cannot_be_served_is_refused_by_name(
         ),
         (message(role="user", content=[{"type": "text", "text": "a", "b": 1}]), "messages.0.content.0"),
         ({"messages": HELLO, "chat_template": "{{ 1 }}"}, "chat_template"),
-        ({"messages": HELLO, "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
+        ({"messages": HELLO, "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs.a"),
         ({"messages": HELLO, "tools": [{}]}, "tools"),
         ({"messages": HELLO, "tool_choice": "auto"}, "tool_choice"),
         ({"messages": HELLO, "top_logprobs": 6, "logprobs": True}, "top_logprobs"),
@@ -201,7 +201,7 @@ async def test_chats_that_cannot_be_served_are_refused_by_name(
         ({"prompt": "a", "logprobs": True}, "logprobs"),
         ({"prompt": "a", "messages": HELLO}, "messages"),
         ({"prompt": "a b c d e f g h i j k l m n o p q r s t u v w x y z" * 20}, None),
-        ({"prompt": [5] * 129}, None),
+        ({"prompt": [5] * 513}, None),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

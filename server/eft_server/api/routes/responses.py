@@ -36,7 +36,8 @@ async def create_response(raw: Request) -> Response:
     payload = parse_object(await raw.body())
     request = ResponseRequest.read(payload, service.config.server)
     effort = request.reasoning.effort if request.reasoning else None
-    require_readable(request.chat_template_kwargs, effort, service.handlers.template_variables)
+    variables = service.handlers.template_variables
+    require_readable(request.chat_template_kwargs, effort, variables, "reasoning.effort")
     await rehearse(
         request, [tool.parameters or {} for tool in request.tools if isinstance(tool, FunctionTool)]
     )
