@@ -24,6 +24,13 @@ from eft_server.api.errors import ApiError
 __all__ = ["rehearse"]
 
 _STEPS = 400
+_JSON_STEPS = 100
+"""JSON's own grammar is read in one way; the patterns inside a schema are walked along by themselves."""
+
+_MAX_REPEATS = 200
+"""The engine takes time for each pair of them, times its vocabulary: 0.6 s for these and 49,152 tokens."""
+
+# Of this thread's own time: how busy the server is must not decide about a request.
 _SLOW_S = 0.0005
 _SLOW_IN_A_ROW = 8
 _LONGEST_S = 2.0
@@ -92,7 +99,7 @@ def _specification(wanted: StructuredOutputsParams) -> tuple[str, str]:
     if wanted.regex is not None:
         return "regex", wanted.regex
     if wanted.choice is not None:
-        return "grammar", choice_as_grammar(wanted.choice)
+        return "choice", choice_as_grammar(wanted.choice)
     if wanted.grammar is not None:
         return "grammar", wanted.grammar
     assert wanted.json is not None, "the other kinds are refused"
@@ -104,13 +111,17 @@ def _fault(kind: str, text: str) -> str | None:
     """What is wrong with a constraint, in words; None if nothing is."""
     if kind == "json" and has_xgrammar_unsupported_json_features(json.loads(text)):
         return "the schema combines keywords that cannot be enforced (such as multipleOf, or pattern with maxLength)"
+    repeats = sum(text.count(sign) for sign in "*+{")
+    if kind in ("regex", "grammar") and repeats > _MAX_REPEATS:
+        return f"it repeats something in {repeats} places; allowed: up to {_MAX_REPEATS}"
     try:
         compiled = _compile(kind, text)
     except (RuntimeError, ValueError) as error:
         first_line = (str(error).strip() or "no reason given").splitlines()[0]
         return f"it cannot be compiled: {_LOG_PREFIX.sub('', first_line)[:300]}"
-    deadline = time.monotonic() + _LONGEST_S
-    faults = (_walk(compiled, choose, deadline) for choose in _choosers())
+    steps = _JSON_STEPS if kind == "json" else _STEPS
+    deadline = time.thread_time() + _LONGEST_S
+    faults = (_walk(compiled, choose, steps, deadline) for choose in _choosers())
     return next((fault for fault in faults if fault is not None), None)
 
 
@@ -128,7 +139,7 @@ def _compile(kind: str, text: str) -> Any:
         return _compiler().compile_regex(text)
     if kind == "json":
         return _compiler().compile_json_schema(text)
-    lark = grammar_is_likely_lark(text)
+    lark = kind == "grammar" and grammar_is_likely_lark(text)
     return _compiler().compile_lark(text) if lark else _compiler().compile_grammar(text)
 
 
@@ -140,21 +151,21 @@ def _choosers() -> Iterator[Chooser]:
     yield lambda allowed, _last: max(allowed)
 
 
-def _walk(compiled: Any, choose: Chooser, deadline: float) -> str | None:
+def _walk(compiled: Any, choose: Chooser, steps: int, deadline: float) -> str | None:
     matcher = xgrammar.GrammarMatcher(compiled)
     mask = xgrammar.allocate_token_bitmask(1, _END + 1)
     last: int | None = None
     slow = 0
-    for step in range(_STEPS):
-        start = time.perf_counter()
+    for step in range(steps):
+        start = time.thread_time()
         matcher.fill_next_token_bitmask(mask, 0)
         allowed = _allowed(mask)
         if not allowed:
             return None if _may_end(mask) else f"after {step} bytes nothing can follow"
         last = choose(allowed, last)
         matcher.accept_token(last)
-        slow = slow + 1 if time.perf_counter() - start > _SLOW_S else 0
-        if slow >= _SLOW_IN_A_ROW or time.monotonic() > deadline:
+        slow = slow + 1 if time.thread_time() - start > _SLOW_S else 0
+        if slow >= _SLOW_IN_A_ROW or time.thread_time() > deadline:
             return (
                 "it reads the same text in ever more ways, which takes ever longer: repeat nothing that repeats "
                 "itself, as (a+)+ does, and give no rule two ways to the same text"

@@ -121,8 +121,13 @@ _DEPENDENCIES = (
 )
 
 
+# A format that is plain text is none.
+_OFF: tuple[Any, ...] = (None, False, {"type": "text"}, {"format": {"type": "text"}})
+
+
 def _is_on(payload: dict[str, Any], field: str) -> bool:
-    return payload.get(field) is not None and payload[field] is not False
+    value = payload.get(field)
+    return not any(type(value) is type(off) and value == off for off in _OFF)
 
 
 class ChatRequest(_Weighted, ChatCompletionRequest):

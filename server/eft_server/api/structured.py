@@ -18,9 +18,9 @@ MAX_SCHEMAS = 1000
 """How many schemas, counting those inside others, one request may bring."""
 
 MAX_REGEX_CHARS = 2048
-MAX_GRAMMAR_CHARS = 16_384
+MAX_GRAMMAR_CHARS = 8192
 MAX_CHOICES = 1024
-MAX_CHOICE_CHARS = 1024
+MAX_CHOICES_CHARS = 65_536
 
 _FORMAT_KEYS = {"text": {"type"}, "json_object": {"type"}, "json_schema": {"type", "json_schema"}}
 _WRAPPER_KEYS = frozenset({"name", "description", "schema", "strict"})
@@ -119,9 +119,12 @@ def _check_choice(choices: Any) -> None:
         raise FieldError(f"{shown(choices)} is not a list of 1 to {MAX_CHOICES} strings")
     for index, choice in enumerate(choices):
         try:
-            _check_string(choice, MAX_CHOICE_CHARS)
+            _check_string(choice, MAX_CHOICES_CHARS)
         except FieldError as error:
             raise FieldError(str(error), f".{index}") from None
+    total = sum(map(len, choices))
+    if total > MAX_CHOICES_CHARS:
+        raise FieldError(f"{total} characters in all are too many; allowed: up to {MAX_CHOICES_CHARS}")
 
 
 def _check_string(value: Any, most_chars: int) -> None:

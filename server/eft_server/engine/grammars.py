@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["LimitedGrammar", "limit_grammars"]
 
 _FREE_S = 0.02
-"""What a call may take without being counted: far above what grammars of one reading take."""
+"""What a call may compute without being counted: far above what grammars of one reading take."""
 
 _BUDGET_S = 1.0
-"""How much longer than that a request's calls may take together."""
+"""How much longer than that a request's calls may compute together."""
 
 
 class LimitedGrammar(StructuredOutputGrammar):
@@ -68,9 +68,9 @@ class LimitedGrammar(StructuredOutputGrammar):
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        start = time.perf_counter()
+        start = time.thread_time()
         yield
-        self.spent_s += max(0.0, time.perf_counter() - start - _FREE_S)
+        self.spent_s += max(0.0, time.thread_time() - start - _FREE_S)
 
 
 def limit_grammars(manager: StructuredOutputManager) -> None:

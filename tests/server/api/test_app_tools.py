@@ -105,6 +105,11 @@ async def test_calls_and_what_they_gave_reach_the_template(
     assert "<|tool|>done" in engine.prompts[0]
 
 
+async def test_a_format_that_is_plain_text_stands_in_no_tools_way(tools: httpx.AsyncClient) -> None:
+    response = await tools.post(CHAT, json=ASKED | {"response_format": {"type": "text"}})
+    assert response.status_code == 200, response.text
+
+
 async def test_tools_are_counted_by_tokenize(tools: httpx.AsyncClient) -> None:
     plain = (await tools.post("/tokenize", json={"messages": HELLO})).json()["count"]
     assert (await tools.post("/tokenize", json=ASKED)).json()["count"] > plain

@@ -62,6 +62,7 @@ async def test_what_works_is_let_through(constraint: dict[str, Any]) -> None:
         ({"regex": "a{5,2}"}, "Lower bound"),
         ({"regex": "a{99999999999999999999}"}, "too large"),
         ({"grammar": "root ::= " + "(" * 3000 + '"a"' + ")" * 3000}, "Nest layer"),
+        ({"regex": "a*b" * 201}, "201 places"),
         ({"regex": "(a+)+b"}, "ever more ways"),
         ({"regex": "(a{1,1000}){1,1000}"}, "ever more ways"),
         ({"regex": "((((a{1,100}){1,100}){1,100}){1,100})"}, "ever more ways"),
