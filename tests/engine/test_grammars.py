@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from eft_server.engine import grammars
+from eft_server.engine import grammars, scheduler
 from eft_server.engine.grammars import LimitedGrammar, limit_grammars
 
 
@@ -88,3 +88,11 @@ def test_every_grammar_of_a_manager_gets_a_budget_of_its_own(slow: Slow) -> None
     made = [manager._create_grammar(None) for _ in range(2)]
     assert all(isinstance(grammar, LimitedGrammar) for grammar in made)
     assert made[0] is not made[1]
+
+
+def test_the_engines_scheduler_limits_grammars(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "EftScheduler", lambda **options: options["structured_output_manager"])
+    manager: Any = SimpleNamespace(_create_grammar=lambda _request: slow)
+    config = SimpleNamespace(scheduler_config=SimpleNamespace(async_scheduling=False))
+    made: Any = scheduler.make_scheduler(structured_output_manager=manager, vllm_config=config)
+    assert isinstance(made._create_grammar(None), LimitedGrammar)

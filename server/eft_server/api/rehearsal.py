@@ -36,6 +36,7 @@ _SLOW_IN_A_ROW = 8
 _LONGEST_S = 2.0
 _END = 256
 _DATA = frozenset({"const", "default", "enum", "examples"})
+_NAMED = frozenset({"properties", "$defs", "definitions"})
 _LOG_PREFIX = re.compile(r"^\[[\d:]+\] \S+: ")
 
 Chooser = Callable[[list[int], int | None], int]
@@ -58,12 +59,7 @@ async def rehearse(request: Constrained, parameters: Iterable[dict[str, Any]] = 
     Raises:
         ApiError: The backend cannot compile one of them, or it cannot be followed.
     """
-    wanted = request.extract_structured_outputs()
-    tried = (
-        []
-        if wanted is None or wanted.json_object
-        else list(_parts(*_specification(wanted), _field_of(request)))
-    )
+    tried = list(_constraint(request))
     for index, schema in enumerate(parameters):
         tried += _parts("json", json.dumps(schema), f"tools.{index}")
     for kind, text, param in tried:
@@ -72,9 +68,13 @@ async def rehearse(request: Constrained, parameters: Iterable[dict[str, Any]] = 
             raise ApiError(f"{param}: {fault}.", param=param, code="invalid_value")
 
 
-def _field_of(request: Constrained) -> str:
+def _constraint(request: Constrained) -> Iterator[tuple[str, str, str]]:
+    wanted = request.extract_structured_outputs()
+    if wanted is None or wanted.json_object:
+        return
     given = ("structured_outputs", "response_format", "text")
-    return next(name for name in given if getattr(request, name, None) is not None)
+    param = next(name for name in given if getattr(request, name, None) is not None)
+    yield from _parts(*_specification(wanted), param)
 
 
 def _parts(kind: str, text: str, param: str) -> Iterator[tuple[str, str, str]]:
@@ -91,6 +91,8 @@ def _patterns(schema: Any) -> Iterator[str]:
     for key, value in inner:
         if key == "pattern" and isinstance(value, str):
             yield value
+        elif key in _NAMED:
+            yield from (pattern for named in value.values() for pattern in _patterns(named))
         elif key not in _DATA:
             yield from _patterns(value)
 

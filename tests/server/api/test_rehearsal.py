@@ -75,6 +75,7 @@ async def test_what_works_is_let_through(constraint: dict[str, Any]) -> None:
         ({"grammar": 'root ::= root root | "a"'}, "ever more ways"),
         ({"json": {"type": "integer", "multipleOf": 3}}, "cannot be enforced"),
         ({"json": {"type": "string", "pattern": "(a+)+b"}}, "ever more ways"),
+        ({"json": {"properties": {"enum": {"type": "string", "pattern": "(a+)+b"}}}}, "ever more ways"),
         ({"json": {"type": "array", "minItems": 3, "maxItems": 1}}, "cannot be compiled"),
     ],
 )
