@@ -31,7 +31,11 @@ class FakeEngine:
 
     def __init__(self, checkpoint: Path) -> None:
         arguments = AsyncEngineArgs(
-            model=str(checkpoint), dtype="float32", enforce_eager=True, max_model_len=512
+            model=str(checkpoint),
+            dtype="float32",
+            enforce_eager=True,
+            max_model_len=512,
+            structured_outputs_config={"backend": "xgrammar"},
         )
         self.vllm_config = arguments.create_engine_config()
         self.model_config = self.vllm_config.model_config
