@@ -120,7 +120,7 @@ def _fault(kind: str, text: str) -> str | None:
         compiled = _compile(kind, text)
     except (RuntimeError, ValueError) as error:
         first_line = (str(error).strip() or "no reason given").splitlines()[0]
-        return f"it cannot be compiled: {_LOG_PREFIX.sub('', first_line)[:300]}"
+        return f"it cannot be compiled: {_LOG_PREFIX.sub('', first_line)[:300].rstrip('.')}"
     steps = _JSON_STEPS if kind == "json" else _STEPS
     deadline = time.thread_time() + _LONGEST_S
     faults = (_walk(compiled, choose, steps, deadline) for choose in _choosers())

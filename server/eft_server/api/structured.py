@@ -5,6 +5,7 @@ they enforce, and must not refer to itself: such a grammar would have no end. Wh
 in rehearsal.py before the engine gets it.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,11 @@ MAX_CHOICES_CHARS = 65_536
 
 _FORMAT_KEYS = {"text": {"type"}, "json_object": {"type"}, "json_schema": {"type", "json_schema"}}
 _WRAPPER_KEYS = frozenset({"name", "description", "schema", "strict"})
+
+_STRING_OR_TOKEN = re.compile(
+    r'"(?:\\.|[^"\\])*"|(?P<token>\b(?:(?:Exclude)?Token|(?:Token)?TagDispatch)\s*\(|<\[)'
+)
+"""What names ids or tags in xgrammar's EBNF and Lark, or a string, which may say anything."""
 
 _ANNOTATIONS = frozenset({"$schema", "$comment", "title", "description", "default", "examples"})
 _NAMED = ("properties", "$defs", "definitions")
@@ -112,6 +118,9 @@ def _check_regex(pattern: Any) -> None:
 
 def _check_grammar(grammar: Any) -> None:
     _check_string(grammar, MAX_GRAMMAR_CHARS)
+    for found in _STRING_OR_TOKEN.finditer(grammar):
+        if found["token"]:
+            raise FieldError(f"{shown(found['token'])} is about tokens; a grammar is of text")
 
 
 def _check_choice(choices: Any) -> None:

@@ -66,6 +66,8 @@ REFUSED_EVERYWHERE = [
     ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
     ({"structured_outputs": {"grammar": "root ::= root"}}, "structured_outputs"),
     ({"structured_outputs": {"grammar": "root ::="}}, "structured_outputs"),
+    ({"structured_outputs": {"grammar": "root ::= Token(5)"}}, "structured_outputs.grammar"),
+    ({"structured_outputs": {"grammar": "start: <[5]>"}}, "structured_outputs.grammar"),
     ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
     ({"structured_outputs": {"choice": ["a", ""]}}, "structured_outputs.choice.1"),
     ({"structured_outputs": {"json": {"$ref": "#"}}}, "structured_outputs.json"),
