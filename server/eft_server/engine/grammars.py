@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LimitedGrammar", "limit_grammars"]
 
-_FREE_S = 0.02
+_FREE_S = 0.005
 """What a call may compute without being counted: far above what grammars of one reading take."""
 
 _BUDGET_S = 1.0
