@@ -43,6 +43,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Number = Annotated[float, Field(ge=-MAX_BOUND, le=MAX_BOUND, allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=2000)]
+ParserName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Checkpoint = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=1024)]
 Revision = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -79,6 +80,9 @@ _OWNED_VLLM_OPTIONS = {
     "quantization": "each member's scheme is read from its own checkpoint",
     "logits_processors": "they would run after the log-probabilities are taken",
     "max_logprobs": "use server.max_logprobs",
+    "reasoning_parser": "use server.reasoning_parser",
+    "reasoning_parser_plugin": "only vLLM's own parsers are known",
+    "structured_outputs_config": "requests are checked against the one backend that the server chooses",
     "allowed_local_media_path": "media are not supported",
     "allowed_media_domains": "media are not supported",
     "decode_context_parallel_size": _WHOLE_MEMBERS,
@@ -273,6 +277,8 @@ class ServerOptions(_Section):
     max_concurrent_requests: Annotated[int, Field(ge=1, le=65536)] = 256
     body_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 30.0
     request_timeout_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 600.0
+    tool_parser: ParserName | None = None
+    reasoning_parser: ParserName | None = None
 
 
 class ServerConfig(_Section):

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -160,6 +161,58 @@ def test_a_json_schema_is_followed(client: OpenAI) -> None:
     )
 
 
+def test_a_response_is_answered_as_the_chat_that_it_stands_for(client: OpenAI) -> None:
+    chat = client.chat.completions.create(model="tiny", messages=HELLO, **GREEDY, extra_body=weights(1))
+    asked: dict[str, Any] = {"model": "tiny", "input": HELLO, "temperature": 0, "max_output_tokens": 16}
+    whole = client.responses.create(**asked, extra_body=weights(1))
+    assert whole.output_text == chat.choices[0].message.content
+    assert whole.model == "tiny"
+    assert whole.usage and whole.usage.output_tokens == 16
+    applied = {"model": "tiny", "weights": {"helpful": 1.0, "harmless": 0.0, "broken": 0.0}, "scale": 1.0}
+    assert (whole.model_extra or {})["eft"] == applied
+    with client.responses.stream(**asked, extra_body=weights(1)) as stream:
+        events = list(stream)
+    deltas = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert deltas == whole.output_text
+    first = next(event for event in events if event.type == "response.created")
+    assert (first.response.model_extra or {})["eft"] == applied
+
+
+def test_a_required_tool_is_called(client: OpenAI) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"animal": {"enum": ["fox", "dog"]}},
+        "required": ["animal"],
+        "additionalProperties": False,
+    }
+    tool: Any = {"type": "function", "function": {"name": "jump", "parameters": parameters, "strict": True}}
+    choice = client.chat.completions.create(
+        model="tiny", messages=HELLO, tools=[tool], tool_choice="required", temperature=0, max_tokens=120
+    ).choices[0]
+    assert choice.message.tool_calls
+    call: Any = choice.message.tool_calls[0]
+    assert call.function.name == "jump"
+    assert json.loads(call.function.arguments)["animal"] in ("fox", "dog")
+
+
+@pytest.mark.parametrize(
+    ("constraint", "pattern"),
+    [
+        ({"regex": "(fox|dog) jumps [0-9]{3}"}, r"(fox|dog) jumps \d{3}"),
+        ({"grammar": 'root ::= who " and " who\nwho ::= "fox" | "dog"'}, "(fox|dog) and (fox|dog)"),
+        ({"choice": ["lazy", "quick"]}, "lazy|quick"),
+    ],
+)
+def test_a_constraint_is_followed(client: OpenAI, constraint: dict[str, Any], pattern: str) -> None:
+    extra = weights(1) | {"structured_outputs": constraint}
+    text = (
+        client.completions.create(model="tiny", prompt="Hello", max_tokens=64, extra_body=extra)
+        .choices[0]
+        .text
+    )
+    assert re.fullmatch(pattern, text)
+
+
 def test_models_are_listed(client: OpenAI) -> None:
     listed = {model.id: (model.model_extra or {})["eft"]["kind"] for model in client.models.list()}
     assert listed["tiny"] == "composite"
@@ -248,7 +301,8 @@ async def test_a_stream_that_was_left_frees_the_engine(server: Server, async_cli
         ({"temprature": 1}, "temprature"),
         ({"n": 1000}, "n"),
         ({"kv_transfer_params": {"a": 1}}, "kv_transfer_params"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f g"}}]}, "tools.0.function.name"),
+        ({"structured_outputs": {"regex": "(a+)+b"}}, "structured_outputs"),
         (
             {
                 "response_format": {

@@ -8,6 +8,7 @@ import pytest
 
 from eft_server.config import load_config
 from eft_server.engine.manifest import Manifest
+from eft_server.engine.parsers import template_variables
 from eft_server.engine.plan import EnginePlan, parse_vllm_args, plan, thread_binding
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.family import inspect_family
@@ -208,3 +209,40 @@ def test_checkpoints_that_cannot_be_members_are_refused_by_name(
 
 def test_no_arguments_are_no_options() -> None:
     assert parse_vllm_args(()) == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("server.tool_parser=hermess", r"server.tool_parser: vLLM has no parser 'hermess'; known: .*hermes"),
+        (
+            "server.reasoning_parser=r1",
+            r"server.reasoning_parser: vLLM has no parser 'r1'; known: .*deepseek_r1",
+        ),
+        (
+            "server.reasoning_parser=deepseek_r1",
+            "reasoning_parser 'deepseek_r1' does not fit this family: .*think",
+        ),
+        ("server.tool_parser=hermes", "the chat template does not mention tools"),
+        ("vllm.reasoning_parser=qwen3", "use server.reasoning_parser"),
+    ],
+)
+def test_a_parser_that_cannot_work_is_refused_before_the_engine_starts(
+    planned: Planner, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        planned(override)
+
+
+def test_the_engine_knows_one_backend_for_grammars(planned: Planner) -> None:
+    assert planned().options["structured_outputs_config"] == {"backend": "xgrammar", "reasoning_parser": ""}
+
+
+def test_a_template_says_what_a_request_can_tell_it() -> None:
+    template = (
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}{{ tools }}"
+    )
+    assert template_variables(template) == {"messages", "tools"}
+    assert template_variables(None) == frozenset()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        template_variables("{% if %}")

@@ -63,9 +63,9 @@ async def answer(raw: Request, call: Call, extra: dict[str, Any], timeout_s: flo
         return Response(status_code=_CLIENT_CLOSED)
     result = work.result()
     if isinstance(result, BaseModel):
-        return JSONResponse(result.model_dump() | extra)
+        return JSONResponse(result.model_dump(mode="json", by_alias=True) | extra)
     first, events = result
-    return _EventStream(_relay(_with_fields(first, extra), events, deadline))
+    return _EventStream(_relay(_with_fields(first, extra) if extra else first, events, deadline))
 
 
 async def outcome(call: Awaitable[Any]) -> Any:

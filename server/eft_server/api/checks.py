@@ -16,6 +16,7 @@ __all__ = [
     "integer",
     "items",
     "number",
+    "one_of",
     "text",
     "token_biases",
     "token_ids",
@@ -80,6 +81,16 @@ def text(most_chars: int, *, pattern: str | None = None) -> Check:
             raise FieldError(f"{shown(value)} is not a string of 1 to {most_chars} characters")
         if pattern is not None and not re.fullmatch(pattern, value):
             raise FieldError(f"{shown(value)} does not fit {pattern}")
+
+    return check
+
+
+def one_of(*known: str) -> Check:
+    """One of the strings that are known."""
+
+    def check(value: Any, _options: ServerOptions) -> None:
+        if value not in known:
+            raise FieldError(f"{shown(value)} is not supported; known: {', '.join(known)}")
 
     return check
 

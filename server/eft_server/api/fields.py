@@ -15,13 +15,22 @@ from eft_server.api.checks import (
     integer,
     items,
     number,
+    one_of,
     text,
     token_biases,
     token_ids,
 )
 from eft_server.api.errors import ApiError
+from eft_server.api.input import check_input
 from eft_server.api.messages import check_messages
-from eft_server.api.structured import check_response_format
+from eft_server.api.structured import check_response_format, check_structured_outputs, check_text
+from eft_server.api.thinking import (
+    check_effort,
+    check_include_reasoning,
+    check_reasoning,
+    check_template_kwargs,
+)
+from eft_server.api.tools import chat_tools, flat_tools, tool_choice
 from eft_server.config import ServerOptions
 from eft_server.errors import shown
 
@@ -31,6 +40,7 @@ __all__ = [
     "COMPLETION",
     "DETOKENIZE",
     "REFUSED",
+    "RESPONSE",
     "TOKENIZE_CHAT",
     "TOKENIZE_TEXT",
     "Table",
@@ -43,6 +53,8 @@ Table: TypeAlias = Mapping[str, Check]
 _INT64_MAX = 2**63 - 1
 _INT32_MAX = 2**31 - 1
 _MAX_PROMPT_CHARS = 4 * 1024 * 1024
+_MAX_NOTES = 16
+_MAX_NOTE_CHARS = 512
 
 
 BEHAVIOUR = frozenset({"eft", "vllm_xargs"})
@@ -115,6 +127,17 @@ def _stream_options(value: Any, options: ServerOptions) -> None:
         flag(setting, options)
 
 
+def _metadata(value: Any, options: ServerOptions) -> None:
+    """Check the caller's own notes, which come back in the response."""
+    if not isinstance(value, dict) or len(value) > _MAX_NOTES:
+        raise FieldError(f"{shown(value)} is not an object of up to {_MAX_NOTES} strings")
+    for key, note in value.items():
+        text(64)(key, options)
+        if not isinstance(note, str) or len(note) > _MAX_NOTE_CHARS:
+            message = f"{shown(note)} is not a string of up to {_MAX_NOTE_CHARS} characters"
+            raise FieldError(message, f".{key}")
+
+
 _SAMPLING: dict[str, Check] = {
     "model": text(256),
     "eft": _object,
@@ -144,6 +167,7 @@ _SAMPLING: dict[str, Check] = {
     "return_tokens_as_token_ids": flag,
     "return_token_ids": flag,
     "response_format": check_response_format,
+    "structured_outputs": check_structured_outputs,
     "stream": flag,
     "stream_options": _stream_options,
     "stream_interval": integer(1, 1024),
@@ -161,11 +185,60 @@ CHAT: Table = _SAMPLING | {
     "add_generation_prompt": flag,
     "continue_final_message": flag,
     "return_prompt_text": flag,
+    "tools": chat_tools,
+    "tool_choice": tool_choice(nested=True),
+    "parallel_tool_calls": flag,
+    "include_reasoning": check_include_reasoning,
+    "reasoning_effort": check_effort,
+    "chat_template_kwargs": check_template_kwargs,
 }
 """POST /v1/chat/completions."""
 
 COMPLETION: Table = _SAMPLING | {"prompt": _prompt, "logprobs": integer(0, "max_logprobs")}
 """POST /v1/completions."""
+
+_FROM_SAMPLING = (
+    "model",
+    "eft",
+    "vllm_xargs",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "include_stop_str_in_output",
+    "ignore_eos",
+    "skip_special_tokens",
+    "logit_bias",
+    "structured_outputs",
+    "stream",
+    "cache_salt",
+    "user",
+)
+
+RESPONSE: Table = {name: _SAMPLING[name] for name in _FROM_SAMPLING} | {
+    "input": check_input,
+    "instructions": text(_MAX_PROMPT_CHARS),
+    "max_output_tokens": integer(1, _INT32_MAX),
+    "text": check_text,
+    "include": items(one_of("message.output_text.logprobs"), 1),
+    "top_logprobs": integer(0, "max_logprobs"),
+    "tools": flat_tools,
+    "tool_choice": tool_choice(nested=False),
+    "parallel_tool_calls": flag,
+    "reasoning": check_reasoning,
+    "include_reasoning": check_include_reasoning,
+    "chat_template_kwargs": check_template_kwargs,
+    "metadata": _metadata,
+    "truncation": one_of("disabled"),
+    "service_tier": one_of("auto", "default"),
+}
+"""POST /v1/responses."""
 
 TOKENIZE_TEXT: Table = {
     "model": text(256),
@@ -178,6 +251,8 @@ TOKENIZE_TEXT: Table = {
 TOKENIZE_CHAT: Table = {
     "model": text(256),
     "messages": check_messages,
+    "tools": chat_tools,
+    "chat_template_kwargs": check_template_kwargs,
     "add_generation_prompt": flag,
     "continue_final_message": flag,
     "add_special_tokens": flag,
@@ -189,10 +264,10 @@ DETOKENIZE: Table = {"model": text(256), "tokens": token_ids(_INT32_MAX)}
 """POST /detokenize."""
 
 _MEDIA = "the members are text models"
-_TOOLS = "tool calls are not supported"
+_TOOLS = "tool calls belong to chats and responses"
+_STORE = "responses are not kept; send what went before in input"
 _RENDER = "it belongs to vLLM's render endpoints, which are not served"
 _TRANSFER = "prefill and decode run in one engine"
-_REASONING = "reasoning models are not supported"
 
 REFUSED: Mapping[str, str] = {
     "best_of": "the server returns every choice; use n",
@@ -201,19 +276,16 @@ REFUSED: Mapping[str, str] = {
     "length_penalty": "it belongs to beam search",
     "early_stopping": "it belongs to beam search",
     "chat_template": "a request cannot bring its own template; the base's is used",
-    "chat_template_kwargs": "a request cannot configure the chat template",
     "documents": "the members' templates do not take documents",
     "tools": _TOOLS,
     "tool_choice": _TOOLS,
     "parallel_tool_calls": _TOOLS,
-    "functions": _TOOLS,
-    "function_call": _TOOLS,
-    "reasoning_effort": _REASONING,
-    "reasoning": _REASONING,
-    "include_reasoning": _REASONING,
-    "thinking": _REASONING,
-    "thinking_token_budget": _REASONING,
-    "structured_outputs": "use response_format with json_object or json_schema",
+    "functions": "use tools",
+    "function_call": "use tool_choice",
+    "reasoning": "chats take reasoning_effort, responses reasoning",
+    "include_reasoning": "reasoning belongs to chats and responses",
+    "thinking": "use chat_template_kwargs with enable_thinking",
+    "thinking_token_budget": "use max_tokens, which counts reasoning, too",
     "media_io_kwargs": _MEDIA,
     "mm_processor_kwargs": _MEDIA,
     "mm_payload": _MEDIA,
@@ -230,10 +302,20 @@ REFUSED: Mapping[str, str] = {
     "session_id": "the server keeps no sessions",
     "truncate_prompt_tokens": "the server does not cut prompts; shorten the prompt",
     "truncation_side": "the server does not cut prompts; shorten the prompt",
+    "store": _STORE,
+    "background": _STORE,
+    "previous_response_id": _STORE,
+    "previous_input_messages": _STORE,
+    "prompt": "prompts are not kept; send the text in input",
+    "max_tool_calls": "the server calls no tools itself",
+    "prompt_cache_key": "prefixes are shared by themselves; use cache_salt to keep them apart",
+    "enable_response_messages": "use /tokenize to see what a prompt becomes",
     "watermarking": "watermarks are not supported",
     "repetition_detection": "use stop, max_tokens or the penalties",
 }
-"""Fields of vLLM's or OpenAI's requests that are refused, each with what to do instead or the reason."""
+"""Fields of vLLM's or OpenAI's requests that are refused, each with what to do instead or the reason.
+
+Where one endpoint supports what another refuses, its table counts."""
 
 # What a client that spells out the defaults sends for a refused field; it asks for nothing.
 _OFF: Mapping[str, Any] = {
@@ -243,6 +325,8 @@ _OFF: Mapping[str, Any] = {
     "tools": [],
     "tool_choice": "none",
     "include_reasoning": True,
+    "store": False,
+    "background": False,
     "mm_payload": "tensors",
     "return_token_offsets": False,
     "routed_experts_prompt_start": 0,

@@ -9,6 +9,7 @@ from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.protocol import BaseModelPath
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
 from vllm.exceptions import GenerationError
 from vllm.lora.request import LoRARequest
@@ -17,6 +18,7 @@ from eft_server.api.counts import Counting
 from eft_server.api.naming import answering_as
 from eft_server.api.renderer import MemberRenderer
 from eft_server.config import ServerConfig
+from eft_server.engine.parsers import template_variables
 from eft_server.templates import Voice
 
 __all__ = ["Handlers", "answering_as", "build_handlers"]
@@ -33,7 +35,8 @@ class _FailsByName:
     def _raise_if_error(self, finish_reason: str | None, request_id: str) -> None:
         if finish_reason == "error":
             raise GenerationError(
-                f"Request {request_id} failed in the engine (its logits were not finite, or its state was lost). "
+                f"Request {request_id} failed in the engine (its logits were not finite, its grammar took too long "
+                "or left nothing to say, or its state was lost). "
                 "Other requests are not affected."
             )
 
@@ -46,13 +49,25 @@ class _Completion(_FailsByName, OpenAIServingCompletion):
     pass
 
 
+class _Responses(_FailsByName, OpenAIServingResponses):
+    def _convert_generation_error_to_streaming_response(self, e: GenerationError) -> str:
+        """Let the error out: vLLM's own event for it is none that a stream of responses may hold."""
+        raise e
+
+
 @dataclass(frozen=True)
 class Handlers:
-    """What turns a request into engine calls and their outputs into a response."""
+    """What turns a request into engine calls and their outputs into a response.
+
+    Attributes:
+        template_variables: What the chat template reads, which is what a request can tell it.
+    """
 
     chat: OpenAIServingChat
     completion: OpenAIServingCompletion
+    responses: OpenAIServingResponses
     tokenization: ServingTokenization
+    template_variables: frozenset[str]
 
 
 def build_handlers(
@@ -71,20 +86,26 @@ def build_handlers(
     """
     counting: Any = Counting(engine)
     template: dict[str, Any] = {"chat_template": chat_template, "chat_template_content_format": "auto"}
+    options = config.server
+    parsing: dict[str, Any] = {
+        "tool_parser": options.tool_parser,
+        "enable_auto_tools": options.tool_parser is not None,
+        "reasoning_parser": options.reasoning_parser or "",
+    }
     paths = [BaseModelPath(name=config.name, model_path=engine.model_config.model)]
     models = _Models(engine, paths)
-    renderer = MemberRenderer(engine.model_config, engine.renderer, request_logger=None, **template)
+    renderer = MemberRenderer(
+        engine.model_config, engine.renderer, request_logger=None, **template, **parsing
+    )
     renderer.voices, renderer.member_count = voices, len(config.members)
     renderer.warmup()
+    shared: dict[str, Any] = {"online_renderer": renderer, "request_logger": None}
     return Handlers(
-        chat=_Chat(
-            counting,
-            models,
-            response_role="assistant",
-            online_renderer=renderer,
-            request_logger=None,
-            **template,
-        ),
-        completion=_Completion(counting, models, online_renderer=renderer, request_logger=None),
+        chat=_Chat(counting, models, response_role="assistant", **shared, **template, **parsing),
+        completion=_Completion(counting, models, **shared),
+        responses=_Responses(counting, models, **shared, **template, **parsing),
         tokenization=ServingTokenization(models, renderer, **template),
+        template_variables=template_variables(
+            chat_template or getattr(engine.renderer.tokenizer, "chat_template", None)
+        ),
     )

@@ -19,6 +19,7 @@ experts learnt, by the weights in each request's `eft` field."""
 _REQUESTS = (
     schemas.ChatRequest,
     schemas.TextRequest,
+    schemas.ResponseRequest,
     schemas.TokenizeText,
     schemas.TokenizeChat,
     schemas.Detokenize,

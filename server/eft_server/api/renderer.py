@@ -16,6 +16,8 @@ from eft_server.templates import Voice, family_voices
 
 __all__ = ["MemberRenderer", "voices_of"]
 
+_RENDERED_HERE = frozenset({"chat_template", "tokenize", "return_dict"})
+
 
 def voices_of(config: ServerConfig, plan: EnginePlan) -> tuple[Voice, ...]:
     """How the family's members read messages; nothing where vLLM's own way suits all of them."""
@@ -41,12 +43,10 @@ class MemberRenderer(OnlineRenderer):
         if not self.voices:
             return rendered
         conversation, [engine_input] = rendered
-        asked = {
-            "add_generation_prompt": request.add_generation_prompt,
-            "continue_final_message": request.continue_final_message,
-            "tools": options.get("tool_dicts"),
-        }
-        texts = [message | {"content": _text(message.get("content"))} for message in map(dict, messages)]
+        defaults = {"tools": options.get("tool_dicts")}
+        params = request.build_chat_params(None, "string").with_defaults(defaults)
+        asked = {k: v for k, v in params.chat_template_kwargs.items() if k not in _RENDERED_HERE}
+        texts = [{**message, "content": _text(message.get("content"))} for message in conversation]
         heard = [voice for voice in self.voices if _counting(request, voice.members)]
         try:
             read = [(await asyncio.to_thread(voice.read, texts, asked))[1] for voice in heard]

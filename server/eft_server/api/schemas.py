@@ -1,11 +1,13 @@
 """The requests that the engine's handlers take, with the one field that OpenAI's lack: eft."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.serve.tokenize.protocol import (
     DetokenizeRequest,
     TokenizeChatRequest,
@@ -13,65 +15,19 @@ from vllm.entrypoints.serve.tokenize.protocol import (
 )
 from vllm.exceptions import VLLMError
 
-from eft_server.api import fields
+from eft_server.api import fields, shapes
 from eft_server.api.errors import ApiError, from_exception, from_validation
-from eft_server.api.messages import ROLES
 from eft_server.config import ServerOptions
 
-__all__ = ["ChatRequest", "Detokenize", "EftField", "TextRequest", "TokenizeChat", "TokenizeText"]
-
-# Narrower than vLLM's models, which also describe what its field checks never let through.
-_SHAPES: dict[str, Any] = {
-    "messages": {
-        "type": "array",
-        "minItems": 1,
-        "items": {
-            "type": "object",
-            "required": ["role", "content"],
-            "additionalProperties": False,
-            "properties": {
-                "role": {"enum": list(ROLES)},
-                "content": {
-                    "anyOf": [
-                        {"type": "string"},
-                        {
-                            "type": "array",
-                            "items": {
-                                "type": "object",
-                                "required": ["type", "text"],
-                                "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-                            },
-                        },
-                    ]
-                },
-            },
-        },
-    },
-    "response_format": {
-        "type": "object",
-        "required": ["type"],
-        "properties": {
-            "type": {"enum": ["text", "json_object", "json_schema"]},
-            "json_schema": {
-                "type": "object",
-                "required": ["name", "schema"],
-                "properties": {
-                    "name": {"type": "string"},
-                    "schema": {
-                        "type": "object",
-                        "description": "A JSON schema that does not refer to itself.",
-                    },
-                },
-            },
-        },
-    },
-    "vllm_xargs": {
-        "type": "object",
-        "description": "The weights in a flat form, for vLLM's own clients: eft.<expert> and eft.scale.",
-        "additionalProperties": {"type": "number"},
-        "example": {"eft.helpful": 0.7, "eft.scale": 1.0},
-    },
-}
+__all__ = [
+    "ChatRequest",
+    "Detokenize",
+    "EftField",
+    "ResponseRequest",
+    "TextRequest",
+    "TokenizeChat",
+    "TokenizeText",
+]
 
 _EXAMPLE: dict[str, Any] = {"weights": {"helpful": 0.7, "harmless": 0.3}, "scale": 1.0}
 
@@ -119,6 +75,7 @@ class _Checked(BaseModel):
     """A request model that takes only what its table of fields supports."""
 
     table: ClassVar[fields.Table]
+    shapes: ClassVar[Mapping[str, Any]] = shapes.SHARED
 
     @classmethod
     def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
@@ -139,7 +96,7 @@ class _Checked(BaseModel):
     def describe(cls) -> dict[str, Any]:
         """A JSON schema of the supported fields, with what they refer to under ``$defs``."""
         schema = cls.model_json_schema(ref_template="#/components/schemas/{model}")
-        named = {name: _SHAPES.get(name, shape) for name, shape in schema["properties"].items()}
+        named = {name: cls.shapes.get(name, shape) for name, shape in schema["properties"].items()}
         schema["properties"] = {name: shape for name, shape in named.items() if name in cls.table}
         schema["additionalProperties"] = False
         schema["$defs"] = _referred_to(schema["properties"], schema.pop("$defs", {}))
@@ -156,6 +113,7 @@ def _referred_to(schema: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 class _Weighted(_Checked):
     eft: EftField | None = Field(default=None, description="Behaviour weights for this request.")
+    dependencies: ClassVar[tuple[tuple[str, str], ...]] = ()
     _counting: frozenset[int] | None = PrivateAttr(default=None)
 
     @property
@@ -177,7 +135,7 @@ class _Weighted(_Checked):
         for field, other in _CONTRADICTIONS:
             if _is_on(payload, field) and _is_on(payload, other):
                 raise ApiError(f"{field} cannot be combined with {other}.", param=field, code="invalid_value")
-        for field, needed in _DEPENDENCIES:
+        for field, needed in (*_DEPENDENCIES, *cls.dependencies):
             if _is_on(payload, field) and not _is_on(payload, needed):
                 raise ApiError(f"{field} needs {needed}.", param=field, code="invalid_value")
         return super().read(payload, options)
@@ -186,15 +144,33 @@ class _Weighted(_Checked):
 _CONTRADICTIONS = (
     ("max_completion_tokens", "max_tokens"),
     ("prompt_logprobs", "stream"),
+    ("structured_outputs", "response_format"),
+    ("structured_outputs", "text"),
+    # A call that has to be made leaves no room for another format.
+    ("tools", "response_format"),
+    ("tools", "structured_outputs"),
+    ("tools", "text"),
     # They could forbid every token that the grammar allows, and the request would fail half-way.
-    ("allowed_token_ids", "response_format"),
-    ("bad_words", "response_format"),
+    *(
+        (field, grammar)
+        for field in ("allowed_token_ids", "bad_words", "min_tokens")
+        for grammar in ("response_format", "structured_outputs", "tools")
+    ),
 )
-_DEPENDENCIES = (("stream_options", "stream"), ("stream_interval", "stream"))
+_DEPENDENCIES = (
+    ("stream_options", "stream"),
+    ("stream_interval", "stream"),
+    ("parallel_tool_calls", "tools"),
+)
+
+
+# A format that is plain text is none.
+_OFF: tuple[Any, ...] = (None, False, {"type": "text"}, {"format": {"type": "text"}})
 
 
 def _is_on(payload: dict[str, Any], field: str) -> bool:
-    return payload.get(field) is not None and payload[field] is not False
+    value = payload.get(field)
+    return not any(type(value) is type(off) and value == off for off in _OFF)
 
 
 class ChatRequest(_Weighted, ChatCompletionRequest):
@@ -245,6 +221,17 @@ class TextRequest(_Weighted, CompletionRequest):
     @member_prompts.setter
     def member_prompts(self, prompts: dict[int, Any]) -> None:
         self._member_prompts = prompts
+
+
+class ResponseRequest(_Weighted, ResponsesRequest):
+    """A response with behaviour weights."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"model": "demo", "input": "Hello!", "eft": _EXAMPLE}}
+    )
+    table = fields.RESPONSE
+    shapes = shapes.RESPONSE
+    dependencies = (("top_logprobs", "include"),)
 
 
 class TokenizeText(_Checked, TokenizeCompletionRequest):

@@ -1,23 +1,35 @@
-"""Structured output: which response formats and JSON schemas are taken.
+"""Structured output: which response formats, JSON schemas and other constraints are taken.
 
 The engine's grammars leave out what they do not know, silently. So a schema may use only the keywords that
-they enforce, and must not refer to itself: such a grammar would have no end.
+they enforce, and must not refer to itself: such a grammar would have no end. What is taken here is tried out
+in rehearsal.py before the engine gets it.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from eft_server.api.checks import FieldError
 from eft_server.config import ServerOptions
 from eft_server.errors import shown
 
-__all__ = ["check_response_format"]
+__all__ = ["check_response_format", "check_schema", "check_structured_outputs", "check_text"]
 
 MAX_SCHEMAS = 1000
 """How many schemas, counting those inside others, one request may bring."""
 
+MAX_REGEX_CHARS = 2048
+MAX_GRAMMAR_CHARS = 8192
+MAX_CHOICES = 1024
+MAX_CHOICES_CHARS = 65_536
+
 _FORMAT_KEYS = {"text": {"type"}, "json_object": {"type"}, "json_schema": {"type", "json_schema"}}
 _WRAPPER_KEYS = frozenset({"name", "description", "schema", "strict"})
+
+_STRING_OR_TOKEN = re.compile(
+    r'"(?:\\.|[^"\\])*"|(?P<token>\b(?:(?:Exclude)?Token|(?:Token)?TagDispatch)\s*\(|<\[)'
+)
+"""What names ids or tags in xgrammar's EBNF and Lark, or a string, which may say anything."""
 
 _ANNOTATIONS = frozenset({"$schema", "$comment", "title", "description", "default", "examples"})
 _NAMED = ("properties", "$defs", "definitions")
@@ -51,6 +63,94 @@ def check_response_format(value: Any, _options: ServerOptions) -> None:
         _check_wrapper(value.get("json_schema"))
 
 
+def check_text(value: Any, options: ServerOptions) -> None:
+    """Check a response's ``text``: an object with format, which holds what chats wrap in json_schema.
+
+    Raises:
+        FieldError: As for a response_format.
+    """
+    if not isinstance(value, dict):
+        raise FieldError(f"{shown(value)} is not an object with format")
+    for key in value:
+        if key != "format":
+            raise FieldError("not supported; known: format", f".{key}")
+    wanted = value.get("format", {"type": "text"})
+    if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
+        wanted = {"type": "json_schema", "json_schema": {k: v for k, v in wanted.items() if k != "type"}}
+    try:
+        check_response_format(wanted, options)
+    except FieldError as error:
+        raise FieldError(str(error), f".format{error.place.removeprefix('.json_schema')}") from None
+
+
+def check_structured_outputs(value: Any, _options: ServerOptions) -> None:
+    """Check vLLM's ``structured_outputs``: one of json, regex, grammar and choice.
+
+    Raises:
+        FieldError: None of them or several, another key, or a value that is not of its kind or is too large.
+    """
+    known = ", ".join(_CONSTRAINTS)
+    if not isinstance(value, dict):
+        raise FieldError(f"{shown(value)} is not an object with one of {known}")
+    for key in value:
+        if key not in _CONSTRAINTS:
+            raise FieldError(f"not supported; known: {known}", f".{key}")
+    if len(value) != 1:
+        raise FieldError(f"exactly one of {known} is needed")
+    ((kind, constraint),) = value.items()
+    try:
+        _CONSTRAINTS[kind](constraint)
+    except FieldError as error:
+        raise FieldError(str(error), f".{kind}{error.place}") from None
+
+
+def _check_json(schema: Any) -> None:
+    if not isinstance(schema, dict):
+        raise FieldError(f"{shown(schema)} is not a JSON schema")
+    check_schema(schema)
+
+
+def _check_regex(pattern: Any) -> None:
+    _check_string(pattern, MAX_REGEX_CHARS)
+    if "\x00" in pattern:
+        raise FieldError("a regular expression holds no NUL character")
+
+
+def _check_grammar(grammar: Any) -> None:
+    _check_string(grammar, MAX_GRAMMAR_CHARS)
+    for found in _STRING_OR_TOKEN.finditer(grammar):
+        if found["token"]:
+            raise FieldError(f"{shown(found['token'])} is about tokens; a grammar is of text")
+
+
+def _check_choice(choices: Any) -> None:
+    if not isinstance(choices, list) or not 0 < len(choices) <= MAX_CHOICES:
+        raise FieldError(f"{shown(choices)} is not a list of 1 to {MAX_CHOICES} strings")
+    for index, choice in enumerate(choices):
+        try:
+            _check_string(choice, MAX_CHOICES_CHARS)
+        except FieldError as error:
+            raise FieldError(str(error), f".{index}") from None
+    total = sum(map(len, choices))
+    if total > MAX_CHOICES_CHARS:
+        raise FieldError(f"{total} characters in all are too many; allowed: up to {MAX_CHOICES_CHARS}")
+
+
+def _check_string(value: Any, most_chars: int) -> None:
+    if not isinstance(value, str) or not value.strip() or len(value) > most_chars:
+        raise FieldError(
+            f"{shown(value)} is not a string of 1 to {most_chars} characters that says something"
+        )
+
+
+_CONSTRAINTS: Mapping[str, Callable[[Any], None]] = {
+    "json": _check_json,
+    "regex": _check_regex,
+    "grammar": _check_grammar,
+    "choice": _check_choice,
+}
+
+
 def _check_wrapper(wrapper: Any) -> None:
     if not isinstance(wrapper, dict) or not isinstance(wrapper.get("schema"), dict):
         raise FieldError("an object with name and schema is needed", ".json_schema")
@@ -58,13 +158,21 @@ def _check_wrapper(wrapper: Any) -> None:
         if key not in _WRAPPER_KEYS:
             raise FieldError("not supported", f".json_schema.{key}")
     try:
-        _check_schema(wrapper["schema"])
+        check_schema(wrapper["schema"])
     except FieldError as error:
         raise FieldError(str(error), ".json_schema.schema") from None
 
 
-def _check_schema(root: dict[str, Any]) -> None:
-    """Visit every schema from the root, depth first; meeting one that is still open is a cycle."""
+def check_schema(root: dict[str, Any], references: str = "#") -> None:
+    """Check a JSON schema, visiting every schema from the root, depth first; meeting one still open is a cycle.
+
+    Args:
+        root: The schema.
+        references: What every ``$ref`` has to start with.
+
+    Raises:
+        FieldError: It is too large, refers to itself or elsewhere, or has a keyword that would be left out.
+    """
     done: set[int] = set()
     being_visited: set[int] = set()
     stack: list[tuple[dict[str, Any], bool]] = [(root, False)]
@@ -76,7 +184,7 @@ def _check_schema(root: dict[str, Any]) -> None:
         elif id(schema) in being_visited:
             raise FieldError("the schema refers to itself; only schemas without cycles are supported")
         elif id(schema) not in done:
-            _check_keywords(schema)
+            _check_keywords(schema, references)
             being_visited.add(id(schema))
             stack.append((schema, True))
             stack.extend((inner, False) for inner in _inner_schemas(schema, root))
@@ -84,7 +192,10 @@ def _check_schema(root: dict[str, Any]) -> None:
             raise FieldError(f"the schema is too large; allowed: up to {MAX_SCHEMAS} schemas within it")
 
 
-def _check_keywords(schema: dict[str, Any]) -> None:
+def _check_keywords(schema: dict[str, Any], references: str) -> None:
+    reference = schema.get("$ref", references)
+    if isinstance(reference, str) and not reference.startswith(references):
+        raise FieldError(f"$ref {shown(reference)} is not supported; refer to '{references}…'")
     known = _BESIDE_REF if "$ref" in schema else _KEYWORDS
     for keyword in schema:
         if keyword not in known:

@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from eft_server.behaviours import Behaviours
 from eft_server.config import BASE, MemberSpec, ServerConfig
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
+from eft_server.engine.parsers import parser_options
 from eft_server.engine.plugin import ARCHITECTURE, register
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.templates import MemberTemplate, member_templates
@@ -51,8 +52,10 @@ class EnginePlan:
 
     @property
     def chat_template(self) -> str | None:
-        """The base's; None leaves it to vLLM."""
-        return self.templates[BASE].text if self.templates else None
+        """The first that is none of plain text, the base's if it can be: what calls and reasoning are written in."""
+        written = [template.text for template in self.templates.values() if not template.plain]
+        plain = [template.text for template in self.templates.values()]
+        return next(iter([*written, *plain]), None)
 
 
 def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str] = ()) -> EnginePlan:
@@ -82,7 +85,9 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     _refuse_placements(config, options, models)
     report.require_divisible(_size_of(options, "tensor"))
     templates = member_templates(config, report.chat_templates)
-    return EnginePlan(options, _environment(options), report.end_ids, templates, report.own_tokenizers)
+    made = EnginePlan(options, {}, report.end_ids, templates, report.own_tokenizers)
+    options |= parser_options(config, made.chat_template)
+    return replace(made, environment=_environment(options))
 
 
 def parse_vllm_args(arguments: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
+from eft_server.engine.grammars import limit_grammars
 from eft_server.engine.orphans import end_with_parent
 from eft_server.engine.prompts import ApartHasher, prompts_of
 
@@ -76,5 +77,6 @@ def make_scheduler(**options: Any) -> Scheduler:
     vLLM calls this in the engine's process alone, so what that process needs of ours starts here.
     """
     end_with_parent()
+    limit_grammars(options["structured_output_manager"])
     ahead = options["vllm_config"].scheduler_config.async_scheduling
     return (EftAsyncScheduler if ahead else EftScheduler)(**options)

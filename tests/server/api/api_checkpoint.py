@@ -6,10 +6,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 SPECIAL = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+THINKING = ("<think>", "</think>")
 TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+    "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}"
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] or '' }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}"
     "{% if not (loop.last and continue_final_message) %}<|end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
 )
 
 
@@ -26,6 +30,7 @@ def write_checkpoint(path: Path) -> Path:
     )
     tokenizer.train_from_iterator(["The quick brown fox jumps over the lazy dog. Hello world!"] * 3, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SPECIAL[0], pad_token=SPECIAL[0])
+    fast.add_special_tokens({"additional_special_tokens": list(THINKING)})
     fast.chat_template = TEMPLATE
     fast.save_pretrained(path)
     config = LlamaConfig(
@@ -36,7 +41,7 @@ def write_checkpoint(path: Path) -> Path:
         num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=1024,
         bos_token_id=None,
         eos_token_id=0,
         pad_token_id=0,

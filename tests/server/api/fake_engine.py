@@ -21,6 +21,8 @@ class FakeEngine:
     """Answers every request with TEXT, a token at a time, and remembers what it was asked.
 
     Attributes:
+        script: What it answers instead of TEXT, once and whole, special tokens included; None for TEXT.
+        prompts: The prompts of every request as text, in order.
         asked: The sampling parameters of every request, in order.
         aborted: The ids of the requests whose caller went away.
         pause_s: How long a token takes.
@@ -31,7 +33,11 @@ class FakeEngine:
 
     def __init__(self, checkpoint: Path) -> None:
         arguments = AsyncEngineArgs(
-            model=str(checkpoint), dtype="float32", enforce_eager=True, max_model_len=128
+            model=str(checkpoint),
+            dtype="float32",
+            enforce_eager=True,
+            max_model_len=512,
+            structured_outputs_config={"backend": "xgrammar"},
         )
         self.vllm_config = arguments.create_engine_config()
         self.model_config = self.vllm_config.model_config
@@ -41,6 +47,8 @@ class FakeEngine:
 
     def reset(self) -> None:
         """Forget everything that a test has set or caused."""
+        self.script: str | None = None
+        self.prompts: list[str] = []
         self.asked: list[SamplingParams] = []
         self.aborted: list[str] = []
         self.pause_s = 0.0
@@ -73,6 +81,7 @@ class FakeEngine:
         if self.raises is not None:
             raise self.raises
         self.asked.append(sampling_params)
+        self.prompts.append(self.renderer.get_tokenizer().decode(prompt["prompt_token_ids"]))
         try:
             async for output in self._outputs(prompt["prompt_token_ids"], sampling_params, request_id):
                 yield output
@@ -84,8 +93,9 @@ class FakeEngine:
         self, prompt_ids: list[int], params: SamplingParams, request_id: str
     ) -> AsyncGenerator[RequestOutput, None]:
         tokenizer = self.renderer.get_tokenizer()
-        token_ids = tokenizer.encode(TEXT, add_special_tokens=False)
-        token_ids = [token_ids[i % len(token_ids)] for i in range(params.max_tokens or len(token_ids))]
+        token_ids = tokenizer.encode(self.script or TEXT, add_special_tokens=False)
+        if self.script is None:
+            token_ids = [token_ids[i % len(token_ids)] for i in range(params.max_tokens or len(token_ids))]
         whole = params.output_kind is RequestOutputKind.FINAL_ONLY
         for count in range(1, len(token_ids) + 1):
             await asyncio.sleep(self.pause_s)
@@ -108,7 +118,8 @@ class FakeEngine:
         logprobs = None
         if params.logprobs is not None:
             logprobs = [self._logprobs(token_id, params.logprobs) for token_id in span]
-        reason = "error" if failed else "length" if finished else None
+        last = "length" if self.script is None else "stop"
+        reason = "error" if failed else last if finished else None
         text = self.renderer.get_tokenizer().decode(span)
         speculation = self.speculation if finished else None
         return CompletionOutput(

@@ -60,9 +60,9 @@ async def exchange(port: int, sent: bytes) -> tuple[int, dict[str, Any]]:
     return int(head.split()[1]), json.loads(body)
 
 
-def head(length: int, *more: str) -> bytes:
+def head(length: int, *more: str, path: str = "/v1/completions") -> bytes:
     lines = [
-        "POST /v1/completions HTTP/1.1",
+        f"POST {path} HTTP/1.1",
         "Host: a",
         "Content-Type: application/json",
         f"Content-Length: {length}",
@@ -186,13 +186,17 @@ async def test_a_stream_that_takes_too_long_ends_with_an_error_event(engine: Fak
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [("/v1/completions", PROMPT), ("/v1/responses", {"input": "Hi", "max_output_tokens": 8})],
+)
 async def test_the_engine_stops_working_for_a_client_that_left(
-    port: int, engine: FakeEngine, stream: bool
+    port: int, engine: FakeEngine, path: str, asked: dict[str, Any], stream: bool
 ) -> None:
     engine.pause_s = 0.1
-    body = json.dumps(PROMPT | {"stream": stream}).encode()
+    body = json.dumps(asked | {"stream": stream}).encode()
     _, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(head(len(body)) + body)
+    writer.write(head(len(body), path=path) + body)
     await eventually(lambda: engine.asked)
     await asyncio.sleep(0.25 if stream else 0)
     writer.close()

@@ -125,7 +125,7 @@ async def test_what_cannot_be_is_refused_by_name(client: httpx.AsyncClient, body
 
 
 async def test_a_member_prompt_that_is_too_long_is_a_400(client: httpx.AsyncClient) -> None:
-    eft = {"prompts": {"small": "The quick brown fox. " * 60}}
+    eft = {"prompts": {"small": "The quick brown fox. " * 200}}
     response = await client.post("/v1/completions", json={"prompt": "Hi", "eft": eft})
     assert response.status_code == 400
     assert "maximum" in response.json()["error"]["message"]

@@ -17,6 +17,11 @@ pytestmark = pytest.mark.asyncio
 
 NEUTRAL = {"scale": 1.0, "amplify": 1.0, "filter": None}
 HELLO = [{"role": "user", "content": "Hi"}]
+ASKED: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": HELLO},
+    "/v1/completions": {"prompt": "Hi"},
+    "/v1/responses": {"input": "Hi"},
+}
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
@@ -250,9 +255,12 @@ async def test_the_openapi_document_shows_supported_fields_only(client: httpx.As
     document = (await client.get("/openapi.json")).json()
     chat = document["components"]["schemas"]["ChatRequest"]
     assert "eft" in chat["properties"]
-    assert "tools" not in chat["properties"]
+    assert "best_of" not in chat["properties"]
+    assert "previous_response_id" not in document["components"]["schemas"]["ResponseRequest"]["properties"]
     assert chat["example"]["eft"]["weights"]
-    assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/tokenize"} <= set(document["paths"])
+    assert {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models", "/tokenize"} <= set(
+        document["paths"]
+    )
 
 
 async def test_every_reference_in_the_openapi_document_resolves(client: httpx.AsyncClient) -> None:
@@ -277,9 +285,25 @@ async def test_the_user_field_is_written_to_the_log(
     assert r"user='anna\nroot'" in caplog.text
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize(
+    "constraint", [{"regex": "[a-z]+"}, {"grammar": 'root ::= "Token("+'}, {"json": {"const": 1}}]
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+async def test_a_constraint_reaches_the_engine(
+    client: httpx.AsyncClient, engine: FakeEngine, path: str, constraint: dict[str, Any]
+) -> None:
+    body = ASKED[path] | {"structured_outputs": constraint, "max_tokens": 3}
+    if path == "/v1/responses":
+        body["max_output_tokens"] = body.pop("max_tokens")
+    response = await client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    ((kind, value),) = constraint.items()
+    assert getattr(engine.asked[0].structured_outputs, kind) == value
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
 async def test_headers_cannot_set_what_fields_may_not(client: httpx.AsyncClient, path: str) -> None:
-    body = {"messages": HELLO} if "chat" in path else {"prompt": "Hi"}
+    body = ASKED[path]
     headers = {"X-Request-Id": "mine", "X-Vllm-Priority": "-5", "X-data-parallel-rank": "3"}
     response = await client.post(path, json=body, headers=headers)
     assert response.status_code == 200

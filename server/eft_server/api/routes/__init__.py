@@ -1,8 +1,15 @@
 """The endpoints, one module per noun."""
 
-from eft_server.api.routes import chat, completions, models, operations, tokens
+from eft_server.api.routes import chat, completions, models, operations, responses, tokens
 
 __all__ = ["routers"]
 
-routers = (chat.router, completions.router, models.router, tokens.router, operations.router)
+routers = (
+    chat.router,
+    completions.router,
+    responses.router,
+    models.router,
+    tokens.router,
+    operations.router,
+)
 """Every endpoint of the application."""

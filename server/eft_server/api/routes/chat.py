@@ -5,9 +5,11 @@ from fastapi.responses import Response
 
 from eft_server.api.answers import answer
 from eft_server.api.openapi import json_body
+from eft_server.api.rehearsal import rehearse
 from eft_server.api.schemas import ChatRequest
 from eft_server.api.service import resolved_fields, service_of
 from eft_server.api.strict_json import parse_object
+from eft_server.api.thinking import require_readable
 
 __all__ = ["PATH", "router"]
 
@@ -22,6 +24,11 @@ async def create_chat_completion(raw: Request) -> Response:
     service = service_of(raw)
     payload = parse_object(await raw.body())
     request = ChatRequest.read(payload, service.config.server)
+    require_readable(
+        request.chat_template_kwargs, request.reasoning_effort, service.handlers.template_variables
+    )
+    schemas = [tool.function.parameters or {} for tool in request.tools or ()]
+    await rehearse(request, schemas)
     resolved = service.weigh(request, payload)
     # The handler does not get the HTTP request: it would read priorities, ranks and ids from its headers.
     call = service.handlers.chat.create_chat_completion(request, None)

@@ -5,6 +5,7 @@ from fastapi.responses import Response
 
 from eft_server.api.answers import answer
 from eft_server.api.openapi import json_body
+from eft_server.api.rehearsal import rehearse
 from eft_server.api.schemas import TextRequest
 from eft_server.api.service import resolved_fields, service_of
 from eft_server.api.strict_json import parse_object
@@ -22,6 +23,7 @@ async def create_completion(raw: Request) -> Response:
     service = service_of(raw)
     payload = parse_object(await raw.body())
     request = TextRequest.read(payload, service.config.server)
+    await rehearse(request)
     resolved = service.weigh(request, payload)
     # The handler does not get the HTTP request: it would read priorities, ranks and ids from its headers.
     call = service.handlers.completion.create_completion(request, None)

@@ -11,6 +11,7 @@ from eft_server.api.openapi import json_body
 from eft_server.api.schemas import Detokenize, TokenizeChat, TokenizeText
 from eft_server.api.service import Service, service_of
 from eft_server.api.strict_json import parse_object
+from eft_server.api.thinking import require_readable
 from eft_server.errors import shown
 
 __all__ = ["WORKING_PATHS", "router"]
@@ -32,6 +33,7 @@ async def tokenize(raw: Request) -> JSONResponse:
     payload = parse_object(await raw.body())
     kind: type[TokenizeText | TokenizeChat] = TokenizeChat if "messages" in payload else TokenizeText
     request = kind.read(payload, service.config.server)
+    require_readable(payload.get("chat_template_kwargs"), None, service.handlers.template_variables)
     request.model = _known_model(service, request.model)
     result = await outcome(service.handlers.tokenization.create_tokenize(request, raw))
     return JSONResponse(result.model_dump())

@@ -1,0 +1,84 @@
+"""POST /v1/responses."""
+
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from openai.types.responses import FunctionTool
+from pydantic import BaseModel
+from vllm.entrypoints.openai.responses.protocol import StreamingResponsesResponse
+
+from eft_server.api.answers import answer, outcome
+from eft_server.api.errors import from_exception
+from eft_server.api.openapi import json_body
+from eft_server.api.rehearsal import rehearse
+from eft_server.api.schemas import ResponseRequest
+from eft_server.api.service import resolved_fields, service_of
+from eft_server.api.strict_json import parse_object
+from eft_server.api.thinking import require_readable
+
+__all__ = ["PATH", "router"]
+
+PATH = "/v1/responses"
+
+router = APIRouter(tags=["generation"])
+
+Events = AsyncGenerator[StreamingResponsesResponse, None]
+
+_BEFORE_THE_ENGINE = ("response.created", "response.in_progress")
+
+
+@router.post(PATH, summary="Create a response", openapi_extra=json_body(ResponseRequest))
+async def create_response(raw: Request) -> Response:
+    """Answer as OpenAI's responses do; ``eft`` says how much of each behaviour to apply. Nothing is stored."""
+    service = service_of(raw)
+    payload = parse_object(await raw.body())
+    request = ResponseRequest.read(payload, service.config.server)
+    effort = request.reasoning.effort if request.reasoning else None
+    variables = service.handlers.template_variables
+    require_readable(request.chat_template_kwargs, effort, variables, "reasoning.effort")
+    await rehearse(
+        request, [tool.parameters or {} for tool in request.tools if isinstance(tool, FunctionTool)]
+    )
+    resolved = service.weigh(request, payload)
+    # The handler does not get the HTTP request: it would read priorities, ranks and ids from its headers.
+    call = service.handlers.responses.create_responses(request, None)
+    extra = {"eft": resolved_fields(resolved)}
+    return await answer(
+        raw, _with_text_events(call, extra), extra={}, timeout_s=service.config.server.request_timeout_s
+    )
+
+
+async def _with_text_events(
+    call: Awaitable[Any], extra: dict[str, Any]
+) -> BaseModel | AsyncGenerator[str, None]:
+    """The handler's response, or its events as they go over the wire, with `extra` in every response object."""
+    result = await outcome(call)
+    return _marked(result, extra) if isinstance(result, BaseModel) else _texts(result, extra)
+
+
+async def _texts(events: Events, extra: dict[str, Any]) -> AsyncGenerator[str, None]:
+    """Hold back what vLLM says before it has asked the engine, so that a refusal keeps its status."""
+    held = ""
+    try:
+        async for event in events:
+            if hasattr(event, "response"):
+                _marked(event.response, extra)
+            text = f"event: {event.type}\ndata: {event.model_dump_json(by_alias=True)}\n\n"
+            if event.type in _BEFORE_THE_ENGINE:
+                held += text
+            else:
+                yield held + text
+                held = ""
+    except Exception as exc:
+        raise from_exception(exc) from exc
+    finally:
+        await events.aclose()
+
+
+def _marked(response: BaseModel, extra: dict[str, Any]) -> BaseModel:
+    # vLLM's models take and write out fields that they do not declare.
+    for name, value in extra.items():
+        setattr(response, name, value)
+    return response
