@@ -14,7 +14,7 @@ from eft_server.headers import StoredTensor, read_header
 if TYPE_CHECKING:
     from eft_server.checkpoint import Linears
 
-__all__ = ["CONFIG", "WEIGHTS", "adapter_file", "module_of", "read_adapter"]
+__all__ = ["CONFIG", "WEIGHTS", "adapter_file", "has_tokenizer", "module_of", "read_adapter"]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -190,10 +190,14 @@ def _on(
     return replace(reference, report=report)
 
 
+def has_tokenizer(spec: ExpertSpec) -> bool:
+    """Whether an adapter brings a tokenizer; otherwise its reference's is its own."""
+    return _optional_file(spec.adapter, spec.revision, "tokenizer_config.json") is not None
+
+
 def _with_own_tokenizer(adapter: Checkpoint, spec: ExpertSpec) -> Checkpoint:
     assert spec.adapter is not None
-    has_tokenizer = _optional_file(spec.adapter, spec.revision, "tokenizer_config.json") is not None
-    if has_tokenizer:
+    if has_tokenizer(spec):
         tokenizer = read_tokenizer(spec.adapter, spec.revision)
         end = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
         tokens, ends = tokens_of(tokenizer, adapter.report.vocab_size), adapter.end_ids | end

@@ -5,22 +5,20 @@ a scale, ``z = z_base + scale * sum over experts e of w_e * (z_e - z_ref(e))``, 
 
     c_e = scale * w_e,    c_ref = -scale * (sum of w_e over its experts),    c_base = 1
 
-(less the base's share where the base is itself a reference). The coefficients always add up to 1.
+(less the base's share where the base is itself a reference). Whatever is asked for but coefficients of one's own,
+they add up to 1. `mixture` has the algebra, `asked` the request's two forms.
 """
 
-import math
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from eft_server.config import BASE, ServerConfig, Setting
-from eft_server.errors import BehaviourError, UnknownModelError, shown
+from eft_server.asked import Asked
+from eft_server.config import BASE, Filter, Range, ServerConfig, Setting
+from eft_server.errors import BehaviourError, ConfigError, UnknownModelError, shown
+from eft_server.mixture import Mixture, float32, mix, reference_shares
 
 __all__ = ["Behaviours", "Resolved", "ServedModel"]
-
-XARGS_PREFIX = "eft."
-_XARGS_SCALE = "eft.scale"
 
 
 @dataclass(frozen=True)
@@ -31,15 +29,26 @@ class Resolved:
         model: The model name that was asked for.
         weights: The weight of every expert; empty for a plain member.
         scale: The factor on all weights; 1 for a plain member.
-        coefficients: One float32-representable number per member, in the order of ``ServerConfig.members``.
+        amplify: The factor on the up-scaling delta; 1 for a plain member.
+        filter: Where the small models are trusted; None for everywhere.
+        mixture: What the engine is told.
         plain: Whether one member answers alone.
+        own_coefficients: The request's coefficients by member, where it gave them in place of weights.
     """
 
     model: str
     weights: dict[str, float]
     scale: float
-    coefficients: tuple[float, ...]
-    plain: bool
+    amplify: float
+    filter: Filter | None
+    mixture: Mixture
+    plain: bool = False
+    own_coefficients: dict[str, float] | None = None
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """One float32-representable number per member, in the order of ``ServerConfig.members``."""
+        return self.mixture.coefficients
 
 
 @dataclass(frozen=True)
@@ -51,15 +60,20 @@ class ServedModel:
         kind: The family itself, one of its aliases, or a member alone.
         weights: The weights that apply when a request gives none; empty for a member.
         scale: The scale that applies when a request gives none; 1 for a member.
+        amplify: The factor on the up-scaling delta that applies when a request gives none; 1 for a member.
+        filter: The filter that applies when a request gives none.
         description: The operator's words.
-        bounds: What a request may ask for, ``{"weights": {expert: range}, "scale": range, "total": number}``
-            with ``range = {"min", "max"}``; None for a member, which takes no weights.
+        bounds: What a request may ask for, ``{"weights": {expert: range}, "scale": range, "amplify": range,
+            "coefficients": range or None, "total": number}`` with ``range = {"min", "max"}``; None for a
+            member, which takes no weights.
     """
 
     id: str
     kind: Literal["composite", "alias", "member"]
     weights: dict[str, float]
     scale: float
+    amplify: float
+    filter: Filter | None
     description: str
     bounds: dict[str, Any] | None
 
@@ -71,6 +85,12 @@ class Behaviours:
         self._config = config
         self._settings = {config.name: config.defaults, **config.aliases}
         self._members = {f"{config.name}/{member}": member for member in config.members}
+        for name, setting in self._settings.items():
+            place = "defaults" if name == config.name else f"aliases.{name}"
+            try:
+                self._require_up_scaling(Asked(place), setting.weights, setting.amplify, setting.filter)
+            except BehaviourError as error:
+                raise ConfigError(f"{error.param}: {error}") from None
 
     def resolve(
         self,
@@ -82,21 +102,23 @@ class Behaviours:
 
         Args:
             model: The family's name, an alias, or ``family/member`` for a member alone.
-            eft: The JSON value of the field ``eft``: ``{"weights": {expert: number}, "scale": number}``.
-                Weights replace the model's own as a whole: an expert that is not named counts 0. What is
-                absent is the model's.
-            xargs: The same, flat, as ``{"eft.<expert>": number, "eft.scale": number}`` from ``vllm_xargs``.
+            eft: The JSON value of the field ``eft``: ``{"weights": {expert: number}, "scale": number,
+                "amplify": number, "filter": {"kind", "top_p"}}``. Weights replace the model's own as a whole:
+                an expert that is not named counts 0. What is absent is the model's. Or ``{"coefficients":
+                {member: number}}``, with a base filter at most beside them.
+            xargs: The same but for coefficients, flat, as ``{"eft.<expert>": number, "eft.scale": number, …}``
+                from ``vllm_xargs``.
 
         Raises:
             UnknownModelError: No such model is served.
             BehaviourError: The weights are malformed, unknown or out of bounds, given in both forms, or given
                 for a plain member.
         """
-        asked = _Asked.from_xargs(xargs) if xargs else None
+        asked = Asked.from_xargs(xargs) if xargs else None
         if eft is not None:
             if asked is not None:
                 raise BehaviourError("give weights either in eft or in vllm_xargs, not in both", "eft")
-            asked = _Asked.from_eft(eft)
+            asked = Asked.from_eft(eft)
         if isinstance(model, str) and model in self._members:
             if asked is not None:
                 message = (
@@ -106,7 +128,10 @@ class Behaviours:
             return self._plain(model)
         if not isinstance(model, str) or model not in self._settings:
             raise UnknownModelError(f"{shown(model)} is not served; known: {self._known_models()}", "model")
-        return self._composite(model, asked or _Asked("eft", None, None))
+        asked = asked or Asked("eft")
+        if asked.coefficients is not None:
+            return self._combination(model, asked, asked.coefficients)
+        return self._composite(model, asked)
 
     def served_models(self) -> list[ServedModel]:
         """Every name that ``resolve`` accepts: the family first, then its aliases, then its members."""
@@ -116,18 +141,25 @@ class Behaviours:
             served.append(self._served_setting(name, "alias", alias, alias.description))
         for model, member in self._members.items():
             description = config.member(member).description
-            served.append(ServedModel(model, "member", {}, 1.0, description, None))
+            served.append(ServedModel(model, "member", {}, 1.0, 1.0, None, description, None))
         return served
 
     def _served_setting(
         self, model: str, kind: Literal["composite", "alias"], setting: Setting, description: str
     ) -> ServedModel:
-        return ServedModel(model, kind, dict(setting.weights), setting.scale, description, self._bounds())
+        own = (dict(setting.weights), setting.scale, setting.amplify, setting.filter)
+        return ServedModel(model, kind, *own, description, self._bounds())
 
     def _bounds(self) -> dict[str, Any]:
         limits = self._config.limits
         weights = {expert: limits.of(expert).model_dump() for expert in self._config.experts}
-        return {"weights": weights, "scale": limits.scale.model_dump(), "total": limits.total}
+        return {
+            "weights": weights,
+            "scale": limits.scale.model_dump(),
+            "amplify": limits.amplify.model_dump(),
+            "coefficients": limits.coefficients.model_dump() if limits.coefficients else None,
+            "total": limits.total,
+        }
 
     def _known_models(self) -> str:
         return ", ".join([*self._settings, *self._members])
@@ -135,18 +167,22 @@ class Behaviours:
     def _plain(self, model: str) -> Resolved:
         alone = self._members[model]
         coefficients = tuple(float(member == alone) for member in self._config.members)
-        return Resolved(model, {}, 1.0, coefficients, plain=True)
+        return Resolved(model, {}, 1.0, 1.0, None, _linear(coefficients), plain=True)
 
-    def _composite(self, model: str, asked: "_Asked") -> Resolved:
+    def _composite(self, model: str, asked: Asked) -> Resolved:
         setting = self._settings[model]
         weights = dict(setting.weights) if asked.weights is None else self._weights(asked, asked.weights)
         scale = setting.scale if asked.scale is None else asked.scale
-        for key, message in self._config.limits.violations(weights, scale):
+        amplify = setting.amplify if asked.amplify is None else asked.amplify
+        keep = setting.filter if asked.filter is None else asked.filter
+        for key, message in self._config.limits.violations(weights, scale, amplify):
             raise BehaviourError(message, asked.param(*key))
+        self._require_up_scaling(asked, weights, amplify, keep)
         weights = {name: float(weight) for name, weight in weights.items()}
-        return Resolved(model, weights, float(scale), self._coefficients(weights, float(scale)), plain=False)
+        mixture = mix(self._config, weights, float(scale), float(amplify), keep)
+        return Resolved(model, weights, float(scale), float(amplify), mixture.filter, mixture)
 
-    def _weights(self, asked: "_Asked", weights: Mapping[str, float]) -> dict[str, float]:
+    def _weights(self, asked: Asked, weights: Mapping[str, float]) -> dict[str, float]:
         experts = self._config.experts
         for name in weights:
             if name not in experts:
@@ -154,84 +190,72 @@ class Behaviours:
                 raise BehaviourError(message, asked.param("weights", name))
         return {name: weights.get(name, 0.0) for name in experts}
 
-    def _coefficients(self, weights: Mapping[str, float], scale: float) -> tuple[float, ...]:
-        """Rounded to float32 before they are summed, so that a reference cancels its expert exactly."""
-        config = self._config
-        shares = {name: _float32(scale * weight) for name, weight in weights.items()}
-        taken: dict[str, list[float]] = {member: [] for member in config.members}
-        for name, share in shares.items():
-            taken[config.reference_of(name)].append(share)
-        own = {BASE: 1.0, **shares}
-        return tuple(_float32(own.get(m, 0.0) - math.fsum(taken[m])) for m in config.members)
+    def _require_up_scaling(
+        self, asked: Asked, weights: Mapping[str, float], amplify: float, keep: Filter | None
+    ) -> None:
+        """Refuse what would act on the up-scaling delta where there is none."""
+        by_expert = keep is not None and keep.kind == "expert" and keep.top_p < 1
+        if amplify == 1 and not by_expert:
+            return
+        key = "amplify" if amplify != 1 else "filter"
+        shares = reference_shares(self._config, weights)
+        if not shares:
+            raise BehaviourError(
+                "needs a weight other than 0: the family has several references, and the weights say which the "
+                "base is compared with",
+                asked.param(key),
+            )
+        if set(shares) == {BASE}:
+            raise BehaviourError(
+                "has no effect: the experts with a weight have the base as their reference, so nothing is "
+                "up-scaled; leave it out",
+                asked.param(key),
+            )
+
+    def _combination(self, model: str, asked: Asked, coefficients: Mapping[str, float]) -> Resolved:
+        """A linear combination of the request's own, for research."""
+        allowed = self._config.limits.coefficients
+        if allowed is None:
+            message = (
+                "the operator allows none; ask for weights (or set limits.coefficients in the family file)"
+            )
+            raise BehaviourError(message, asked.param("coefficients"))
+        for key in ("weights", "scale", "amplify"):
+            if getattr(asked, key) is not None:
+                raise BehaviourError("cannot be combined with coefficients", asked.param(key))
+        keep = asked.filter
+        if keep is not None and keep.kind == "expert" and keep.top_p < 1:
+            message = "an expert filter needs weights; with coefficients, kind base alone is possible"
+            raise BehaviourError(message, asked.param("filter"))
+        values = self._checked_coefficients(asked, coefficients, allowed)
+        keep = keep if keep is not None and keep.top_p < 1 else None
+        mixture = replace(_linear(values), filter=keep)
+        return Resolved(
+            model,
+            {},
+            1.0,
+            1.0,
+            keep,
+            mixture,
+            own_coefficients=dict(zip(self._config.members, values, strict=True)),
+        )
+
+    def _checked_coefficients(
+        self, asked: Asked, coefficients: Mapping[str, float], allowed: Range
+    ) -> tuple[float, ...]:
+        members = self._config.members
+        for name, value in coefficients.items():
+            param = asked.param("coefficients", name)
+            if name not in members:
+                raise BehaviourError(f"unknown member {shown(name)}; known: {', '.join(members)}", param)
+            if not allowed.min <= value <= allowed.max:
+                message = f"{shown(value)} is out of bounds; allowed: {allowed.min:g} to {allowed.max:g}"
+                raise BehaviourError(message, param)
+        values = tuple(float32(float(coefficients.get(member, 0.0))) for member in members)
+        if not any(values):
+            raise BehaviourError("at least one must not be 0", asked.param("coefficients"))
+        return values
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """The weights and the scale in a request, checked to be numbers and for nothing else."""
-
-    field: str
-    weights: dict[str, float] | None
-    scale: float | None
-
-    @classmethod
-    def from_eft(cls, eft: Any) -> "_Asked":
-        if not isinstance(eft, Mapping):
-            raise BehaviourError(f"must be an object with weights and scale, not {shown(eft)}", "eft")
-        for key in eft:
-            if key not in ("weights", "scale"):
-                raise BehaviourError(f"unknown key {shown(key)}; known: weights, scale", _param("eft", key))
-        weights = None
-        if "weights" in eft:
-            if not isinstance(eft["weights"], Mapping):
-                message = f"must be an object of numbers by expert, not {shown(eft['weights'])}"
-                raise BehaviourError(message, "eft.weights")
-            weights = {name: _number(w, _param("eft", "weights", name)) for name, w in eft["weights"].items()}
-        scale = _number(eft["scale"], "eft.scale") if "scale" in eft else None
-        return cls("eft", weights, scale)
-
-    @classmethod
-    def from_xargs(cls, xargs: Mapping[str, Any]) -> "_Asked":
-        if not isinstance(xargs, Mapping):
-            raise BehaviourError(f"must be an object, not {shown(xargs)}", "vllm_xargs")
-        weights: dict[str, float] = {}
-        for key, value in xargs.items():
-            if not isinstance(key, str) or not key.startswith(XARGS_PREFIX):
-                message = f"unknown key {shown(key)}; known: eft.scale and eft.<expert>"
-                raise BehaviourError(message, _param("vllm_xargs", key))
-            if key != _XARGS_SCALE:
-                weights[key.removeprefix(XARGS_PREFIX)] = _number(value, _param("vllm_xargs", key))
-        scale = _number(xargs[_XARGS_SCALE], "vllm_xargs.eft.scale") if _XARGS_SCALE in xargs else None
-        return cls("vllm_xargs", weights or None, scale)
-
-    def param(self, *key: str) -> str:
-        """The request field of a key such as ("weights", "helpful")."""
-        if self.field == "eft":
-            return _param("eft", *key)
-        return _param("vllm_xargs", "eft", *(part for part in key if part != "weights"))
-
-
-def _number(value: Any, param: str) -> float:
-    """A finite number, left as it is: a huge integer still compares with bounds, but has no float.
-
-    Raises:
-        BehaviourError: The value is not a number (a boolean is not one), or not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BehaviourError(f"must be a number, not {shown(value)}", param)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BehaviourError(f"must be a finite number, not {value}", param)
-    return value
-
-
-def _float32(value: float) -> float:
-    """The nearest float32, without a negative zero, which would mark a zero weight as something else."""
-    rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
-    return rounded + 0.0
-
-
-def _param(*key: Any) -> str:
-    return ".".join(part if isinstance(part, str) and _is_plain(part) else shown(part) for part in key)
-
-
-def _is_plain(text: str) -> bool:
-    return len(text) <= 64 and text.isprintable()
+def _linear(coefficients: tuple[float, ...]) -> Mixture:
+    return Mixture(coefficients, (0.0,) * len(coefficients))

@@ -1,20 +1,23 @@
 """What `eft check` prints: the members and their memory, the vocabulary, warnings and vLLM's options."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from eft_server.config import ServerConfig
 from eft_server.family import FamilyReport, MemberReport
+from eft_server.templates import MemberTemplate, family_voices
 
-__all__ = ["print_options", "print_report"]
+__all__ = ["print_options", "print_prompts", "print_report"]
 
 KV_TOKENS = 1000
 _GB = 1e9
 _MB = 1e6
 _SHOWN_CHARACTERS = 160
+_CONVERSATION = ({"role": "user", "content": "What is the capital of France?"},)
 
 
 def print_report(console: Console, report: FamilyReport, options: Mapping[str, Any]) -> None:
@@ -25,6 +28,22 @@ def print_report(console: Console, report: FamilyReport, options: Mapping[str, A
     console.print(f"Texts end with the ids {', '.join(map(str, report.end_ids)) or '(none)'}.")
     for warning in report.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def print_prompts(
+    console: Console,
+    config: ServerConfig,
+    templates: Mapping[str, MemberTemplate],
+    own_tokenizers: Collection[str],
+) -> None:
+    """Print how each member reads a short conversation."""
+    table = Table("Members", "Template", "Tokens", "Text", title="Prompts", title_justify="left")
+    for voice in family_voices(config, templates, own_tokenizers):
+        names = [config.members[place] for place in voice.members]
+        text, ids = voice.read(_CONVERSATION, {})
+        origin = "\n".join(dict.fromkeys(templates[name].origin for name in names))
+        table.add_row("\n".join(names), origin, str(len(ids)), Text(text, overflow="fold"), end_section=True)
+    console.print(table)
 
 
 def print_options(console: Console, options: Mapping[str, Any], environment: Mapping[str, str]) -> None:
@@ -39,20 +58,24 @@ def print_options(console: Console, options: Mapping[str, Any], environment: Map
 
 def _member_table(report: FamilyReport, options: Mapping[str, Any]) -> Table:
     gpus = options.get("tensor_parallel_size") or 1
-    weights = [member.weight_bytes(_dtype(options, "dtype")) / gpus for member in report.loaded]
-    kv = [_kv_bytes_per_gpu(member, options, gpus) for member in report.loaded]
+    dtype = _dtype(options, "dtype")
+    weights = [member.weight_bytes(dtype) * member.weight_share(gpus) for member in report.loaded]
+    kv = [_kv_bytes(member, options) * member.kv_share(gpus) for member in report.loaded]
     title = f"Memory per GPU, over {gpus} GPUs" if gpus > 1 else "Memory"
     table = Table(title=title, title_justify="left", show_footer=True)
     table.add_column("Member", "total")
     table.add_column("Checkpoint", overflow="fold")
     table.add_column("Architecture", overflow="fold")
+    if gpus > 1:
+        table.add_column("On each GPU")
     table.add_column("Parameters", f"{sum(m.parameters for m in report.loaded):,}", justify="right")
     bound = "up to " if any(member.weights_are_bounded for member in report.loaded) else ""
     table.add_column("Weights", f"{bound}{_size(sum(weights))}", justify="right")
     table.add_column(f"KV per {KV_TOKENS:,} tokens", _size(sum(kv)), justify="right")
     names = [*(member.name for member in report.members), "(draft)"]
     for name, member, weight, cache in zip(names, report.loaded, weights, kv, strict=False):
-        row = (name, Text(member.model), _kind(member), f"{member.parameters:,}")
+        placed = (f"1/{gpus}" if member.sharded else "whole",) if gpus > 1 else ()
+        row = (name, Text(member.model), _kind(member), *placed, f"{member.parameters:,}")
         bound = "up to " if member.weights_are_bounded else ""
         table.add_row(*row, f"{bound}{_size(weight)}", _size(cache))
     return table
@@ -64,10 +87,8 @@ def _kind(member: MemberReport) -> str:
     return member.architecture + (f" ({member.quantised.scheme})" if member.quantised else "")
 
 
-def _kv_bytes_per_gpu(member: MemberReport, options: Mapping[str, Any], gpus: int) -> float:
-    """A GPU holds whole key/value heads: beyond one head each, they are copied, not divided."""
-    size = member.kv_bytes(KV_TOKENS, _dtype(options, "kv_cache_dtype") or _dtype(options, "dtype"))
-    return size * max(member.kv_heads // gpus, 1) / member.kv_heads
+def _kv_bytes(member: MemberReport, options: Mapping[str, Any]) -> int:
+    return member.kv_bytes(KV_TOKENS, _dtype(options, "kv_cache_dtype") or _dtype(options, "dtype"))
 
 
 def _dtype(options: Mapping[str, Any], key: str) -> str | None:

@@ -54,6 +54,7 @@ class MemberReport:
         final_logit_softcapping: The bound that the model presses its logits into, if any.
         max_position_embeddings: The longest text that it reads, in tokens.
         dtype: The dtype that the checkpoint states.
+        sharded: Under tensor parallelism, spread over the GPUs and not whole on each.
         adapter_of: The reference that this member is an adapter on, if it is one: its parameters are the low-rank
             numbers alone, everything else is the reference's.
         quantised: How its weights are packed, None where they are plain numbers.
@@ -71,6 +72,7 @@ class MemberReport:
     final_logit_softcapping: float | None
     max_position_embeddings: int
     dtype: str
+    sharded: bool = False
     adapter_of: str | None = None
     quantised: "Quantised | None" = None
 
@@ -90,6 +92,14 @@ class MemberReport:
         """Size of the keys and values of so many tokens, in the checkpoint's own dtype or in another."""
         numbers = self.kv_bytes_per_token // bytes_per_number(self.dtype)
         return tokens * numbers * bytes_per_number(dtype or self.dtype)
+
+    def weight_share(self, gpus: int) -> float:
+        """How much of the weights one of so many GPUs holds."""
+        return 1 / gpus if self.sharded else 1.0
+
+    def kv_share(self, gpus: int) -> float:
+        """How much of the keys and values one of so many GPUs holds: at least one head, copied where heads are few."""
+        return max(self.kv_heads // gpus, 1) / self.kv_heads if self.sharded else 1.0
 
 
 @dataclass(frozen=True)
@@ -218,6 +228,7 @@ def _report(name: str, spec: MemberSpec, config: "PreTrainedConfig") -> MemberRe
         final_logit_softcapping=getattr(text, "final_logit_softcapping", None),
         max_position_embeddings=getattr(text, "max_position_embeddings", None) or _UNSTATED_CONTEXT,
         dtype=dtype,
+        sharded=spec.tensor_parallel == "sharded",
         quantised=_quantised(spec, config),
     )
 

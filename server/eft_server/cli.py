@@ -118,7 +118,7 @@ def check(family: Family, vllm_arguments: VllmArguments = None, overrides: Overr
     with _errors_in_words():
         config = load_config(family, overrides or ())
         report = _inspect(config)
-        from eft_server.check import print_options, print_report
+        from eft_server.check import print_options, print_prompts, print_report
 
         try:
             plan = _plan(config, report, vllm_arguments or ())
@@ -126,6 +126,7 @@ def check(family: Family, vllm_arguments: VllmArguments = None, overrides: Overr
             print_report(console, report, {})
             raise
         print_report(console, report, plan.options)
+        print_prompts(console, config, plan.templates, plan.own_tokenizers)
         print_options(console, plan.options, plan.environment)
         typer.echo(f"{config.name}: the members form a family")
 

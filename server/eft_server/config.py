@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,7 @@ from eft_server.problems import KeyedError, describe
 __all__ = [
     "BASE",
     "ExpertSpec",
+    "Filter",
     "Limits",
     "MemberSpec",
     "Range",
@@ -35,7 +36,7 @@ MAX_EXPERTS = 32
 MAX_ALIASES = 128
 MAX_BOUND = 1000.0
 
-_RESERVED = frozenset({BASE, "scale"})
+_RESERVED = frozenset({BASE, "scale", "amplify", "filter", "top_p", "coefficients"})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
@@ -44,6 +45,11 @@ Text = Annotated[str, Field(max_length=2000)]
 Checkpoint = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=1024)]
 Revision = Annotated[str, Field(min_length=1, max_length=256)]
 
+
+_ONE_MACHINE = (
+    "the processes of a family run on one machine: data_parallel_size says how many replicas there are"
+)
+_WHOLE_MEMBERS = "members that every GPU holds whole keep their whole KV cache there"
 
 _OWNED_VLLM_OPTIONS = {
     "model": "the family file's base is the model",
@@ -73,8 +79,24 @@ _OWNED_VLLM_OPTIONS = {
     "max_logprobs": "use server.max_logprobs",
     "allowed_local_media_path": "media are not supported",
     "allowed_media_domains": "media are not supported",
+    "decode_context_parallel_size": _WHOLE_MEMBERS,
+    "prefill_context_parallel_size": _WHOLE_MEMBERS,
+    "enable_expert_parallel": "a mixture of experts is sharded or whole as its member is",
+    "enable_batch_sharded_sampling": "members that every GPU holds whole have no part of the logits to exchange",
+    "enable_dbo": "micro-batches run in threads, and members change their places on the GPUs in one",
+    "data_parallel_backend": _ONE_MACHINE,
+    "data_parallel_rank": _ONE_MACHINE,
+    "data_parallel_start_rank": _ONE_MACHINE,
+    "data_parallel_size_local": _ONE_MACHINE,
+    "data_parallel_external_lb": _ONE_MACHINE,
+    "data_parallel_hybrid_lb": _ONE_MACHINE,
+    "data_parallel_multi_port_external_lb": _ONE_MACHINE,
+    "nnodes": _ONE_MACHINE,
+    "node_rank": _ONE_MACHINE,
     "enable_prompt_embeds": "members embed tokens differently, so a prompt has to be tokens",
 }
+
+_COUNTS = {"tensor_parallel_size": "GPUs", "data_parallel_size": "replicas"}
 
 
 class _Section(BaseModel):
@@ -82,6 +104,18 @@ class _Section(BaseModel):
 
 
 class _Member(_Section):
+    """What the file may say of any member.
+
+    The template is ``own``, ``plain``, ``same as <member>`` or a Jinja file; left out, `templates` decides. Under
+    tensor parallelism the base is sharded over the GPUs, and another member replicated on each unless it asks.
+    """
+
+    model: Checkpoint | None = None
+    revision: Revision | None = None
+    template: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    description: Text = ""
+    tensor_parallel: Literal["replicated", "sharded"] | None = None
+
     @model_validator(mode="before")
     @classmethod
     def _accept_a_bare_name(cls, value: Any) -> Any:
@@ -95,8 +129,6 @@ class MemberSpec(_Member):
     """
 
     model: Checkpoint
-    revision: Revision | None = None
-    description: Text = ""
 
 
 class ExpertSpec(_Member):
@@ -105,10 +137,7 @@ class ExpertSpec(_Member):
     The reference may be ``base``; left out, it is the family's only reference.
     """
 
-    model: Checkpoint | None = None
     adapter: Checkpoint | None = None
-    revision: Revision | None = None
-    description: Text = ""
     reference: Name | None = None
 
     @model_validator(mode="after")
@@ -131,11 +160,23 @@ class ExpertSpec(_Member):
 M = TypeVar("M", bound=_Member)
 
 
+class Filter(_Section):
+    """Where the small models are trusted: see `blend.blend` for what each kind computes.
+
+    A top_p of 1 filters nothing.
+    """
+
+    kind: Literal["expert", "base"]
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
 class Setting(_Section):
     """How much of each expert to apply; an expert that is not named counts 0."""
 
     weights: Annotated[dict[Name, Number], Field(max_length=MAX_EXPERTS)] = Field(default_factory=dict)
     scale: Number = 1.0
+    amplify: Number = 1.0
+    filter: Filter | None = None
     description: Text = ""
 
 
@@ -153,25 +194,33 @@ class Range(_Section):
 
 
 class Limits(_Section):
-    """What a request may ask for; negative weights only where the operator opens a range below 0."""
+    """What a request may ask for; negative weights only where the operator opens a range below 0.
+
+    Coefficients of a request's own are refused unless the operator gives their range.
+    """
 
     weight: Range = Range()
     weights: Annotated[dict[Name, Range], Field(max_length=MAX_EXPERTS)] = Field(default_factory=dict)
     scale: Range = Range()
+    amplify: Range = Range()
+    coefficients: Range | None = None
     total: Annotated[float, Field(ge=0, le=MAX_BOUND, allow_inf_nan=False)] = 2.0
 
     def of(self, expert: str) -> Range:
         """The range of one expert's weight."""
         return self.weights.get(expert, self.weight)
 
-    def violations(self, weights: Mapping[str, float], scale: float) -> Iterator[tuple[tuple[str, ...], str]]:
+    def violations(
+        self, weights: Mapping[str, float], scale: float, amplify: float = 1.0
+    ) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield (key inside the setting, message) for each bound that a setting breaks."""
         for name, weight in weights.items():
             allowed = self.of(name)
             if not allowed.min <= weight <= allowed.max:
                 yield ("weights", name), f"{shown(weight)} is out of bounds; allowed: {_span(allowed)}"
-        if not self.scale.min <= scale <= self.scale.max:
-            yield ("scale",), f"{shown(scale)} is out of bounds; allowed: {_span(self.scale)}"
+        for name, value, allowed in (("scale", scale, self.scale), ("amplify", amplify, self.amplify)):
+            if not allowed.min <= value <= allowed.max:
+                yield (name,), f"{shown(value)} is out of bounds; allowed: {_span(allowed)}"
         total = abs(scale) * math.fsum(map(abs, weights.values()))
         # A hair of slack: 0.1 + 0.2 + 0.7 must count as 1.
         if total > self.total * (1 + 1e-9):
@@ -182,10 +231,31 @@ class Limits(_Section):
 
 
 class Speculative(_Section):
-    """Speculative decoding: the draft, a member's name or a checkpoint, proposes tokens at a time."""
+    """Speculative decoding: so many tokens at a time are proposed by a draft, and verified by the family.
 
-    draft: Checkpoint
+    The draft is a member's name (nothing is loaded for it), another checkpoint, or with method ``ngram`` the text
+    itself: what followed the last lookup_min to lookup_max tokens where they stood before.
+    """
+
+    method: Literal["draft", "ngram"] = "draft"
+    draft: Checkpoint | None = None
     tokens: Annotated[int, Field(ge=1, le=16)] = 4
+    lookup_min: Annotated[int, Field(ge=1, le=16)] = 2
+    lookup_max: Annotated[int, Field(ge=1, le=16)] = 4
+
+    @model_validator(mode="after")
+    def _has_what_its_method_needs(self) -> Self:
+        if self.method == "draft" and self.draft is None:
+            raise ValueError(
+                "say who drafts: draft is a member's name or a checkpoint (or use method: ngram)"
+            )
+        if self.method == "ngram" and self.draft is not None:
+            raise ValueError("method ngram needs no draft; remove one of them")
+        if self.method == "draft" and {"lookup_min", "lookup_max"} & self.model_fields_set:
+            raise ValueError("lookup_min and lookup_max belong to method ngram")
+        if self.lookup_min > self.lookup_max:
+            raise ValueError(f"lookup_min {self.lookup_min} is above lookup_max {self.lookup_max}")
+        return self
 
 
 class ServerOptions(_Section):
@@ -206,7 +276,8 @@ class ServerOptions(_Section):
 class ServerConfig(_Section):
     """A family and how to serve it.
 
-    After validation every expert knows its reference, and defaults and aliases weigh every expert.
+    After validation every expert knows its reference, every member whether it is sharded, and defaults and aliases
+    weigh every expert.
     """
 
     name: Name
@@ -247,7 +318,9 @@ class ServerConfig(_Section):
             return member
         if member.model is None:
             return self.checkpoint(self.reference_of(name))
-        return MemberSpec(model=member.model, revision=member.revision, description=member.description)
+        return MemberSpec(
+            model=member.model, revision=member.revision, tensor_parallel=member.tensor_parallel
+        )
 
     @property
     def adapters(self) -> dict[str, ExpertSpec]:
@@ -269,13 +342,14 @@ class ServerConfig(_Section):
         self._check_names()
         self._complete("experts", {n: self._with_reference(n, e) for n, e in self.experts.items()})
         self._check_references_used()
+        self._check_templates()
+        self._place_members()
         self._check_limits_named()
         self._complete("defaults", self._completed(("defaults",), self.defaults, self._even_setting()))
         aliases = {
             n: self._completed(("aliases", n), alias, self.defaults) for n, alias in self.aliases.items()
         }
         self._complete("aliases", aliases)
-        self._check_draft()
         self._check_vllm_options()
         return self
 
@@ -313,6 +387,33 @@ class ServerConfig(_Section):
             if name not in used:
                 raise KeyedError(("references", name), "no expert has this reference; remove it or use it")
 
+    def _check_templates(self) -> None:
+        sections: list[tuple[tuple[str, ...], _Member]] = [((BASE,), self.base)]
+        sections += [(("references", name), spec) for name, spec in self.references.items()]
+        sections += [(("experts", name), spec) for name, spec in self.experts.items()]
+        for key, spec in sections:
+            other = (spec.template or "").removeprefix("same as ")
+            if other != (spec.template or "") and other not in self.members:
+                message = f"{other!r} is not a member; known: {', '.join(self.members)}"
+                raise KeyedError((*key, "template"), message)
+
+    def _place_members(self) -> None:
+        if self.base.tensor_parallel == "replicated":
+            message = "must be 'sharded' or left out: the base is always sharded over the GPUs"
+            raise KeyedError((BASE, "tensor_parallel"), message)
+        self._complete("base", self.base.model_copy(update={"tensor_parallel": "sharded"}))
+        self._complete("references", {name: _placed(member) for name, member in self.references.items()})
+        self._complete("experts", {name: self._place_expert(name, e) for name, e in self.experts.items()})
+
+    def _place_expert(self, name: str, expert: ExpertSpec) -> ExpertSpec:
+        if expert.adapter is None:
+            return _placed(expert)
+        if expert.tensor_parallel is not None:
+            message = "an adapter is where its reference is: leave it out, or say it of the reference"
+            raise KeyedError(("experts", name, "tensor_parallel"), message)
+        reference = self.member(self.reference_of(name))
+        return expert.model_copy(update={"tensor_parallel": reference.tensor_parallel})
+
     def _check_limits_named(self) -> None:
         for name in self.limits.weights:
             if name not in self.experts:
@@ -331,30 +432,29 @@ class ServerConfig(_Section):
                 raise KeyedError((*key, "weights", name), self._not_an_expert(name))
         given = setting.weights if "weights" in setting.model_fields_set else fallback.weights
         weights = {name: given.get(name, 0.0) for name in self.experts}
-        scale = setting.scale if "scale" in setting.model_fields_set else fallback.scale
-        for place, message in self.limits.violations(weights, scale):
+        others = ("scale", "amplify", "filter")
+        update = {n: getattr(setting if n in setting.model_fields_set else fallback, n) for n in others}
+        for place, message in self.limits.violations(weights, update["scale"], update["amplify"]):
             raise KeyedError((*key, *place), f"{message} (see limits)")
-        return setting.model_copy(update={"weights": weights, "scale": scale})
-
-    def _check_draft(self) -> None:
-        if self.speculative and self.speculative.draft in self.adapters:
-            raise KeyedError(
-                ("speculative", "draft"),
-                f"{self.speculative.draft!r} is an adapter, and drafts are checkpoints: name another member, "
-                "or a checkpoint with the adapter merged into it",
-            )
+        return setting.model_copy(update={"weights": weights, **update})
 
     def _check_vllm_options(self) -> None:
         for option, value in self.vllm.items():
             if option in _OWNED_VLLM_OPTIONS:
                 reason = _OWNED_VLLM_OPTIONS[option]
                 raise KeyedError(("vllm", option), f"{option!r} cannot be set here: {reason}")
-            if option == "tensor_parallel_size" and (type(value) is not int or value < 1):
-                raise KeyedError(("vllm", option), f"must be a number of GPUs, 1 or more, not {shown(value)}")
+            if option in _COUNTS and (type(value) is not int or value < 1):
+                raise KeyedError(
+                    ("vllm", option), f"must be a number of {_COUNTS[option]}, 1 or more, not {shown(value)}"
+                )
             if option == "pipeline_parallel_size" and value != 1:
                 raise KeyedError(
                     ("vllm", option), "must be 1; use tensor_parallel_size to spread a family over GPUs"
                 )
+
+
+def _placed(member: M) -> M:
+    return member.model_copy(update={"tensor_parallel": member.tensor_parallel or "replicated"})
 
 
 def _span(allowed: Range) -> str:
@@ -405,21 +505,29 @@ def _with_paths(config: ServerConfig, folder: Path) -> ServerConfig:
 
     def located(key: tuple[str, ...], member: M) -> M:
         given = {kind: source for kind in ("model", "adapter") if (source := getattr(member, kind, None))}
-        return member.model_copy(
-            update={k: _checkpoint((*key, k), source, folder) for k, source in given.items()}
-        )
+        update = {kind: _checkpoint((*key, kind), source, folder) for kind, source in given.items()}
+        if member.template and not _is_named_template(member.template):
+            update["template"] = os.path.abspath(os.path.join(folder, os.path.expanduser(member.template)))
+            if not os.path.isfile(update["template"]):
+                message = f"{member.template!r} is no file, nor own, plain or same as <member>"
+                raise KeyedError((*key, "template"), message)
+        return member.model_copy(update=update)
 
     update: dict[str, Any] = {"base": located((BASE,), config.base)}
     update["references"] = {n: located(("references", n), m) for n, m in config.references.items()}
     update["experts"] = {n: located(("experts", n), m) for n, m in config.experts.items()}
     speculative = config.speculative
-    if speculative and speculative.draft not in config.members:
+    if speculative and speculative.draft and speculative.draft not in config.members:
         draft = _checkpoint(("speculative", "draft"), speculative.draft, folder)
         update["speculative"] = speculative.model_copy(update={"draft": draft})
     if config.server.api_key_file:
         key_file = folder / config.server.api_key_file.expanduser()
         update["server"] = config.server.model_copy(update={"api_key_file": key_file})
     return config.model_copy(update=update)
+
+
+def _is_named_template(template: str) -> bool:
+    return template in ("own", "plain") or template.startswith("same as ")
 
 
 def _checkpoint(key: tuple[str, ...], model: str, folder: Path) -> str:

@@ -1,7 +1,8 @@
 """Do these checkpoints form a family? Sizes, shapes and token ids, from configs and tokenizers alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from eft_server.adapter import read_adapter
 from eft_server.checkpoint import Checkpoint, MemberReport, read_checkpoint
@@ -24,7 +25,8 @@ class FamilyReport:
         warnings: What the operator should know, one sentence each.
         end_ids: The shared ids with which a member ends a text, ascending.
         chat_templates: The members' chat templates, by name, where their tokenizers have one.
-        draft: The draft model of speculative decoding; where it is a member, a second copy of that member.
+        own_tokenizers: The members whose tokenizers have tokens that the base's has not, or has elsewhere.
+        draft: The draft model of speculative decoding, where it is not a member. vLLM shards it as it does the base.
     """
 
     members: tuple[MemberReport, ...]
@@ -32,6 +34,7 @@ class FamilyReport:
     warnings: tuple[str, ...]
     end_ids: tuple[int, ...]
     chat_templates: Mapping[str, str]
+    own_tokenizers: frozenset[str] = frozenset()
     draft: MemberReport | None = None
 
     @property
@@ -40,17 +43,37 @@ class FamilyReport:
         return (*self.members, self.draft) if self.draft else self.members
 
     def require_divisible(self, tensor_parallel_size: int) -> None:
-        """Check that every member's heads can be spread over so many GPUs.
+        """Check that the heads of every sharded member can be spread over so many GPUs.
 
         Raises:
-            FamilyError: A member's number of heads is not a multiple of the number of GPUs.
+            FamilyError: A number of heads is not a multiple of the number of GPUs, or the GPUs are not a multiple of
+                the key/value heads that they would hold copies of.
         """
-        for member in self.loaded:
-            if member.attention_heads % tensor_parallel_size:
-                raise FamilyError(
-                    f"tensor_parallel_size {tensor_parallel_size} does not divide the "
-                    f"{member.attention_heads} attention heads of {member.name!r} ({member.model})"
-                )
+        for member in self.members:
+            if member.sharded:
+                _require_divisible(member, tensor_parallel_size, _advice(member))
+        if self.draft is not None:
+            _require_divisible(self.draft, tensor_parallel_size, _DRAFT_ADVICE)
+
+
+_DRAFT_ADVICE = "; a draft is sharded as the base is: choose another one, or another number of GPUs"
+
+
+def _advice(member: MemberReport) -> str:
+    return "" if member.name == BASE else "; leave out its tensor_parallel, and every GPU holds it whole"
+
+
+def _require_divisible(member: MemberReport, gpus: int, advice: str) -> None:
+    if member.attention_heads % gpus:
+        _refuse_heads(member, gpus, f"{member.attention_heads} attention heads", advice)
+    if member.kv_heads % gpus and gpus % member.kv_heads:
+        _refuse_heads(member, gpus, f"{member.kv_heads} key/value heads", advice)
+
+
+def _refuse_heads(member: MemberReport, gpus: int, heads: str, advice: str) -> NoReturn:
+    raise FamilyError(
+        f"tensor_parallel_size {gpus} does not divide the {heads} of {member.name!r} ({member.model}){advice}"
+    )
 
 
 def inspect_family(config: ServerConfig) -> FamilyReport:
@@ -74,7 +97,10 @@ def inspect_family(config: ServerConfig) -> FamilyReport:
         warnings=(*warnings, *_warnings(config, checkpoints, vocabulary)),
         end_ids=tuple(sorted(token_id for token_id in ends if token_id in vocabulary)),
         chat_templates={n: c.chat_template for n, c in checkpoints.items() if c.chat_template is not None},
-        draft=draft.report if draft else None,
+        own_tokenizers=frozenset(
+            n for n, c in checkpoints.items() if c.tokens.contents != base.tokens.contents
+        ),
+        draft=replace(draft.report, sharded=True) if draft else None,
     )
 
 
@@ -92,10 +118,10 @@ def _read(config: ServerConfig) -> dict[str, Checkpoint]:
 
 
 def _draft(config: ServerConfig, checkpoints: Mapping[str, Checkpoint]) -> Checkpoint | None:
-    if config.speculative is None:
+    draft = config.speculative.draft if config.speculative else None
+    if draft is None or draft in checkpoints:
         return None
-    draft = config.speculative.draft
-    return checkpoints[draft] if draft in checkpoints else read_checkpoint(DRAFT, MemberSpec(model=draft))
+    return read_checkpoint(DRAFT, MemberSpec(model=draft))
 
 
 def _warnings(
@@ -144,4 +170,7 @@ def _template_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
     if checkpoints[BASE].chat_template is not None:
         return []
     having = [name for name, checkpoint in checkpoints.items() if checkpoint.chat_template is not None]
-    return [f"the base's tokenizer has no chat template (members with one: {', '.join(having) or 'none'})"]
+    return [
+        f"the base's tokenizer has no chat template (members with one: {', '.join(having) or 'none'}): it reads "
+        "conversations as plain text unless the family file gives it a template"
+    ]

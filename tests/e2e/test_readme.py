@@ -20,8 +20,15 @@ README = (ROOT / "README.md").read_text()
 ADDRESS = "http://127.0.0.1:8000"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+SCRIPTS = [
+    pytest.param(script, id=f"{path.name}-{number}")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for number, script in enumerate(blocks("bash", path.read_text()))
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +55,8 @@ def run(script: str, server: Server, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("number", range(len(blocks("bash"))))
-def test_shell_blocks_run(number: int, demo: Server, tmp_path: Path) -> None:
-    script = blocks("bash")[number]
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_shell_blocks_run(script: str, demo: Server, tmp_path: Path) -> None:
     output = run(script, demo, tmp_path)
     assert output.strip() or ">" in script
     assert "Traceback" not in output

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,14 @@ class Engine:
     vLLM's SamplingParams; `coefficients` go where the server puts them.
     """
 
-    def __init__(self, family: Path, overrides: Sequence[str] = (), v2: bool = False) -> None:
-        environment = os.environ | ENVIRONMENT | (V2_ENVIRONMENT if v2 else {})
+    def __init__(
+        self,
+        family: Path,
+        overrides: Sequence[str] = (),
+        v2: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        variables = os.environ | ENVIRONMENT | (V2_ENVIRONMENT if v2 else {}) | dict(environment or {})
         command = [sys.executable, __file__, str(family), *overrides]
         self._log = Path(family).parent / f"engine-{'v2' if v2 else 'v1'}-{abs(hash(tuple(overrides)))}.log"
         self._process = subprocess.Popen(
@@ -41,7 +47,7 @@ class Engine:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log.open("w"),
-            env=environment,
+            env=variables,
             text=True,
         )
         self.facts = self._read()
@@ -102,7 +108,7 @@ def serve(path: str, overrides: Sequence[str]) -> None:
     """The child's side."""
     llm = start(path, overrides)
     runner = llm.collective_rpc(_runner_name)[0]
-    _send({"runner": runner})
+    _send({"runner": runner, "kv_bytes_per_token": llm.collective_rpc(_kv_bytes_per_token)})
     for line in sys.stdin:
         _send(_generate(llm, json.loads(line)))
 
@@ -110,6 +116,13 @@ def serve(path: str, overrides: Sequence[str]) -> None:
 def _runner_name(worker: Any) -> str:
     kind = type(worker.model_runner)
     return f"{kind.__module__}.{kind.__name__}"
+
+
+def _kv_bytes_per_token(worker: Any) -> int:
+    layers = worker.vllm_config.compilation_config.static_forward_context.values()
+    caches = [layer.kv_cache for layer in layers if hasattr(layer, "kv_cache")]
+    block_bytes = sum(cache.nbytes // len(cache) for cache in caches)
+    return int(block_bytes // worker.vllm_config.cache_config.block_size)
 
 
 def _send(value: Any) -> None:
@@ -124,7 +137,9 @@ def _generate(llm: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         prompt = request.pop("prompt")
         prompts.append({"prompt_token_ids": prompt} if isinstance(prompt, list) else prompt)
         coefficients = request.pop("coefficients", None)
-        extra = {"eft": coefficients} if coefficients is not None else None
+        extra = {"eft": coefficients} if coefficients is not None else {}
+        if "prompts" in request:
+            extra["eft_prompts"] = request.pop("prompts")
         params.append(SamplingParams(**request, extra_args=extra))
     before = _metrics(llm)
     outputs = llm.generate(prompts, params, use_tqdm=False)

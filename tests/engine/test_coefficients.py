@@ -6,33 +6,44 @@ from typing import Any
 import pytest
 import torch
 
-from eft_server.engine.coefficients import attach, coefficients_of, detach
+from eft_server.engine.coefficients import attach, detach, is_filtered, mixture_of
 from eft_server.engine.manifest import Checkpoint, Manifest
 
-DEFAULTS = (1.0, -1.0, 1.0)
+DEFAULTS = (1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_coefficients_survive_the_ride_bit_for_bit(dtype: torch.dtype) -> None:
-    coefficients = torch.tensor([[0.1, -3.3333, 1e-30], [1.0, torch.nan, 2.0], [7.7, 8.8, -9.9]])
+    mixtures = torch.tensor([[0.1, -3.3333, 1e-30], [1.0, torch.nan, 2.0], [7.7, 8.8, -9.9]]).repeat(1, 3)[
+        :, :8
+    ]
     hidden = [torch.randn(3, size).to(dtype) for size in (6, 2, 4)]
     rows = torch.tensor([2, 0, 0])
-    parts, carried = detach(attach(hidden, coefficients)[rows], [6, 2, 4])
-    assert torch.equal(carried.view(torch.int32), coefficients[rows].view(torch.int32))
+    parts, coefficients, filters = detach(attach(hidden, mixtures)[rows], [6, 2, 4])
+    carried = torch.cat(
+        [coefficients, filters.delta_RM, filters.kind_R.unsqueeze(-1), filters.top_p_R.unsqueeze(-1)], -1
+    )
+    assert torch.equal(carried.view(torch.int32), mixtures[rows].view(torch.int32))
     for part, original in zip(parts, hidden, strict=True):
         assert torch.equal(part, original[rows])
 
 
 def test_a_request_without_coefficients_has_the_defaults() -> None:
-    assert coefficients_of(None, DEFAULTS) == DEFAULTS
-    assert coefficients_of({"other": 1}, DEFAULTS) == DEFAULTS
+    assert mixture_of(None, DEFAULTS) == DEFAULTS
+    assert mixture_of({"other": 1}, DEFAULTS) == DEFAULTS
 
 
 @pytest.mark.parametrize("vector", [[1.0], [1, 2, 3, 4], "abc", 5, ["a", "b", "c"], [None] * 3, {"a": 1}])
 def test_a_malformed_vector_is_nan_and_never_another_setting(vector: Any) -> None:
-    values = coefficients_of({"eft": vector}, DEFAULTS)
-    assert len(values) == 3
-    assert all(math.isnan(value) for value in values)
+    values = mixture_of({"eft": vector}, DEFAULTS)
+    assert len(values) == len(DEFAULTS)
+    assert all(math.isnan(value) for value in values[:3])
+
+
+def test_three_coefficients_are_a_mixture_without_a_filter() -> None:
+    assert mixture_of({"eft": [0.5, 0, 0.5]}, DEFAULTS) == (0.5, 0, 0.5, 0, 0, 0, 0, 0)
+    assert not is_filtered(DEFAULTS)
+    assert is_filtered(mixture_of({"eft": [0, 0, 1, 1, -1, 0, 1, 0.9]}, DEFAULTS))
 
 
 def test_the_manifest_survives_the_base_config() -> None:
@@ -42,7 +53,6 @@ def test_the_manifest_survives_the_base_config() -> None:
     config = type("Config", (), {"eft": manifest.to_hf()})()
     assert Manifest.from_hf(config) == manifest
     assert list(manifest.unshared_ids()) == [3, 4]
-    assert manifest.width == 3
 
 
 def test_a_config_without_a_manifest_is_refused() -> None:

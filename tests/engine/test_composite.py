@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from .driver import PLAIN, Engine
+from .reference import Text, continued
 from .small_family import POISON, SHARED, Running
 
 BASE = [1.0, 0.0, 0.0, 0.0]
@@ -17,6 +18,9 @@ UP_SCALED = [1.0, -1.0, 1.0, 0.0]
 MIXED = [1.0, -1.5, 0.9, 0.6]
 NEGATIVE = [1.0, 0.4, -0.7, 0.3]
 EXPERT_ALONE = [0.0, 0.0, 1.0, 0.0]
+FILTERED_BY_EXPERT = [0.0, 0.0, 1.0, 0.0, 1.0, -1.0, 0.0, 0.0, 1.0, 0.6]
+FILTERED_BY_BASE = [*MIXED, 0.0, 0.0, 0.0, 0.0, 2.0, 0.5]
+AMPLIFIED = [0.5, -0.5, 0.7, 0.3]
 SETTINGS = [BASE, UP_SCALED, MIXED, NEGATIVE, EXPERT_ALONE]
 
 TOLERANCE = 1e-3
@@ -39,31 +43,39 @@ def check(running: Running, requests: Sequence[dict[str, Any]]) -> list[dict[str
     """Run greedy requests in one batch; their tokens and log-probabilities must be the reference's."""
     outputs = running.engine.generate(requests)
     for request, output in zip(requests, outputs, strict=True):
-        tokens, coefficients = request["prompt"], request["coefficients"]
+        text, coefficients = request.get("prompts", request["prompt"]), request["coefficients"]
         choice = output["choices"][0]
         assert choice["finish_reason"] == "length"
-        assert choice["tokens"] == running.reference.greedy(tokens, coefficients, len(choice["tokens"]))
-        assert_logprobs(running, tokens, coefficients, choice)
+        assert choice["tokens"] == running.reference.greedy(text, coefficients, len(choice["tokens"]))
+        assert_logprobs(running, text, coefficients, choice)
     return outputs
 
 
-def assert_logprobs(
-    running: Running, tokens: list[int], coefficients: list[float], choice: dict[str, Any]
-) -> None:
+def assert_logprobs(running: Running, text: Text, coefficients: list[float], choice: dict[str, Any]) -> None:
     """Every reported log-probability of every generated position is the reference's."""
-    expected = running.reference.logprobs(tokens + choice["tokens"][:-1], coefficients)[len(tokens) - 1 :]
+    count = len(choice["tokens"])
+    read = continued(text, choice["tokens"][:-1])
+    expected = running.reference.logprobs(read, coefficients)[-count:]
     for row, reported in zip(expected, choice["logprobs"], strict=True):
         for token, value in reported.items():
             assert value == pytest.approx(float(row[int(token)]), abs=TOLERANCE)
 
 
 def test_the_engine_runs_the_model_runner_that_is_asked_for(running: Running) -> None:
-    expected = "cpu.model_runner" if running.v2 else "runner_v1.EftCPUModelRunner"
+    expected = "runner_v2.EftRunner" if running.v2 else "runner_v1.EftCPUModelRunner"
     assert expected in running.engine.facts["runner"]
 
 
 def test_a_batch_that_mixes_weights_equals_the_reference(running: Running) -> None:
     check(running, [greedy(prompt(index, 5 + 3 * index), setting) for index, setting in enumerate(SETTINGS)])
+
+
+def test_filters_and_amplification_equal_the_reference_beside_rows_without(running: Running) -> None:
+    settings = [FILTERED_BY_EXPERT, BASE, FILTERED_BY_BASE, MIXED, AMPLIFIED, EXPERT_ALONE]
+    requests = [greedy(prompt(170 + i, 6 + 25 * i), setting, 6) for i, setting in enumerate(settings)]
+    check(running, requests)
+    unfiltered = running.reference.greedy(requests[0]["prompt"], UP_SCALED, 6)
+    assert running.reference.greedy(requests[0]["prompt"], FILTERED_BY_EXPERT, 6) != unfiltered
 
 
 def test_prompts_longer_than_a_chunk_equal_the_reference(running: Running) -> None:
@@ -175,14 +187,20 @@ def test_seeded_requests_with_long_prompts_live_and_repeat(running: Running) -> 
     assert together == alone
 
 
-def test_samples_follow_the_composites_distribution(running: Running) -> None:
+@pytest.mark.parametrize(
+    ("mixture", "wrong"),
+    [(MIXED, [1.0, -1.2, 0.9, 0.3]), (FILTERED_BY_EXPERT, UP_SCALED), (FILTERED_BY_BASE, MIXED)],
+    ids=["mixed", "expert filter", "base filter"],
+)
+def test_samples_follow_the_composites_distribution(
+    running: Running, mixture: list[float], wrong: list[float]
+) -> None:
     """Chi-square of the second token (under speculation the first that may be drafted); a wrong blend fails it."""
     count, tokens = (384 if running.v2 else 3072), prompt(150, 6)
-    request = greedy(tokens, MIXED, 3, temperature=1.0, seed=11, n=count, logprobs=None)
+    request = greedy(tokens, mixture, 3, temperature=1.0, seed=11, n=count, logprobs=None)
     choices = running.engine.generate([request])[0]["choices"]
     sampled = np.array([choice["tokens"][1] for choice in choices])
-    assert p_value(sampled, second_token(running, tokens, MIXED)) > 1e-3
-    wrong = [1.0, -1.2, 0.9, 0.3]
+    assert p_value(sampled, second_token(running, tokens, mixture)) > 1e-3
     assert p_value(sampled, second_token(running, tokens, wrong)) < 1e-6
 
 
@@ -212,15 +230,18 @@ def p_value(sampled: np.ndarray, probabilities: np.ndarray) -> float:
 
 @pytest.mark.parametrize("running", ["v1"], indirect=True)
 def test_zero_weights_equal_plain_vllm_to_the_last_bit(running: Running, family: Path) -> None:
-    """The base's rows are what they would be if the other members were not there."""
+    """The base's rows are what they would be if the other members were not there.
+
+    One request at a time: which requests meet in a step is a matter of timing, and of the last bits.
+    """
     requests = [
         greedy(prompt(160 + i, 5 + 30 * i), BASE, 12, prompt_logprobs=5, logprobs=5) for i in range(4)
     ]
-    composite = running.engine.generate(requests)
+    composite = [running.engine.generate([request])[0] for request in requests]
     alone = Engine(family.parent / "base", [PLAIN])
-    plain = alone.generate(
-        [{k: v for k, v in request.items() if k != "coefficients"} for request in requests]
-    )
+    plain = [
+        alone.generate([{k: v for k, v in request.items() if k != "coefficients"}])[0] for request in requests
+    ]
     alone.close()
     for ours, theirs in zip(composite, plain, strict=True):
         assert ours["choices"] == theirs["choices"]

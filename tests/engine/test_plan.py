@@ -8,7 +8,7 @@ import pytest
 
 from eft_server.config import load_config
 from eft_server.engine.manifest import Manifest
-from eft_server.engine.plan import EnginePlan, parse_vllm_args, plan
+from eft_server.engine.plan import EnginePlan, parse_vllm_args, plan, thread_binding
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.family import inspect_family
 
@@ -53,7 +53,7 @@ def test_the_manifest_says_what_the_family_is(planned: Planner, folder: Path) ->
         ("a", str(folder / "a")),
     ]
     assert list(manifest.unshared_ids()) == [93, 94, 95]
-    assert manifest.defaults == (1.0, -1.0, 1.0)
+    assert manifest.defaults == (1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def test_the_context_is_the_shortest_members(planned: Planner) -> None:
@@ -80,6 +80,9 @@ def test_options_after_the_dashes_win_over_the_file(planned: Planner) -> None:
         (("--trust-remote-code",), "code from checkpoints is never run"),
         (("--enable-lora",), "experts.<name>.adapter"),
         (("--pipeline-parallel-size", "2"), "tensor_parallel_size"),
+        (("--data-parallel-rank", "1"), "data_parallel_size says how many replicas"),
+        (("--distributed-executor-backend", "ray"), "needs GPUs"),
+        (("--enable-expert-parallel",), "sharded or whole as its member is"),
         (("--model", "other"), "base is the model"),
     ],
 )
@@ -95,19 +98,67 @@ def test_heads_that_the_gpus_do_not_divide_are_refused(planned: Planner) -> None
         planned("vllm.tensor_parallel_size=3")
 
 
-def test_a_draft_that_is_a_member_is_its_checkpoint(planned: Planner, folder: Path) -> None:
+def test_members_are_whole_on_every_rank_unless_they_ask_to_be_sharded(planned: Planner) -> None:
+    experts = "{a: {model: ./a, tensor_parallel: sharded}}"
+    manifest = manifest_of(planned("vllm.tensor_parallel_size=2", experts=experts))
+    assert [(member.name, member.sharded) for member in manifest.members] == [("ref", False), ("a", True)]
+
+
+def test_mixtures_of_experts_are_refused_where_their_experts_would_have_to_spread(
+    planned: Planner, folder: Path
+) -> None:
+    write_checkpoint(folder / "mixture", 6, "mixtral", num_local_experts=2, num_experts_per_tok=1)
+    with pytest.raises(ConfigError, match="data_parallel_size must be 1 where the base is a mixture"):
+        planned("base=./mixture", "vllm.data_parallel_size=2")
+    with pytest.raises(
+        ConfigError, match="'m' is a mixture of experts, which can be sharded only where the base"
+    ):
+        planned(experts="{m: {model: ./mixture, tensor_parallel: sharded}}")
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "binding"),
+    [
+        (range(2), 1, "0,1"),
+        (range(64), 1, None),
+        (range(2), 2, "0|1"),
+        (range(8), 2, "0,1,2,3|4,5,6,7"),
+        (range(5), 2, "0,1|2,3,4"),
+        (range(2), 4, "0|1|0|1"),
+    ],
+)
+def test_ranks_share_out_the_cores_of_a_machine_with_one_memory_node(
+    monkeypatch: pytest.MonkeyPatch, cores: range, ranks: int, binding: str | None
+) -> None:
+    monkeypatch.setattr("vllm.utils.cpu_resource_utils.get_visible_memory_node", lambda: [0])
+    assert thread_binding(cores, ranks) == binding
+
+
+def test_a_member_that_drafts_is_named_in_the_manifest_and_not_loaded(planned: Planner, folder: Path) -> None:
     made = planned("speculative={draft: a, tokens: 2}")
+    assert made.options["hf_overrides"]["eft"]["draft"] == "a"
     assert made.options["speculative_config"] == {
         "method": "draft_model",
-        "model": str(folder / "a"),
+        "model": str(folder / "base"),
         "num_speculative_tokens": 2,
     }
     assert "speculative_config" not in planned().options
 
 
-def test_a_draft_that_is_padded_otherwise_is_refused(planned: Planner) -> None:
-    with pytest.raises(ConfigError, match=r"112 ids, the base to 96"):
-        planned("speculative={draft: wide}", experts="{wide: ./wide}")
+def test_another_checkpoint_drafts_as_vllm_has_it(planned: Planner, folder: Path) -> None:
+    made = planned(f"speculative={{draft: {folder / 'a'}}}")
+    assert made.options["hf_overrides"]["eft"]["draft"] is None
+    assert made.options["speculative_config"]["model"] == str(folder / "a")
+
+
+def test_the_text_itself_may_draft(planned: Planner) -> None:
+    made = planned("speculative={method: ngram, tokens: 3, lookup_max: 5}")
+    assert made.options["speculative_config"] == {
+        "method": "ngram",
+        "num_speculative_tokens": 3,
+        "prompt_lookup_min": 2,
+        "prompt_lookup_max": 5,
+    }
 
 
 def test_sliding_windows_share_one_kind_of_block(planned: Planner) -> None:

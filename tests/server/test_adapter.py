@@ -197,7 +197,11 @@ def test_an_adapters_directory_counts_from_the_family_file(make_config, tmp_path
     assert config.checkpoint("helpful").model == str(tmp_path / "small")
 
 
-def test_an_adapter_cannot_draft(write_family):
-    family = write_family(experts={"helpful": {"adapter": "./lora"}}, speculative={"draft": "helpful"})
-    with pytest.raises(ConfigError, match=r"speculative.draft: 'helpful' is an adapter"):
+def test_an_adapter_is_where_its_reference_is(write_family):
+    expert = {"adapter": "./lora", "reference": "small"}
+    small = {"model": "./small", "tensor_parallel": "sharded"}
+    config = load_config(write_family(experts={"helpful": expert}, references={"small": small}))
+    assert config.experts["helpful"].tensor_parallel == "sharded"
+    family = write_family(experts={"helpful": expert | {"tensor_parallel": "sharded"}})
+    with pytest.raises(ConfigError, match=r"helpful.tensor_parallel: an adapter is where its reference is"):
         load_config(family)

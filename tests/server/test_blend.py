@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eft_server.blend import blend, is_plain_base
+from eft_server.blend import Filters, blend, is_plain_base, nucleus
+from eft_server.mixture import BASE_FILTER, EXPERT_FILTER
 
 NONE = torch.tensor([], dtype=torch.long)
 BASE = [1.0, 0.0, 0.0]
@@ -106,3 +107,86 @@ def test_members_are_left_as_they_were() -> None:
 def test_only_one_and_zeros_is_the_plain_base() -> None:
     rows = torch.tensor([BASE, [1, 0, 1e-30], [0.999, 0, 0], [0, 1, 0]])
     assert is_plain_base(rows).tolist() == [True, False, False, False]
+
+
+def filters(kind: int, top_p: float, delta: list[float] | None = None, rows: int = 4) -> Filters:
+    kinds = torch.tensor([0.0] + [float(kind)] * (rows - 1))
+    return Filters(torch.tensor([delta or [0.0] * 3]).expand(rows, -1), kinds, torch.full((rows,), top_p))
+
+
+def by_hand(logits: torch.Tensor, top_p: float) -> set[int]:
+    """The nucleus, token by token."""
+    probabilities = logits.double().softmax(-1).tolist()
+    inside: set[int] = set()
+    for token in sorted(range(len(probabilities)), key=lambda token: -probabilities[token]):
+        if inside and sum(probabilities[other] for other in inside) >= top_p:
+            break
+        inside.add(token)
+    return inside
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-9, 9, width=32), min_size=2, max_size=12, unique=True), st.floats(0, 0.999))
+def test_a_nucleus_is_what_it_is_by_hand(row: list[float], top_p: float) -> None:
+    logits = torch.tensor([row])
+    inside = nucleus(logits, torch.tensor([top_p]))[0].nonzero().flatten().tolist()
+    # At the edge float32 may fall on the other side.
+    assert set(inside) in (by_hand(logits[0], top_p - 1e-5), by_hand(logits[0], top_p + 1e-5))
+
+
+def test_equally_likely_tokens_are_in_a_nucleus_together() -> None:
+    assert nucleus(torch.tensor([[1.0, 3.0, 3.0, 0.0]]), torch.tensor([0.1])).tolist() == [
+        [False, True, True, False]
+    ]
+
+
+def test_an_expert_filter_adds_the_delta_inside_the_experts_nucleus_alone() -> None:
+    logits_M = [logits / 10 for logits in members()]
+    alone = torch.tensor([[0.0, 0.0, 1.0]]).expand(4, -1)
+    blended = blend(logits_M, alone, NONE, filters(EXPERT_FILTER, 0.6, [1.0, -1.0, 0.0]))
+    torch.testing.assert_close(blended[0], logits_M[2][0])
+    for row in (1, 2, 3):
+        log_p = [logits[row].log_softmax(-1) for logits in logits_M]
+        inside = by_hand(logits_M[2][row], 0.6)
+        assert 0 < len(inside) < 11
+        for token in range(11):
+            added = log_p[0][token] - log_p[1][token] if token in inside else 0.0
+            assert blended[row, token] == pytest.approx(float(logits_M[2][row, token] + added), abs=1e-5)
+
+
+def test_a_base_filter_keeps_the_bases_nucleus_alone() -> None:
+    logits_M = [logits / 10 for logits in members()]
+    blended = blend(logits_M, torch.tensor([[1.0, -1, 1]]).expand(4, -1), NONE, filters(BASE_FILTER, 0.6))
+    expected = logits_M[0] - logits_M[1] + logits_M[2]
+    torch.testing.assert_close(blended[0], expected[0])
+    for row in (1, 2, 3):
+        inside = by_hand(logits_M[0][row], 0.6)
+        assert set((blended[row] > -torch.inf).nonzero().flatten().tolist()) == inside
+        torch.testing.assert_close(blended[row, list(inside)], expected[row, list(inside)])
+
+
+@pytest.mark.parametrize("kind", [EXPERT_FILTER, BASE_FILTER])
+def test_ids_that_are_not_shared_take_no_part_in_a_nucleus(kind: int) -> None:
+    logits_M = members()
+    logits_M[0][:, 3] = logits_M[2][:, 3] = 200.0
+    logits_M[1][:, 3] = -torch.inf
+    settings_RM = torch.tensor([BASE, [0.0, 0, 1], BASE, [0.0, 0, 1]])
+    blended = blend(logits_M, settings_RM, torch.tensor([3]), filters(kind, 0.5, [1.0, -1.0, 0.0]))
+    without = [
+        torch.cat([logits[:, :3], torch.full((4, 1), -torch.inf), logits[:, 4:]], -1) for logits in logits_M
+    ]
+    assert (blended[1:, 3] == -torch.inf).all()
+    for row in (1, 2, 3):
+        judge = without[0] if kind == BASE_FILTER or row == 2 else without[2]
+        inside = by_hand(judge[row], 0.5)
+        assert blended[row].isfinite().sum() == (len(inside) if kind == BASE_FILTER else 10)
+
+
+@pytest.mark.parametrize("member", [0, 2])
+def test_a_filtered_row_that_is_not_finite_is_nan_throughout_and_alone(member: int) -> None:
+    logits_M = members()
+    logits_M[member][1, 4] = torch.nan
+    combined = torch.tensor([[1.0, -1.0, 1.0]]).expand(4, -1)
+    blended = blend(logits_M, combined, NONE, filters(BASE_FILTER, 0.5))
+    assert blended[1].isnan().all()
+    assert not blended[[0, 2, 3]].isnan().any()

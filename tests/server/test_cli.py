@@ -15,6 +15,7 @@ from eft_server import __version__
 from eft_server.cli import app
 from eft_server.config import bundled_families
 from eft_server.errors import ConfigError
+from eft_server.templates import member_templates
 
 from .test_adapter import SETTINGS, pair
 
@@ -42,7 +43,12 @@ def planned(monkeypatch):
 
     def plan(config, report, extra_args=()):
         calls.append((config, report, list(extra_args)))
-        return SimpleNamespace(options={"dtype": "float32"} | config.vllm, environment={"SOME_VARIABLE": "1"})
+        return SimpleNamespace(
+            options={"dtype": "float32"} | config.vllm,
+            environment={"SOME_VARIABLE": "1"},
+            templates=member_templates(config, report.chat_templates),
+            own_tokenizers=report.own_tokenizers,
+        )
 
     monkeypatch.setitem(sys.modules, "eft_server.engine.plan", SimpleNamespace(plan=plan))
     return calls
@@ -125,10 +131,19 @@ def test_check_tells_sizes_vocabulary_and_options(eft, family, planned):
 def test_check_divides_by_the_gpus_that_the_options_ask_for(eft, family, planned):
     result = eft("check", family, "--set", "vllm.tensor_parallel_size=4")
     assert "Memory per GPU, over 4 GPUs" in result.stdout
-    member = planned[0][1].members[0]
-    assert f"{member.weight_bytes() / 4 / 1e6:.2f} MB" in result.stdout
+    base = planned[0][1].members[0]
+    assert f"{base.weight_bytes() / 4 / 1e6:.2f} MB" in result.stdout
     # Two key/value heads on four GPUs: each GPU holds one of them.
-    assert f"{member.kv_bytes(1000) / 2 / 1e6:.2f} MB" in result.stdout
+    assert f"{base.kv_bytes(1000) / 2 / 1e6:.2f} MB" in result.stdout
+
+
+def test_check_counts_members_that_every_gpu_holds_whole(eft, family, planned):
+    result = eft("check", family, "--set", "vllm.tensor_parallel_size=4")
+    base, *others = planned[0][1].members
+    assert result.stdout.count("whole") == len(others)
+    assert f"{others[0].weight_bytes() / 1e6:.2f} MB" in result.stdout
+    total = base.weight_bytes() / 4 + sum(member.weight_bytes() for member in others)
+    assert f"{total / 1e6:.2f} MB" in result.stdout
 
 
 def test_check_counts_an_adapters_low_rank_numbers_and_its_own_cache(eft, write_family, planned, family):
@@ -169,10 +184,11 @@ def test_check_still_tells_sizes_when_no_engine_can_be_planned(eft, family, monk
     assert "error: vLLM cannot do that [at all]" in result.stderr
 
 
-def test_check_counts_the_draft_once_more(eft, family, planned):
-    result = eft("check", family, "--set", "speculative.draft=helpful")
-    assert "(draft)" in result.stdout
-    assert f"{5 * planned[0][1].members[0].weight_bytes() / 1e6:.2f} MB" in result.stdout
+def test_a_member_that_drafts_costs_nothing_more_and_another_checkpoint_does(eft, family, planned):
+    for draft, count in (("helpful", 4), (str(Path(family).parent / "base"), 5)):
+        result = eft("check", family, "--set", f"speculative.draft={draft}")
+        assert ("(draft)" in result.stdout) == (count == 5)
+        assert f"{count * planned[0][1].members[0].weight_bytes() / 1e6:.2f} MB" in result.stdout
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])

@@ -109,15 +109,29 @@ def test_an_alias_takes_from_the_defaults_what_it_leaves_out(make_config):
         ),
         (
             {"speculative": {"draft": "helpful", "token": 3}},
-            "speculative.token: unknown key; known here: draft, tokens",
+            "speculative.token: unknown key; known here: method, draft, tokens",
         ),
         ({"speculative": {"draft": "helpful", "tokens": 17}}, "speculative.tokens"),
+        ({"speculative": {"tokens": 2}}, "speculative: say who drafts"),
+        (
+            {"speculative": {"draft": "helpful", "method": "ngram"}},
+            "speculative: method ngram needs no draft",
+        ),
+        ({"speculative": {"draft": "helpful", "lookup_min": 2}}, "belong to method ngram"),
+        ({"speculative": {"method": "ngram", "lookup_min": 5}}, "lookup_min 5 is above lookup_max 4"),
         (
             {"vllm": {"trust_remote_code": True}},
             "vllm.trust_remote_code: 'trust_remote_code' cannot be set here",
         ),
         ({"vllm": {"worker_cls": "x"}}, "vllm.worker_cls"),
         ({"vllm": {"pipeline_parallel_size": 2}}, "vllm.pipeline_parallel_size: must be 1"),
+        (
+            {"vllm": {"data_parallel_size": 0}},
+            "vllm.data_parallel_size: must be a number of replicas, 1 or more",
+        ),
+        ({"vllm": {"data_parallel_rank": 1}}, "data_parallel_size says how many replicas"),
+        ({"vllm": {"decode_context_parallel_size": 2}}, "keep their whole KV cache"),
+        ({"base": {"model": "./base", "tensor_parallel": "replicated"}}, "the base is always sharded"),
         ({"vllm": {"tensor_parallel_size": "two"}}, "vllm.tensor_parallel_size: must be a number of GPUs"),
     ],
 )

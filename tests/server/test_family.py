@@ -16,10 +16,10 @@ from eft_server.family import inspect_family
 def inspect(make_config, write_checkpoint):
     """Inspect a family of a base, which is also the reference, and one expert, each with its own changes."""
 
-    def inspect_pair(base=None, expert=None, **keys):
+    def inspect_pair(base=None, expert=None, tensor_parallel="replicated", **keys):
         write_checkpoint("base", **(base or {}))
         write_checkpoint("helpful", **(expert or {}))
-        experts = {"helpful": {"model": "./helpful", "reference": "base"}}
+        experts = {"helpful": {"model": "./helpful", "reference": "base", "tensor_parallel": tensor_parallel}}
         return inspect_family(make_config(references=None, experts=experts, **keys))
 
     return inspect_pair
@@ -143,19 +143,44 @@ def test_sizes_follow_the_dtype(inspect):
         member.weight_bytes("int3")
 
 
-def test_heads_have_to_spread_evenly_over_gpus(inspect):
-    report = inspect(expert={"num_attention_heads": 2})
+def test_heads_of_sharded_members_have_to_spread_evenly_over_gpus(inspect):
+    report = inspect(expert={"num_attention_heads": 2}, tensor_parallel="sharded")
     report.require_divisible(2)
     with pytest.raises(
-        FamilyError, match="tensor_parallel_size 4 does not divide the 2 attention heads of 'helpful'"
+        FamilyError, match=r"tensor_parallel_size 4 does not divide the 2 attention heads of 'helpful'.*whole"
     ):
         report.require_divisible(4)
 
 
-def test_a_member_that_drafts_is_loaded_once_more(inspect):
+def test_key_value_heads_of_sharded_members_are_divided_or_copied_evenly(inspect):
+    report = inspect({"hidden_size": 48, "num_attention_heads": 12, "num_key_value_heads": 3, "head_dim": 4})
+    report.require_divisible(3)
+    report.require_divisible(6)
+    with pytest.raises(
+        FamilyError, match="tensor_parallel_size 4 does not divide the 3 key/value heads of 'base'"
+    ):
+        report.require_divisible(4)
+
+
+def test_heads_of_replicated_members_need_not_spread(inspect):
+    report = inspect(expert={"hidden_size": 48, "num_attention_heads": 3, "num_key_value_heads": 3})
+    report.require_divisible(2)
+    member = report.members[1]
+    assert (member.weight_share(2), member.kv_share(2)) == (1, 1)
+    assert report.members[0].weight_share(2) == 0.5
+
+
+def test_a_draft_of_its_own_is_sharded(inspect, write_checkpoint):
+    write_checkpoint("draft", hidden_size=48, num_attention_heads=3, num_key_value_heads=3)
+    report = inspect(speculative={"draft": "./draft"})
+    with pytest.raises(FamilyError, match=r"3 attention heads of 'draft'.*a draft is sharded as the base is"):
+        report.require_divisible(2)
+
+
+def test_a_member_that_drafts_is_not_loaded_again(inspect):
     report = inspect(speculative={"draft": "helpful"})
-    assert report.draft == report.members[1]
-    assert len(report.loaded) == 3
+    assert report.draft is None
+    assert report.loaded == report.members
 
 
 def test_a_draft_of_its_own_has_to_read_the_same_tokens(inspect, write_checkpoint, words, special):

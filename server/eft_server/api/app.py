@@ -13,6 +13,7 @@ from eft_server.api.openapi import describe_app
 from eft_server.api.routes import chat, completions, routers, tokens
 from eft_server.api.service import Service
 from eft_server.config import ServerConfig
+from eft_server.templates import Voice
 
 __all__ = ["create_app"]
 
@@ -23,6 +24,7 @@ def create_app(
     *,
     api_keys: Sequence[str] = (),
     chat_template: str | None = None,
+    voices: Sequence[Voice] = (),
 ) -> FastAPI:
     """Build the HTTP application over a running engine.
 
@@ -31,6 +33,7 @@ def create_app(
         config: The family and its server options.
         api_keys: Keys of which a request has to bear one; none means that the server is open.
         chat_template: What renders messages; None means the base's tokenizer's own.
+        voices: How the members read messages, where they do not all read that.
     """
     app = FastAPI(
         title="eft-server",
@@ -39,7 +42,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = Service.over(engine, config, chat_template)
+    app.state.service = Service.over(engine, config, chat_template, voices)
     for router in routers:
         app.include_router(router)
     install_error_handlers(app)

@@ -35,6 +35,7 @@ __all__ = [
     "TOKENIZE_TEXT",
     "Table",
     "accept",
+    "check_member_prompts",
 ]
 
 Table: TypeAlias = Mapping[str, Check]
@@ -67,6 +68,41 @@ def _prompt(value: Any, options: ServerOptions) -> None:
         raise FieldError("a list of token ids must not be empty")
     else:
         items(one_text if isinstance(value[0], str) else ids, "max_prompts")(value, options)
+
+
+def check_member_prompts(
+    value: Any, everybodys: Any, places: Mapping[str, int], options: ServerOptions
+) -> dict[int, Any]:
+    """Check a completion's prompts by member, and return them by the members' places.
+
+    Raises:
+        ApiError: A member is not known, a prompt is none, or the request has several prompts.
+    """
+    param = "eft.prompts"
+    if not isinstance(value, dict):
+        raise _wrong(param, f"must be an object of prompts by member, not {shown(value)}")
+    if not isinstance(everybodys, str) and not (
+        isinstance(everybodys, list) and isinstance(everybodys[0], int)
+    ):
+        raise _wrong(param, "needs a request with a single prompt")
+    for name, prompt in value.items():
+        if name not in places:
+            raise _wrong(f"{param}.{name[:64]}", f"unknown member {shown(name)}; known: {', '.join(places)}")
+        if not isinstance(prompt, str) and not (isinstance(prompt, list) and _are_ids(prompt)):
+            raise _wrong(f"{param}.{name}", "a prompt is a string or a list of token ids, and not empty")
+        try:
+            _prompt(prompt, options)
+        except FieldError as error:
+            raise _wrong(f"{param}.{name}{error.place}", str(error)) from None
+    return {places[name]: prompt for name, prompt in value.items()}
+
+
+def _are_ids(prompt: list[Any]) -> bool:
+    return bool(prompt) and type(prompt[0]) is int
+
+
+def _wrong(param: str, message: str) -> ApiError:
+    return ApiError(f"{param}: {message}.", param=param, code="invalid_value")
 
 
 def _stream_options(value: Any, options: ServerOptions) -> None:

@@ -1,6 +1,6 @@
 """vLLM's serving handlers: the ones we need, built as vLLM's own server builds them, and no others."""
 
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,14 @@ from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
 from vllm.exceptions import GenerationError
 from vllm.lora.request import LoRARequest
-from vllm.renderers.online_renderer import OnlineRenderer
+
+from eft_server.api.counts import Counting
+from eft_server.api.naming import answering_as
+from eft_server.api.renderer import MemberRenderer
+from eft_server.config import ServerConfig
+from eft_server.templates import Voice
 
 __all__ = ["Handlers", "answering_as", "build_handlers"]
-
-answering_as: ContextVar[str] = ContextVar("answering_as")
-"""The model name that the response of the current request bears: the one that the client asked for."""
 
 
 class _Models(OpenAIServingModels):
@@ -53,28 +55,36 @@ class Handlers:
     tokenization: ServingTokenization
 
 
-def build_handlers(engine: EngineClient, name: str, chat_template: str | None = None) -> Handlers:
-    """Build the handlers over a running engine, under the family's name.
+def build_handlers(
+    engine: EngineClient,
+    config: ServerConfig,
+    chat_template: str | None = None,
+    voices: Sequence[Voice] = (),
+) -> Handlers:
+    """Build the handlers over a running engine.
 
     Args:
         engine: The running engine.
-        name: The name under which it answers.
+        config: The family, under whose name it answers.
         chat_template: What renders messages; None means the base's tokenizer's own.
+        voices: How the members read messages, where they do not all read that.
     """
+    counting: Any = Counting(engine)
     template: dict[str, Any] = {"chat_template": chat_template, "chat_template_content_format": "auto"}
-    paths = [BaseModelPath(name=name, model_path=engine.model_config.model)]
+    paths = [BaseModelPath(name=config.name, model_path=engine.model_config.model)]
     models = _Models(engine, paths)
-    renderer = OnlineRenderer(engine.model_config, engine.renderer, request_logger=None, **template)
+    renderer = MemberRenderer(engine.model_config, engine.renderer, request_logger=None, **template)
+    renderer.voices, renderer.member_count = voices, len(config.members)
     renderer.warmup()
     return Handlers(
         chat=_Chat(
-            engine,
+            counting,
             models,
             response_role="assistant",
             online_renderer=renderer,
             request_logger=None,
             **template,
         ),
-        completion=_Completion(engine, models, online_renderer=renderer, request_logger=None),
+        completion=_Completion(counting, models, online_renderer=renderer, request_logger=None),
         tokenization=ServingTokenization(models, renderer, **template),
     )

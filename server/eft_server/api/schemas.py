@@ -1,9 +1,9 @@
 """The requests that the engine's handlers take, with the one field that OpenAI's lack: eft."""
 
 import json
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.tokenize.protocol import (
@@ -76,6 +76,16 @@ _SHAPES: dict[str, Any] = {
 _EXAMPLE: dict[str, Any] = {"weights": {"helpful": 0.7, "harmless": 0.3}, "scale": 1.0}
 
 
+class FilterField(BaseModel):
+    """Where the small models are trusted. A nucleus is the likeliest tokens that hold top_p of the probability."""
+
+    kind: Literal["expert", "base"] = Field(
+        description="expert: the up-scaling delta counts inside the emulated small model's nucleus alone. "
+        "base: only tokens of the base's nucleus survive."
+    )
+    top_p: float = Field(ge=0, le=1, description="The nucleus's probability; 1 filters nothing.")
+
+
 class EftField(BaseModel):
     """How much of each expert to apply: base + scale * sum of weight * (expert - its reference)."""
 
@@ -86,6 +96,23 @@ class EftField(BaseModel):
         description="A weight per expert. An expert that is not named counts 0; absent, the model's own weights.",
     )
     scale: float = Field(default=1.0, description="A factor on all weights; absent, the model's own.")
+    amplify: float = Field(
+        default=1.0,
+        description="A factor on the up-scaling delta, base - reference, and not on the experts; absent, the "
+        "model's own.",
+    )
+    filter: FilterField | None = Field(
+        default=None, description="Conservative decoding; absent, the model's own; null, none."
+    )
+    prompts: dict[str, str | list[int]] | None = Field(
+        default=None,
+        description="For /v1/completions alone: prompts of members that are not to read everybody's.",
+    )
+    coefficients: dict[str, float] | None = Field(
+        default=None,
+        description="Any linear combination of the members' logits, in place of all of the above but a base "
+        "filter, where the operator allows it.",
+    )
 
 
 class _Checked(BaseModel):
@@ -115,14 +142,30 @@ class _Checked(BaseModel):
         named = {name: _SHAPES.get(name, shape) for name, shape in schema["properties"].items()}
         schema["properties"] = {name: shape for name, shape in named.items() if name in cls.table}
         schema["additionalProperties"] = False
-        used = json.dumps(schema["properties"])
-        definitions = schema.pop("$defs", {})
-        schema["$defs"] = {name: d for name, d in definitions.items() if f'/{name}"' in used}
+        schema["$defs"] = _referred_to(schema["properties"], schema.pop("$defs", {}))
         return schema
+
+
+def _referred_to(schema: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """The definitions that a schema refers to, and those that these refer to."""
+    text = json.dumps(schema)
+    found = {name: part for name, part in definitions.items() if f'/{name}"' in text}
+    left = {name: part for name, part in definitions.items() if name not in found}
+    return found | (_referred_to(found, left) if found else {})
 
 
 class _Weighted(_Checked):
     eft: EftField | None = Field(default=None, description="Behaviour weights for this request.")
+    _counting: frozenset[int] | None = PrivateAttr(default=None)
+
+    @property
+    def counting(self) -> frozenset[int] | None:
+        """The places of the members that make a difference to the request, once it has been weighed."""
+        return self._counting
+
+    @counting.setter
+    def counting(self, places: frozenset[int]) -> None:
+        self._counting = places
 
     @classmethod
     def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
@@ -192,6 +235,16 @@ class TextRequest(_Weighted, CompletionRequest):
         json_schema_extra={"example": {"model": "demo", "prompt": "Once upon", "eft": _EXAMPLE}}
     )
     table = fields.COMPLETION
+    _member_prompts: dict[int, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def member_prompts(self) -> dict[int, Any]:
+        """The prompts of members that do not read everybody's, by their place among the coefficients."""
+        return self._member_prompts
+
+    @member_prompts.setter
+    def member_prompts(self, prompts: dict[int, Any]) -> None:
+        self._member_prompts = prompts
 
 
 class TokenizeText(_Checked, TokenizeCompletionRequest):

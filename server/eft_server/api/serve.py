@@ -22,6 +22,7 @@ from vllm.engine.protocol import EngineClient
 from eft_server.api.app import create_app
 from eft_server.api.auth import read_api_keys
 from eft_server.api.connection import Connection
+from eft_server.api.renderer import voices_of
 from eft_server.config import ServerConfig
 from eft_server.engine.launch import open_engine
 from eft_server.engine.plan import EnginePlan
@@ -56,7 +57,8 @@ async def _serve(
     config: ServerConfig, plan: EnginePlan, listener: socket.socket, api_keys: Sequence[str]
 ) -> None:
     async with open_engine(plan) as engine:
-        app = create_app(engine, config, api_keys=api_keys, chat_template=plan.chat_template)
+        voices = voices_of(config, plan)
+        app = create_app(engine, config, api_keys=api_keys, chat_template=plan.chat_template, voices=voices)
         server = _Server(_uvicorn_config(app))
         watch = asyncio.create_task(_stop_with(engine, server))
         listener.listen(server.config.backlog)

@@ -2,16 +2,20 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
 from vllm.engine.protocol import EngineClient
 
+from eft_server.api.fields import check_member_prompts
 from eft_server.api.handlers import Handlers, answering_as, build_handlers
 from eft_server.api.schemas import ChatRequest, TextRequest
 from eft_server.behaviours import Behaviours, Resolved
 from eft_server.config import ServerConfig
+from eft_server.errors import BehaviourError
+from eft_server.templates import Voice
 
 __all__ = ["Service", "resolved_fields", "service_of"]
 
@@ -29,9 +33,15 @@ class Service:
     started_s: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
-    def over(cls, engine: EngineClient, config: ServerConfig, chat_template: str | None = None) -> "Service":
+    def over(
+        cls,
+        engine: EngineClient,
+        config: ServerConfig,
+        chat_template: str | None = None,
+        voices: Sequence[Voice] = (),
+    ) -> "Service":
         """Set the family up over a running engine."""
-        return cls(engine, config, Behaviours(config), build_handlers(engine, config.name, chat_template))
+        return cls(engine, config, Behaviours(config), build_handlers(engine, config, chat_template, voices))
 
     def weigh(self, request: ChatRequest | TextRequest, payload: dict[str, Any]) -> Resolved:
         """Resolve the behaviour that a request asks for and write its coefficients where the engine finds them.
@@ -44,19 +54,35 @@ class Service:
             BehaviourError: The model is not served, or the weights are not allowed.
         """
         model = payload.get("model") or self.config.name
-        resolved = self.behaviours.resolve(model, payload.get("eft"), payload.get("vllm_xargs"))
+        eft = self._without_prompts(request, payload.get("eft"))
+        resolved = self.behaviours.resolve(model, eft, payload.get("vllm_xargs"))
         request.model = self.config.name
-        request.vllm_xargs = {"eft": list(resolved.coefficients)}
+        request.vllm_xargs = {"eft": list(resolved.mixture.numbers)}
+        request.counting = resolved.mixture.counting
         answering_as.set(resolved.model)
         _logger.info(
-            "%s model=%s weights=%s scale=%g user=%r",
+            "%s model=%s eft=%s user=%r",
             request.request_id,
             resolved.model,
-            resolved.weights,
-            resolved.scale,
+            resolved_fields(resolved),
             request.user,
         )
         return resolved
+
+    def _without_prompts(self, request: ChatRequest | TextRequest, eft: Any) -> Any:
+        """Take the members' own prompts out of a request's `eft` and note them in the request."""
+        if not isinstance(eft, dict) or "prompts" not in eft:
+            return eft
+        if not isinstance(request, TextRequest):
+            message = (
+                "a conversation's prompts come from the members' templates; only /v1/completions takes these"
+            )
+            raise BehaviourError(message, "eft.prompts")
+        places = {name: place for place, name in enumerate(self.config.members)}
+        request.member_prompts = check_member_prompts(
+            eft["prompts"], request.prompt, places, self.config.server
+        )
+        return {key: value for key, value in eft.items() if key != "prompts"}
 
 
 def service_of(request: Request) -> Service:
@@ -67,4 +93,12 @@ def service_of(request: Request) -> Service:
 
 def resolved_fields(resolved: Resolved) -> dict[str, Any]:
     """The response's ``eft`` object: what was applied, defaults filled in."""
-    return {"model": resolved.model, "weights": resolved.weights, "scale": resolved.scale}
+    if resolved.own_coefficients is not None:
+        asked: dict[str, Any] = {"coefficients": resolved.own_coefficients}
+    else:
+        asked = {"weights": resolved.weights, "scale": resolved.scale, "amplify": resolved.amplify}
+    return {
+        "model": resolved.model,
+        **asked,
+        "filter": resolved.filter.model_dump() if resolved.filter else None,
+    }

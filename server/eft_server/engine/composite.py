@@ -6,7 +6,8 @@ one model with more layers.
 
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -23,22 +24,32 @@ from eft_server.blend import blend
 from eft_server.engine.adapters import fingerprint, read_low_rank, share_weights, weightless
 from eft_server.engine.coefficients import attach, detach
 from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
+from eft_server.engine.parallel import placement, whole
+from eft_server.engine.prompts import Reading
 from eft_server.engine.quantisation import as_named_in_the_checkpoint, own_quantisation
 
 
 class EftForCausalLM(nn.Module):
-    """The composite. Its `hidden states` are all members', with each token's coefficients behind them.
+    """The composite. Its `hidden states` are all members', with each token's mixture behind them.
 
-    Shape suffixes: T tokens, R rows, M members (the base first), C the columns that `attach` makes.
+    Shape suffixes: T tokens, R rows, M members (the base first), W numbers of a mixture, C columns of `attach`.
+
+    Attributes:
+        names: the members', in the order of the coefficients.
+        filtering: whether a request of this step has a filter; the runners say so before each step.
     """
+
+    filtering = False
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         self.config = vllm_config.model_config.hf_config
         self.manifest = Manifest.from_hf(self.config)
         self.members = nn.ModuleDict()
+        self.names = (self.manifest.base, *(item.name for item in self.manifest.members))
+        self._sharded = {self.manifest.base, *(item.name for item in self.manifest.members if item.sharded)}
         self._sizes_M: list[int] = []
-        self._last_id_M: list[int] = []
+        self._last_id: dict[str, int] = {}
         self._add(self.manifest.base, self._config_of(self.manifest.base, vllm_config), prefix)
         for checkpoint in self.manifest.members:
             if checkpoint.reference is None:
@@ -51,7 +62,7 @@ class EftForCausalLM(nn.Module):
             if item.reference is None
         ]
         device = vllm_config.device_config.device
-        self.defaults_M = torch.tensor(self.manifest.defaults, dtype=torch.float32, device=device)
+        self.defaults_W = torch.tensor(self.manifest.defaults, dtype=torch.float32, device=device)
         self.unshared_U = torch.tensor(list(self.manifest.unshared_ids()), dtype=torch.long, device=device)
 
     def _config_of(self, name: str, vllm_config: VllmConfig) -> VllmConfig:
@@ -76,14 +87,17 @@ class EftForCausalLM(nn.Module):
         own = maybe_prefix(prefix, f"members.{name}")
         as_named_in_the_checkpoint(config.quant_config, f"{own}.")
         # A tag of its own keeps each member's compile cache apart from the others'.
-        with set_model_tag(f"eft_{tag or name}"):
+        with set_model_tag(f"eft_{tag or name}"), self._placed(name):
             member = init_vllm_registered_model(config, prefix=own)
         self.members[_key(name)] = member
         self._sizes_M.append(config.model_config.hf_text_config.hidden_size)
-        self._last_id_M.append(config.model_config.hf_text_config.vocab_size - 1)
+        self._last_id[name] = config.model_config.hf_text_config.vocab_size - 1
 
     def _member(self, name: str) -> Any:
         return self.members[_key(name)]
+
+    def _placed(self, name: str) -> AbstractContextManager[None]:
+        return placement(name in self._sharded)
 
     @staticmethod
     def get_model_state_cls() -> type:
@@ -102,46 +116,81 @@ class EftForCausalLM(nn.Module):
         positions: torch.Tensor,
         intermediate_tensors: IntermediateTensors | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        coefficients_TM: torch.Tensor | None = None,
+        mixture_TW: torch.Tensor | None = None,
+        readings: Mapping[str, Reading] | None = None,
     ) -> torch.Tensor:
-        """Run every member on the same tokens.
+        """Run every member on the same tokens, or on those of its own prompt.
 
         Args:
             input_ids: shape (T,).
             positions: shape (T,).
             intermediate_tensors: unused, there is no pipeline parallelism.
             inputs_embeds: unused, inputs are token ids.
-            coefficients_TM: float32; where there are none (profiling runs), the family's defaults.
+            mixture_TW: float32; where there is none (profiling runs), the family's defaults.
+
+            readings: by name, what members read whose prompts are their own.
 
         Returns:
             (T, C): see `coefficients.attach`.
         """
         assert intermediate_tensors is None and inputs_embeds is None
-        members = zip(self.members.values(), self._last_id_M, strict=True)
-        hidden_M = [member(self._readable(input_ids, last_id), positions) for member, last_id in members]
-        if coefficients_TM is None:
-            coefficients_TM = self.defaults_M.expand(len(input_ids), -1).contiguous()
-        return attach(hidden_M, coefficients_TM)
+        apart = readings or {}
+        hidden_M = [self._run(name, input_ids, positions, apart.get(name)) for name in self.names]
+        if mixture_TW is None:
+            mixture_TW = self.defaults_W.expand(len(input_ids), -1).contiguous()
+        return attach(hidden_M, mixture_TW)
 
-    def _readable(self, input_ids: torch.Tensor, last_id: int) -> torch.Tensor:
+    def run_member(self, name: str, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """One member's hidden states alone, for drafting: (T, H)."""
+        return self._run(name, input_ids, positions, None)
+
+    def shared_logits(self, name: str, hidden_RH: torch.Tensor) -> torch.Tensor:
+        """One member's logits over the base's vocabulary, −inf where an id is not everybody's: (R, V)."""
+        logits_RV = self._logits(name, hidden_RH)
+        assert logits_RV is not None, "drafts are made on every rank"
+        beyond = self._last_id[self.manifest.base] + 1 - logits_RV.shape[-1]
+        logits_RV = nn.functional.pad(logits_RV, (0, beyond), value=-torch.inf)
+        return logits_RV.index_fill(-1, self.unshared_U, -torch.inf)
+
+    def _run(
+        self, name: str, input_ids: torch.Tensor, positions: torch.Tensor, reading: Reading | None
+    ) -> torch.Tensor:
+        with self._placed(name):
+            if reading is None:
+                hidden_TH: torch.Tensor = self._member(name)(self._readable(name, input_ids), positions)
+                return hidden_TH
+            reading.enter()
+            own_ids = reading.input_ids_T.clamp(max=self._last_id[name])
+            return reading.put_back(self._member(name)(own_ids, reading.positions_T))
+
+    def _logits(self, name: str, hidden_RH: torch.Tensor) -> torch.Tensor | None:
+        with self._placed(name):
+            logits_RV: torch.Tensor | None = self._member(name).compute_logits(hidden_RH)
+        return logits_RV
+
+    def _readable(self, name: str, input_ids: torch.Tensor) -> torch.Tensor:
         """Keep ids inside a member's embedding: a plain-base row may hold the base's own padding ids."""
-        return input_ids.clamp(max=last_id) if last_id < self._last_id_M[0] else input_ids
+        last_id = self._last_id[name]
+        return input_ids.clamp(max=last_id) if last_id < self._last_id[self.manifest.base] else input_ids
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Blend the logits of any rows of `forward`'s result: float32 (R, V), or None off the first rank."""
-        hidden_M, coefficients_RM = detach(hidden_states, self._sizes_M)
-        pairs: Any = zip(self.members.values(), hidden_M, strict=True)
-        logits_M = [member.compute_logits(hidden_RH) for member, hidden_RH in pairs]
-        if any(logits_RV is None for logits_RV in logits_M):
-            return None
-        return blend(logits_M, coefficients_RM, self.unshared_U)
+        hidden_M, coefficients_RM, filters = detach(hidden_states, self._sizes_M)
+        logits_M = []
+        for name, hidden_RH in zip(self.names, hidden_M, strict=True):
+            logits_RV = self._logits(name, hidden_RH)
+            if logits_RV is None:
+                return None
+            logits_M.append(logits_RV)
+        return blend(logits_M, coefficients_RM, self.unshared_U, filters if self.filtering else None)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Hand every member its own checkpoint, which the loader streams one after the other."""
         loaded: set[str] = set()
         for owner, group in itertools.groupby(weights, key=lambda item: self._owner(item[0])):
             own = ((name.removeprefix(f"{owner}{SEPARATOR}"), tensor) for name, tensor in group)
-            names = self._member(owner).load_weights(own)
+            with self._placed(owner):
+                names = self._member(owner).load_weights(own)
             loaded.update(f"members.{_key(owner)}.{name}" for name in names)
         return loaded
 
@@ -166,7 +215,7 @@ def _member_config(vllm_config: VllmConfig, checkpoint: Checkpoint) -> VllmConfi
     hf_config: PretrainedConfig = get_config(
         checkpoint.model, trust_remote_code=False, revision=checkpoint.revision
     )
-    config = vllm_config.with_hf_config(hf_config)
+    config = (vllm_config if checkpoint.sharded else whole(vllm_config)).with_hf_config(hf_config)
     own_quantisation(config, checkpoint.model, checkpoint.revision)
     text_config = config.model_config.hf_text_config = get_hf_text_config(hf_config)
     config.cache_config = copy.copy(config.cache_config)

@@ -7,6 +7,9 @@ from typing import Any
 KEY = "eft"
 """The config attribute, and the key of `SamplingParams.extra_args`, that hold this project's values."""
 
+PROMPTS_KEY = "eft_prompts"
+"""The key of `SamplingParams.extra_args` that holds a prompt for each member: token ids."""
+
 SEPARATOR = "@"
 """Ends a member's name where it prefixes a weight's name; no checkpoint uses it."""
 
@@ -15,12 +18,14 @@ SEPARATOR = "@"
 class Checkpoint:
     """A member's name and where its weights are (a local directory or a hub id with its revision).
 
-    Where `reference` names another member, they are an adapter on that one.
+    Under tensor parallelism it is whole on every rank, unless it is sharded over them. Where `reference` names another
+    member, the weights are an adapter on that one.
     """
 
     name: str
     model: str
     revision: str | None = None
+    sharded: bool = False
     reference: str | None = None
 
     @property
@@ -38,7 +43,8 @@ class Manifest:
         base: the base's name; its checkpoint is the engine's own.
         members: the other members, in the order of the coefficients.
         unshared: half-open ranges of token ids that not all members share.
-        defaults: the coefficients of a request that brings none, the base's first.
+        draft: the member that drafts in speculative decoding, if one does.
+        defaults: the mixture (see `coefficients`) of a request that brings none.
     """
 
     architectures: tuple[str, ...]
@@ -46,11 +52,7 @@ class Manifest:
     unshared: tuple[tuple[int, int], ...]
     defaults: tuple[float, ...]
     base: str = "base"
-
-    @property
-    def width(self) -> int:
-        """How many coefficients a request has: one for each member, the base included."""
-        return 1 + len(self.members)
+    draft: str | None = None
 
     def unshared_ids(self) -> Iterator[int]:
         """Every id that not all members share, ascending."""
@@ -79,4 +81,5 @@ class Manifest:
             unshared=tuple((start, stop) for start, stop in raw["unshared"]),
             defaults=tuple(raw["defaults"]),
             base=raw["base"],
+            draft=raw["draft"],
         )

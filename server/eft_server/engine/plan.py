@@ -3,16 +3,17 @@
 import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from eft_server.behaviours import Behaviours
-from eft_server.config import BASE, ServerConfig
+from eft_server.config import BASE, MemberSpec, ServerConfig
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
 from eft_server.engine.plugin import ARCHITECTURE, register
 from eft_server.errors import ConfigError, FamilyError
+from eft_server.templates import MemberTemplate, member_templates
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -38,13 +39,20 @@ class EnginePlan:
         environment: variables that the engine's processes need, where the operator has not set them.
         end_ids: the tokens that end a text, those of every member. vLLM reads the base's alone, and a fine-tuned
             expert may end its turns with a token that its base never uses.
-        chat_template: the base's own, or the first expert's that has one where the base has none.
+        templates: what each member reads of a conversation.
+        own_tokenizers: the members that have to use their own tokenizer, because it has other tokens.
     """
 
     options: Mapping[str, Any]
     environment: Mapping[str, str]
     end_ids: tuple[int, ...] = ()
-    chat_template: str | None = None
+    templates: Mapping[str, MemberTemplate] = field(default_factory=dict)
+    own_tokenizers: frozenset[str] = frozenset()
+
+    @property
+    def chat_template(self) -> str | None:
+        """The base's; None leaves it to vLLM."""
+        return self.templates[BASE].text if self.templates else None
 
 
 def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str] = ()) -> EnginePlan:
@@ -71,15 +79,10 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     options |= {"max_model_len": _context(config, models), "max_logprobs": config.server.max_logprobs}
     options |= _window_options(models)
     options |= dict(config.vllm) | _family_options(config, report, models)
-    report.require_divisible(int(options.get("tensor_parallel_size", 1)))
-    return EnginePlan(options, _environment(options), report.end_ids, _chat_template(config, report))
-
-
-def _chat_template(config: ServerConfig, report: "FamilyReport") -> str | None:
-    for name in (BASE, *config.experts):
-        if name in report.chat_templates:
-            return report.chat_templates[name]
-    return None
+    _refuse_placements(config, options, models)
+    report.require_divisible(_size_of(options, "tensor"))
+    templates = member_templates(config, report.chat_templates)
+    return EnginePlan(options, _environment(options), report.end_ids, templates, report.own_tokenizers)
 
 
 def parse_vllm_args(arguments: Sequence[str]) -> dict[str, Any]:
@@ -150,6 +153,27 @@ def _refuse_unsupported(name: str, model: "ModelConfig") -> None:
             raise FamilyError(f"member {name!r} ({model.model}, {model.architectures[0]}): {reason}")
 
 
+def _refuse_placements(
+    config: ServerConfig, options: Mapping[str, Any], models: Mapping[str, "ModelConfig"]
+) -> None:
+    mixtures = {name for name, model in models.items() if model.is_moe}
+    sharded = [name for name in sorted(mixtures) if config.member(name).tensor_parallel == "sharded"]
+    if sharded and BASE not in mixtures:
+        raise ConfigError(
+            f"{sharded[0]!r} is a mixture of experts, which can be sharded only where the base is one: leave out its "
+            "tensor_parallel, and every GPU holds it whole"
+        )
+    if _size_of(options, "data") > 1 and BASE in mixtures:
+        raise ConfigError(
+            "data_parallel_size must be 1 where the base is a mixture of experts: vLLM would spread its experts over "
+            "the replicas; run several servers instead"
+        )
+    if options.get("distributed_executor_backend") == "ray" and not _schedulable_by_ray():
+        raise ConfigError(
+            "distributed_executor_backend 'ray' needs GPUs: vLLM's Ray executor does not know the CPU; leave it out"
+        )
+
+
 def _refuse_schemes(models: Mapping[str, "ModelConfig"], dtype: str) -> None:
     """Every member runs in one dtype, the base's where the options name none."""
     from vllm.config.model import _STR_DTYPE_TO_TORCH_DTYPE
@@ -183,11 +207,12 @@ def _model_of_adapter(config: ServerConfig, name: str, models: Mapping[str, "Mod
 
 
 def _checkpoint(config: ServerConfig, name: str) -> Checkpoint:
+    sharded = config.member(name).tensor_parallel == "sharded"
     if name in config.adapters:
         expert = config.adapters[name]
-        return Checkpoint(name, expert.source, expert.revision, config.reference_of(name))
+        return Checkpoint(name, expert.source, expert.revision, sharded, config.reference_of(name))
     member = config.checkpoint(name)
-    return Checkpoint(name, member.model, member.revision)
+    return Checkpoint(name, member.model, member.revision, sharded)
 
 
 def _window_options(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
@@ -214,7 +239,8 @@ def _family_options(
         architectures=tuple(models[BASE].architectures),
         members=tuple(_checkpoint(config, name) for name in config.members if name != BASE),
         unshared=tuple(_complement(report.vocabulary.shared, report.vocabulary.size)),
-        defaults=Behaviours(config).resolve(config.name).coefficients,
+        defaults=_default_mixture(config),
+        draft=_drafting_member(config),
     )
     options = {
         "model": config.base.model,
@@ -226,7 +252,12 @@ def _family_options(
         "scheduler_cls": _SCHEDULER,
         "worker_cls": _CPU_WORKER if _on_cpu() else _GPU_WORKER,
     }
-    return options | _speculation(config, models)
+    return options | _speculation(config)
+
+
+def _default_mixture(config: ServerConfig) -> tuple[float, ...]:
+    numbers = Behaviours(config).resolve(config.name).mixture.numbers
+    return (*numbers, *(0.0,) * (2 * len(config.members) + 2 - len(numbers)))
 
 
 def _mixture(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
@@ -248,27 +279,40 @@ def _complement(shared: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[
         yield previous, size
 
 
-def _speculation(config: ServerConfig, models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
-    if config.speculative is None:
+def _drafting_member(config: ServerConfig) -> str | None:
+    speculative = config.speculative
+    return speculative.draft if speculative and speculative.draft in config.members else None
+
+
+def _speculation(config: ServerConfig) -> dict[str, Any]:
+    speculative = config.speculative
+    if speculative is None:
         return {}
-    draft, tokens = config.speculative.draft, config.speculative.tokens
-    revision = None
-    if draft in models:
-        base_size, draft_size = (models[name].get_vocab_size() for name in (BASE, draft))
-        if base_size != draft_size:
-            raise ConfigError(
-                f"speculative.draft {draft!r} pads its vocabulary to {draft_size} ids, the base to {base_size}: "
-                "drafting needs equal sizes; leave the section speculative out for this family"
-            )
-        draft, revision = config.checkpoint(draft).model, config.checkpoint(draft).revision
-    options = {"method": "draft_model", "model": draft, "num_speculative_tokens": tokens}
-    return {"speculative_config": options | ({"revision": revision} if revision else {})}
+    options: dict[str, Any] = {"num_speculative_tokens": speculative.tokens}
+    if speculative.method == "ngram":
+        options |= {
+            "method": "ngram",
+            "prompt_lookup_min": speculative.lookup_min,
+            "prompt_lookup_max": speculative.lookup_max,
+        }
+    else:
+        # A member is not loaded again (`drafting`): vLLM is told of the base, whose sizes pass its checks.
+        named = config.base if _drafting_member(config) else MemberSpec(model=str(speculative.draft))
+        options |= {"method": "draft_model", "model": named.model}
+        options |= {"revision": named.revision} if named.revision else {}
+    return {"speculative_config": options, "per_request_spec_decode_metrics": "summary"}
 
 
 def _on_cpu() -> bool:
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
+
+
+def _schedulable_by_ray() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.ray_device_key)
 
 
 def _device_options(config: ServerConfig, report: "FamilyReport") -> dict[str, Any]:
@@ -284,20 +328,46 @@ def _device_options(config: ServerConfig, report: "FamilyReport") -> dict[str, A
 
 
 def _cpu_kv_bytes(config: ServerConfig, report: "FamilyReport") -> int:
-    """Room for some requests of full length, but not more than a quarter of the machine's memory."""
+    """For each rank: room for some requests of full length, but all ranks' no more than a quarter of the memory."""
     import psutil
 
     context = config.vllm.get("max_model_len") or min(item.max_position_embeddings for item in report.members)
+    gpus = _size_of(config.vllm, "tensor")
+    token_bytes = sum(item.kv_bytes_per_token * item.kv_share(gpus) for item in report.loaded)
     # Twice: reports count the checkpoint's own dtype, and a float32 cache may be twice as wide.
-    wanted = 2 * _CPU_CONTEXTS * int(context) * sum(item.kv_bytes_per_token for item in report.members)
-    return max(256 * _MIB, min(wanted, psutil.virtual_memory().total // 4))
+    wanted = int(2 * _CPU_CONTEXTS * int(context) * token_bytes)
+    return max(256 * _MIB, min(wanted, psutil.virtual_memory().total // 4 // _local_ranks(config.vllm)))
 
 
 def _environment(options: Mapping[str, Any]) -> dict[str, str]:
     variables = {"VLLM_COMPUTE_NANS_IN_LOGITS": "1"}
-    cores = sorted(os.sched_getaffinity(0))
-    parallel = any(int(options.get(f"{kind}_parallel_size", 1)) > 1 for kind in ("tensor", "data"))
-    if _on_cpu() and len(cores) <= _FEW_CORES and not parallel:
+    threads = thread_binding(sorted(os.sched_getaffinity(0)), _local_ranks(options)) if _on_cpu() else None
+    return variables | ({"VLLM_CPU_OMP_THREADS_BIND": threads} if threads else {})
+
+
+def thread_binding(cores: Sequence[int], ranks: int) -> str | None:
+    """Which cores each rank computes on, as vLLM reads it; None where its own choice is right."""
+    from vllm.utils.cpu_resource_utils import get_visible_memory_node
+
+    if ranks == 1:
         # vLLM keeps a core for its scheduler, which is idle while the model computes: half of a small machine.
-        variables["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
-    return variables
+        return ",".join(map(str, cores)) if len(cores) <= _FEW_CORES else None
+    if len(get_visible_memory_node()) >= ranks:
+        return None
+    # vLLM gives each rank a memory node of its own, and stops where there are fewer.
+    return "|".join(",".join(map(str, _share(cores, rank, ranks))) for rank in range(ranks))
+
+
+def _share(cores: Sequence[int], rank: int, ranks: int) -> Sequence[int]:
+    if len(cores) < ranks:
+        return [cores[rank % len(cores)]]
+    return cores[rank * len(cores) // ranks : (rank + 1) * len(cores) // ranks]
+
+
+def _local_ranks(options: Mapping[str, Any]) -> int:
+    """How many ranks compute on this machine."""
+    return _size_of(options, "data") * _size_of(options, "tensor")
+
+
+def _size_of(options: Mapping[str, Any], kind: str) -> int:
+    return int(options.get(f"{kind}_parallel_size") or 1)

@@ -3,7 +3,7 @@
 V1 has no hook for a model's own inputs, so a worker of ours gives vLLM's runner these methods.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -19,43 +19,107 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
 from eft_server.blend import is_broken
-from eft_server.engine.coefficients import coefficients_of
+from eft_server.engine.coefficients import is_filtered, mixture_of
 from eft_server.engine.cpu_kernels import register_cpu_kernels
+from eft_server.engine.drafting_v1 import MemberProposer
 from eft_server.engine.manifest import Manifest
+from eft_server.engine.prompts import MemberAttention, Prompts, Reading, Step, prompts_of, read
 from eft_server.engine.windows import keep_whole
 
 
 class CoefficientRunner(GPUModelRunner):
-    """vLLM's runner, bringing every scheduled token its request's coefficients.
+    """vLLM's runner, bringing every scheduled token its request's mixture.
 
-    Shape suffixes: T tokens, R requests, M members.
+    Shape suffixes: T tokens, R requests, W numbers of a mixture.
     """
 
     _rows_R: list[int]
     _sampled_R: list[int]
+    _scheduled_R: np.ndarray
+    prompts_of_batch: Sequence[Prompts | None] = ()
+
+    def let_a_member_draft(self) -> None:
+        """Re-type vLLM's proposer where the draft is a member, before it loads anything."""
+        drafting = Manifest.from_hf(self.model_config.hf_config).draft
+        drafter: Any = getattr(self, "drafter", None)
+        if drafting is not None and drafter is not None:
+            drafter.__class__ = MemberProposer
+            drafter.runner, drafter.member = self, drafting
 
     def _prepare_inputs(self, scheduler_output: SchedulerOutput, num_scheduled_tokens: np.ndarray) -> Any:
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
         drafts = scheduler_output.scheduled_spec_decode_tokens
         self._rows_R = [1 + len(drafts.get(req_id, ())) for req_id in self.input_batch.req_ids]
+        self._scheduled_R = num_scheduled_tokens
         self._fill(num_scheduled_tokens)
         return prepared
 
+    def _update_states(self, scheduler_output: SchedulerOutput) -> Any:
+        updated = super()._update_states(scheduler_output)
+        for req_id in scheduler_output.finished_req_ids:
+            self._prompts.pop(req_id, None)
+        for request in scheduler_output.scheduled_new_reqs:
+            params = request.sampling_params
+            prompts = prompts_of(params.extra_args if params else None)
+            if prompts is not None:
+                self._prompts[request.req_id] = prompts
+        self.prompts_of_batch = [self._prompts.get(req_id) for req_id in self.input_batch.req_ids]
+        return updated
+
+    @cached_property
+    def _prompts(self) -> dict[str, Prompts]:
+        """Of the requests whose members read prompts of their own."""
+        return {}
+
+    @cached_property
+    def member_attention(self) -> dict[str, MemberAttention]:
+        """The members' attention layers, by name, in the order of the coefficients."""
+        model: Any = self.get_model()
+        config = self.vllm_config
+        return {name: MemberAttention(f"members.{name}.", self.attn_groups, config) for name in model.names}
+
+    def _determine_batch_execution_and_padding(self, *args: Any, **options: Any) -> Any:
+        """Run steps with prompts of the members' own without graphs, which know one prompt a request."""
+        if self._reads_apart:
+            options["force_eager"] = True
+        return super()._determine_batch_execution_and_padding(*args, **options)
+
+    @property
+    def _reads_apart(self) -> bool:
+        return any(prompts is not None for prompts in self.prompts_of_batch)
+
+    def _readings(self, input_ids: torch.Tensor, positions: torch.Tensor) -> dict[str, Reading]:
+        count = self.input_batch.num_reqs
+        tables = self.input_batch.block_table.block_tables
+        step = Step(
+            self.prompts_of_batch,
+            self.input_batch.num_computed_tokens_cpu[:count].astype(np.int64),
+            self._scheduled_R,
+            input_ids,
+            positions,
+            self.seq_lens[:count],
+            [table.get_device_tensor(count) for table in tables],
+        )
+        read_M = {
+            name: read(step, member, layers)
+            for member, (name, layers) in enumerate(self.member_attention.items())
+        }
+        return {name: reading for name, reading in read_M.items() if reading is not None}
+
     def _fill(self, num_scheduled_tokens: np.ndarray) -> None:
         requests = (self.requests[req_id].sampling_params for req_id in self.input_batch.req_ids)
-        rows_RM = [
-            coefficients_of(params.extra_args if params else None, self._defaults) for params in requests
-        ]
-        scheduled_TM = np.repeat(np.asarray(rows_RM, dtype=np.float32), num_scheduled_tokens, axis=0)
-        buffer_TM = self._buffer_TM
-        buffer_TM[: len(scheduled_TM)].copy_(torch.from_numpy(scheduled_TM), non_blocking=True)
+        rows_RW = [mixture_of(params.extra_args if params else None, self._defaults) for params in requests]
+        model: Any = self.get_model()
+        model.filtering = any(map(is_filtered, rows_RW))
+        scheduled_TW = np.repeat(np.asarray(rows_RW, dtype=np.float32), num_scheduled_tokens, axis=0)
+        self._buffer_TW[: len(scheduled_TW)].copy_(torch.from_numpy(scheduled_TW), non_blocking=True)
 
     @cached_property
     def _defaults(self) -> tuple[float, ...]:
         return Manifest.from_hf(self.model_config.hf_config).defaults
 
     @cached_property
-    def _buffer_TM(self) -> torch.Tensor:
+    def _buffer_TW(self) -> torch.Tensor:
         """One address for good: captured graphs read from it."""
         shape = (self.max_num_tokens, len(self._defaults))
         return torch.zeros(shape, dtype=torch.float32, device=self.device)
@@ -69,13 +133,16 @@ class CoefficientRunner(GPUModelRunner):
         **model_kwargs: Any,
     ) -> Any:
         assert input_ids is not None
+        assert positions is not None
+        if self._reads_apart:
+            model_kwargs["readings"] = self._readings(input_ids, positions)
         return super()._model_forward(
             input_ids,
             positions,
             intermediate_tensors,
             inputs_embeds,
             **model_kwargs,
-            coefficients_TM=self._buffer_TM[: len(input_ids)],  # type: ignore[arg-type]
+            mixture_TW=self._buffer_TW[: len(input_ids)],  # type: ignore[arg-type]
         )
 
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:  # type: ignore[override]
@@ -142,9 +209,17 @@ class EftWorker(Worker):
     """What our workers add to vLLM's, for either model runner."""
 
     def init_device(self) -> None:
-        """Re-type a V1 runner that vLLM built: its worker names the class, and a second one would double buffers."""
+        """Re-type the runner that vLLM built: its worker names the class, and a second one would double buffers."""
         super().init_device()
-        self.model_runner.__class__ = _RUNNERS.get(type(self.model_runner), type(self.model_runner))
+        runner: Any = self.model_runner
+        if type(runner) in _RUNNERS:
+            runner.__class__ = _RUNNERS[type(runner)]
+            runner.let_a_member_draft()
+        else:
+            from eft_server.engine.runner_v2 import retyped
+
+            runner.__class__ = retyped(type(runner))
+            runner.let_a_member_draft()
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         """What vLLM's says, fit for windows of several sizes."""

@@ -2,12 +2,15 @@
 
 from typing import Any
 
+from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
+
+from eft_server.engine.prompts import ApartHasher, prompts_of
 
 
 class EftScheduler(Scheduler):
@@ -26,6 +29,17 @@ class EftScheduler(Scheduler):
         self.needs_kv_cache_zeroing = True
         for manager in self.kv_cache_manager.coordinator.single_type_managers:
             manager._record_new_block_ids = True
+
+    def add_request(self, request: Request) -> None:
+        """Let requests whose members read prompts of their own share cache blocks that are the same for all."""
+        params = request.sampling_params
+        prompts = prompts_of(params.extra_args) if params else None
+        if prompts is not None and request._block_hasher is not None:
+            hash_function = get_hash_fn_by_name(self.cache_config.prefix_caching_hash_algo)
+            request._block_hasher = ApartHasher(prompts, self.hash_block_size, hash_function)
+            request.block_hashes = []
+            request.update_block_hashes()
+        super().add_request(request)
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput

@@ -12,6 +12,7 @@ from vllm.renderers import renderer_from_config
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
+from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 
 TEXT = " Hello world!"
 
@@ -24,6 +25,7 @@ class FakeEngine:
         aborted: The ids of the requests whose caller went away.
         pause_s: How long a token takes.
         fail_at: The token at which every request ends with finish_reason "error", if one is set.
+        speculation: What every choice says of its drafts when it is done, if anything.
         raises: What `generate` raises instead of answering, if anything.
     """
 
@@ -43,6 +45,7 @@ class FakeEngine:
         self.aborted: list[str] = []
         self.pause_s = 0.0
         self.fail_at: int | None = None
+        self.speculation: RequestSpecDecodeMetrics | None = None
         self.raises: Exception | None = None
         self.dead = False
 
@@ -107,7 +110,10 @@ class FakeEngine:
             logprobs = [self._logprobs(token_id, params.logprobs) for token_id in span]
         reason = "error" if failed else "length" if finished else None
         text = self.renderer.get_tokenizer().decode(span)
-        return CompletionOutput(index, text, span, 0.0, logprobs, finish_reason=reason)
+        speculation = self.speculation if finished else None
+        return CompletionOutput(
+            index, text, span, 0.0, logprobs, finish_reason=reason, spec_decode_metrics=speculation
+        )
 
     def _logprobs(self, token_id: int, most: int) -> dict[int, Logprob]:
         others = [other for other in range(10, 10 + most) if other != token_id]

@@ -1,10 +1,12 @@
 """What the endpoints answer when all is well."""
 
 import json
+import re
 from typing import Any
 
 import httpx
 import pytest
+from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 
 from eft_server.api.app import create_app
 
@@ -13,6 +15,7 @@ from .served import client_of, family
 
 pytestmark = pytest.mark.asyncio
 
+NEUTRAL = {"scale": 1.0, "amplify": 1.0, "filter": None}
 HELLO = [{"role": "user", "content": "Hi"}]
 
 
@@ -32,7 +35,7 @@ async def test_a_chat_is_answered_with_the_weights_that_were_applied(
     assert response.status_code == 200
     assert answer["choices"][0]["message"]["content"] == TEXT
     assert answer["usage"]["completion_tokens"] == 4
-    assert answer["eft"] == {"model": "demo", "weights": {"helpful": 0.75, "harmless": 0.0}, "scale": 1.0}
+    assert answer["eft"] == {"model": "demo", "weights": {"helpful": 0.75, "harmless": 0.0}} | NEUTRAL
 
 
 async def test_the_engine_gets_one_coefficient_per_member(
@@ -45,7 +48,7 @@ async def test_the_engine_gets_one_coefficient_per_member(
 
 async def test_without_eft_the_defaults_apply(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     answer = (await client.post("/v1/completions", json={"prompt": "Hi"})).json()
-    assert answer["eft"] == {"model": "demo", "weights": {"helpful": 0.5, "harmless": 0.5}, "scale": 1.0}
+    assert answer["eft"] == {"model": "demo", "weights": {"helpful": 0.5, "harmless": 0.5}} | NEUTRAL
     assert engine.asked[0].extra_args == {"eft": [1.0, -1.0, 0.5, 0.5]}
 
 
@@ -210,6 +213,27 @@ async def test_health_follows_the_engine(client: httpx.AsyncClient, engine: Fake
     response = await client.get("/health")
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "unavailable"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_metrics_count_drafts_by_the_name_that_was_asked_for(
+    client: httpx.AsyncClient, engine: FakeEngine, stream: bool
+) -> None:
+    # Three verifications of three drafts each: none, two and three of them were right.
+    engine.speculation = RequestSpecDecodeMetrics(3, histogram=[1, 0, 1, 1], num_draft_tokens=9)
+    before = await _drafting(client, "demo-helpful"), await _drafting(client, "demo")
+    body = {"model": "demo-helpful", "prompt": "Hi", "max_tokens": 2, "n": 2, "stream": stream}
+    assert (await client.post("/v1/completions", json=body)).status_code == 200
+    after = await _drafting(client, "demo-helpful"), await _drafting(client, "demo")
+    assert [a - b for a, b in zip(after[0], before[0], strict=True)] == [1, 18, 10]
+    assert after[1] == before[1]
+
+
+async def _drafting(client: httpx.AsyncClient, model: str) -> list[float]:
+    text = (await client.get("/metrics")).text
+    names = ("eft:requests_total", "eft:draft_tokens_total", "eft:accepted_tokens_total")
+    found = [re.search(rf'^{name}{{model="{model}"}} (\S+)$', text, re.MULTILINE) for name in names]
+    return [float(match[1]) if match else 0.0 for match in found]
 
 
 async def test_metrics_are_prometheus_text(client: httpx.AsyncClient) -> None:

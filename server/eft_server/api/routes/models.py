@@ -42,6 +42,8 @@ def _card(model: ServedModel, service: Service) -> dict[str, Any]:
             "kind": model.kind,
             "weights": model.weights,
             "scale": model.scale,
+            "amplify": model.amplify,
+            "filter": model.filter.model_dump() if model.filter else None,
             "bounds": model.bounds,
             "description": model.description,
         },

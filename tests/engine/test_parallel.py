@@ -1,0 +1,102 @@
+"""A family over two ranks of tensor parallelism against plain transformers: what is sharded and what is whole."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eft_server.config import load_config
+from eft_server.family import inspect_family
+
+from .checkpoints import write_checkpoint
+from .driver import Engine
+from .reference import Reference
+from .small_family import SHARED, Running
+from .test_composite import check, greedy, prompt
+
+HEADS: dict[str, tuple[str, dict[str, Any]]] = {
+    "base": ("llama", dict(hidden_size=128, num_attention_heads=4, num_key_value_heads=2)),
+    "ref": ("llama", dict(hidden_size=96, num_attention_heads=3, vocab_size=SHARED)),
+    "odd": ("qwen2", dict(hidden_size=96, num_attention_heads=3, num_key_value_heads=3, vocab_size=112)),
+    "experts": ("mixtral", dict(num_attention_heads=3, num_local_experts=2, num_experts_per_tok=2)),
+    "even": ("llama", dict(num_hidden_layers=1)),
+}
+"""Two ranks do not divide three heads; `even` is sharded, its one key/value head is copied. The mixture uses all of its
+experts for every token: which ones it uses would be rounding's to decide where its router has a near-tie."""
+
+FAMILY = """
+name: spread
+base: ./base
+references: {ref: ./ref}
+experts: {odd: ./odd, experts: ./experts, even: {model: ./even, tensor_parallel: sharded}}
+limits: {weight: {min: -2, max: 2}, total: 4}
+vllm: {tensor_parallel_size: 2, dtype: float32, max_model_len: 256, max_num_seqs: 16, max_num_batched_tokens: 64,
+  block_size: 32, num_gpu_blocks_override: 24, kv_cache_memory_bytes: 67108864, disable_log_stats: false}
+"""
+
+DRAFT = "speculative={draft: even, tokens: 3}"
+
+SETTINGS = [
+    [1.0, 0.0, 0.0, 0.0, 0.0],
+    [1.0, -1.0, 1.0, 0.0, 0.0],
+    [1.0, -1.2, 0.3, 0.5, 0.4],
+    [0.0, 0.0, 0.0, 1.0, 0.0],
+    [0.0, 0.0, 0.0, 0.0, 1.0],
+    [0.0, 0.0, 1.0, 0.0, 0.0],
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parallel")
+    for seed, (name, (model_type, sizes)) in enumerate(HEADS.items()):
+        write_checkpoint(folder / name, seed, model_type, **sizes)
+    (folder / "family.yaml").write_text(FAMILY)
+    return folder
+
+
+RAY_ENVIRONMENT = {
+    # vLLM schedules Ray's actors by GPU: Ray is told of two, and vLLM that the CPU is counted in them.
+    "PYTHONPATH": os.pathsep.join(
+        filter(None, (str(Path(__file__).parent / "ray_cpu"), os.environ.get("PYTHONPATH")))
+    ),
+    "RAY_OVERRIDE_RESOURCES": '{"GPU": 2}',
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@pytest.fixture(scope="module", params=["v1-speculative", "v2", "v1-ray"])
+def spread(request: pytest.FixtureRequest, folder: Path) -> Iterator[Running]:
+    """Both model runners, one of them with a sharded draft and under vLLM's Ray executor."""
+    v2, speculative, ray = request.param == "v2", "speculative" in request.param, "ray" in request.param
+    overrides = [DRAFT] if speculative else []
+    if ray:
+        pytest.importorskip("ray", reason="Ray is not installed: pip install 'eft-server[ray]'")
+        overrides = ["vllm.distributed_executor_backend=ray"]
+    engine = Engine(folder / "family.yaml", overrides, v2, RAY_ENVIRONMENT if ray else None)
+    reference = Reference([folder / name for name in HEADS], vocab_size=96, shared=SHARED)
+    yield Running(engine, reference, v2, speculative)
+    engine.close()
+
+
+def test_two_ranks_equal_the_reference_with_mixed_weights(spread: Running) -> None:
+    check(spread, [greedy(prompt(300 + i, 5 + 25 * i), setting, 8) for i, setting in enumerate(SETTINGS)])
+
+
+def test_prompt_logprobs_of_two_ranks_are_the_composites(spread: Running) -> None:
+    requests = [
+        greedy(prompt(320 + i, 40), setting, 2, prompt_logprobs=2) for i, setting in enumerate(SETTINGS)
+    ]
+    for request, output in zip(requests, check(spread, requests), strict=True):
+        expected = spread.reference.logprobs(request["prompt"], request["coefficients"])
+        for position, reported in enumerate(output["prompt_logprobs"][1:]):
+            for token, value in reported.items():
+                assert value == pytest.approx(float(expected[position, int(token)]), abs=1e-3)
+
+
+def test_each_rank_caches_what_the_report_says(spread: Running, folder: Path) -> None:
+    report = inspect_family(load_config(folder / "family.yaml", [DRAFT] if spread.speculative else []))
+    expected = sum(member.kv_bytes_per_token * member.kv_share(2) for member in report.loaded)
+    assert spread.engine.facts["kv_bytes_per_token"] == [expected, expected]
