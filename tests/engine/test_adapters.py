@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.layers.linear import (
     LinearBase,
     MergedColumnParallelLinear,
@@ -14,7 +15,7 @@ from vllm.model_executor.layers.linear import (
 )
 
 from eft_server.config import load_config
-from eft_server.engine.adapters import LowRank, own_share
+from eft_server.engine.adapters import LowRank, own_share, share_weights
 from eft_server.engine.plan import plan
 from eft_server.errors import FamilyError
 from eft_server.family import inspect_family
@@ -164,3 +165,34 @@ def test_the_shares_of_a_sharded_layer_make_up_the_whole_term() -> None:
         _, keys = own_share(layer, LowRank("l", 1, a_RI, b_OR))
         _, queries = own_share(layer, LowRank("l", 0, a_RI, b_OR))
         assert (keys.shape, queries.shape) == ((8, 4), (4, 4))
+
+
+class Attending(torch.nn.Module, AttentionLayerBase):
+    """An attention layer, as far as sharing looks at it."""
+
+    def get_attn_backend(self) -> Any:
+        raise NotImplementedError
+
+    def get_kv_cache_spec(self, vllm_config: Any) -> Any:
+        raise NotImplementedError
+
+
+class Layer(torch.nn.Module):
+    """A layer that keeps a parameter beside its attention, as some architectures do."""
+
+    def __init__(self, scaled: bool) -> None:
+        super().__init__()
+        self.attn, self.norm = Attending(), torch.nn.LayerNorm(4)
+        self.scale = torch.nn.Parameter(torch.ones(4)) if scaled else None
+
+
+def test_weights_that_cannot_be_shared_are_refused_and_the_others_are_one_object() -> None:
+    """A parameter of the expert's own would stay as it was made, since no checkpoint has it."""
+    expert, reference = Layer(scaled=False), Layer(scaled=False)
+    share_weights("helpful", expert, reference, [])
+    assert expert.norm is reference.norm
+    assert expert.attn is not reference.attn
+    with pytest.raises(
+        ValueError, match="member 'helpful': Layer keeps 'scale' where adapters cannot share it"
+    ):
+        share_weights("helpful", Layer(scaled=True), Layer(scaled=True), [])

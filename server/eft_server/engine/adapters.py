@@ -131,14 +131,15 @@ def share_weights(name: str, expert: nn.Module, reference: nn.Module, low_rank: 
     by_layer: dict[str, list[LowRank]] = {}
     for term in low_rank:
         by_layer.setdefault(term.layer, []).append(term)
-    missing = [layer for layer in by_layer if not isinstance(_find(expert, layer), LinearBase)]
+    modules = dict(expert.named_modules(remove_duplicate=False))
+    missing = [layer for layer in by_layer if not isinstance(modules.get(layer), LinearBase)]
     if missing:
         raise ValueError(
             f"member {name!r} adapts {missing[0]!r}, which vLLM's {type(reference).__name__} has no linear layer for: "
             "merge the adapter into a checkpoint"
         )
     _share(expert, reference, by_layer, "")
-    left = [key for key, tensor in (*expert.named_parameters(), *expert.named_buffers()) if tensor.is_meta]
+    left = _unshared(expert, reference)
     if left:
         raise ValueError(
             f"member {name!r}: {type(reference).__name__} keeps {left[0]!r} where adapters cannot share it: merge the "
@@ -146,8 +147,18 @@ def share_weights(name: str, expert: nn.Module, reference: nn.Module, low_rank: 
         )
 
 
-def _find(model: nn.Module, name: str) -> nn.Module | None:
-    return dict(model.named_modules(remove_duplicate=False)).get(name)
+def _unshared(expert: nn.Module, reference: nn.Module) -> list[str]:
+    """What nobody would load: parameters that are not the reference's, and anything without memory.
+
+    Attention layers may have scales of their own, which are 1 until a checkpoint says otherwise.
+    """
+    shared = {id(parameter) for parameter in reference.parameters()}
+    attention = tuple(
+        f"{key}." for key, module in expert.named_modules() if isinstance(module, AttentionLayerBase)
+    )
+    own = [key for key, parameter in expert.named_parameters() if id(parameter) not in shared]
+    unloaded = [key for key in own if not key.startswith(attention)]
+    return unloaded + [key for key, buffer in expert.named_buffers() if buffer.is_meta]
 
 
 def _share(expert: nn.Module, reference: nn.Module, terms: Mapping[str, list[LowRank]], path: str) -> None:
