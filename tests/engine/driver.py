@@ -162,10 +162,18 @@ def _plain(output: Any, metrics: dict[str, float]) -> dict[str, Any]:
                 "text": choice.text,
                 "finish_reason": choice.finish_reason,
                 "logprobs": _plain_logprobs(choice.logprobs),
+                "drafts": _plain_drafts(choice.spec_decode_metrics),
             }
             for choice in output.outputs
         ],
     }
+
+
+def _plain_drafts(metrics: Any) -> dict[str, int] | None:
+    if metrics is None:
+        return None
+    accepted = sum(count * steps for count, steps in enumerate(metrics.histogram))
+    return {"proposed": metrics.num_draft_tokens, "accepted": accepted}
 
 
 def _plain_logprobs(positions: Any) -> Any:
