@@ -416,11 +416,13 @@ class ServerConfig(_Section):
     def _place_expert(self, name: str, expert: ExpertSpec) -> ExpertSpec:
         if expert.adapter is None:
             return _placed(expert)
-        if expert.tensor_parallel is not None:
-            message = "an adapter is where its reference is: leave it out, or say it of the reference"
+        place = self.member(self.reference_of(name)).tensor_parallel
+        if expert.tensor_parallel not in (None, place):
+            message = (
+                f"an adapter is where its reference is, {place}: leave it out, or say it of the reference"
+            )
             raise KeyedError(("experts", name, "tensor_parallel"), message)
-        reference = self.member(self.reference_of(name))
-        return expert.model_copy(update={"tensor_parallel": reference.tensor_parallel})
+        return expert.model_copy(update={"tensor_parallel": place})
 
     def _check_limits_named(self) -> None:
         for name in self.limits.weights:

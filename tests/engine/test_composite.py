@@ -187,30 +187,43 @@ def test_seeded_requests_with_long_prompts_live_and_repeat(running: Running) -> 
     assert together == alone
 
 
+OWN_PROMPTS = [prompt(151 + member, length) for member, length in enumerate((6, 3, 9, 7))]
+
+
 @pytest.mark.parametrize(
-    ("mixture", "wrong"),
-    [(MIXED, [1.0, -1.2, 0.9, 0.3]), (FILTERED_BY_EXPERT, UP_SCALED), (FILTERED_BY_BASE, MIXED)],
-    ids=["mixed", "expert filter", "base filter"],
+    ("text", "mixture", "wrong"),
+    [
+        (prompt(150, 6), MIXED, [1.0, -1.2, 0.9, 0.3]),
+        (prompt(150, 6), [1.0, -1.0, 0.2, 0.8], [1.0, -1.0, 0.8, 0.2]),
+        (prompt(150, 6), FILTERED_BY_EXPERT, UP_SCALED),
+        (prompt(150, 6), FILTERED_BY_BASE, MIXED),
+        (OWN_PROMPTS, MIXED, UP_SCALED),
+    ],
+    ids=["mixed", "lambda 0.2", "expert filter", "base filter", "own prompts"],
 )
 def test_samples_follow_the_composites_distribution(
-    running: Running, mixture: list[float], wrong: list[float]
+    running: Running, text: Text, mixture: list[float], wrong: list[float]
 ) -> None:
     """Chi-square of the second token (under speculation the first that may be drafted); a wrong blend fails it."""
-    count, tokens = (384 if running.v2 else 3072), prompt(150, 6)
-    request = greedy(tokens, mixture, 3, temperature=1.0, seed=11, n=count, logprobs=None)
+    count = 384 if running.v2 else 3072
+    own = isinstance(text[0], list)
+    request = greedy(
+        max(text, key=len) if own else text, mixture, 3, temperature=1.0, seed=11, n=count, logprobs=None
+    )
+    request |= {"prompts": text} if own else {}
     choices = running.engine.generate([request])[0]["choices"]
     sampled = np.array([choice["tokens"][1] for choice in choices])
-    assert p_value(sampled, second_token(running, tokens, mixture)) > 1e-3
-    assert p_value(sampled, second_token(running, tokens, wrong)) < 1e-6
+    assert p_value(sampled, second_token(running, text, mixture)) > 1e-3
+    assert p_value(sampled, second_token(running, text, wrong)) < 1e-6
 
 
-def second_token(running: Running, tokens: list[int], coefficients: list[float]) -> np.ndarray:
+def second_token(running: Running, text: Text, coefficients: list[float]) -> np.ndarray:
     """The exact distribution of the second generated token."""
-    first = running.reference.logprobs(tokens, coefficients)[-1].exp()
+    first = running.reference.logprobs(text, coefficients)[-1].exp()
     total = np.zeros(len(first))
     for token, probability in enumerate(first.tolist()):
         if probability > 1e-9:
-            row = running.reference.logprobs([*tokens, token], coefficients)[-1]
+            row = running.reference.logprobs(continued(text, [token]), coefficients)[-1]
             total += probability * row.exp().double().numpy()
     return total / total.sum()
 

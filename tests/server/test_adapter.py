@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eft_server.config import load_config
+from eft_server.config import ServerConfig, load_config
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.family import inspect_family
 
@@ -202,6 +202,7 @@ def test_an_adapter_is_where_its_reference_is(write_family):
     small = {"model": "./small", "tensor_parallel": "sharded"}
     config = load_config(write_family(experts={"helpful": expert}, references={"small": small}))
     assert config.experts["helpful"].tensor_parallel == "sharded"
+    assert ServerConfig.model_validate(config.model_dump()) == config
     family = write_family(experts={"helpful": expert | {"tensor_parallel": "sharded"}})
     with pytest.raises(ConfigError, match=r"helpful.tensor_parallel: an adapter is where its reference is"):
         load_config(family)

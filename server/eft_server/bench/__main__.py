@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from eft_server.bench.contestants import Contestant, Job, composite, loop, member
+from eft_server.behaviours import Behaviours
+from eft_server.bench.contestants import Contestant, Job, Timed, Variant, composite, loop, member
 from eft_server.bench.rounds import Rounds, run, spread
 from eft_server.bench.smollm2 import write_family
 from eft_server.config import ServerConfig, load_config
@@ -24,6 +25,7 @@ from eft_server.errors import ConfigError, EftError
 from eft_server.family import inspect_family
 
 COMPOSITE, SPECULATIVE, LOOP = "composite", "composite, speculative", "transformers loop"
+FILTERED, APART = "composite, filtered", "composite, own prompts"
 WORK = Path(".bench")
 
 console = Console()
@@ -73,7 +75,7 @@ def _measure(
 ) -> None:
     jobs = [Job(_prompts(size, prompt), tokens) for size in batches]
     with ExitStack() as stack:
-        contestants = _start(config, draft or next(iter(config.experts)), stack)
+        contestants = _with_variants(config, _start(config, draft or next(iter(config.experts)), stack))
         columns = (
             TextColumn("{task.description:<40}"),
             BarColumn(),
@@ -99,7 +101,7 @@ def _start(config: ServerConfig, draft: str, stack: ExitStack) -> dict[str, Cont
     drafted = config.model_dump() | {"speculative": {"draft": draft, "tokens": 3}}
     speculative = plan(ServerConfig.model_validate(drafted), report)
     contestants: dict[str, Contestant] = {}
-    coefficients = plain.options["hf_overrides"]["eft"]["defaults"]
+    coefficients = Behaviours(config).resolve(config.name).coefficients
     with console.status("") as status:
         for name in (*config.members, COMPOSITE, SPECULATIVE, LOOP):
             status.update(
@@ -117,6 +119,19 @@ def _start(config: ServerConfig, draft: str, stack: ExitStack) -> dict[str, Cont
             status.update(f"{config.name}: waiting for {name}")
             contestant.wait_until_ready()
     return contestants
+
+
+def _with_variants(config: ServerConfig, contestants: dict[str, Contestant]) -> dict[str, Timed]:
+    """The composite twice more: with an expert filter on every row, and with prompts of the members' own."""
+    asked = {"filter": {"kind": "expert", "top_p": 0.9}}
+    mixture = Behaviours(config).resolve(config.name, asked).mixture.numbers
+    skipped = (0, *(8 for _ in config.members[1:]))
+    composite = contestants[COMPOSITE]
+    return {
+        **contestants,
+        FILTERED: Variant(composite, {"mixture": mixture}),
+        APART: Variant(composite, {"skipped": skipped}),
+    }
 
 
 def _prompts(count: int, length: int) -> list[list[int]]:
@@ -138,9 +153,9 @@ def _print(config: ServerConfig, results: list[Rounds]) -> None:
     pairs = list(zip(results, bounds, strict=True))
     table.add_row("composite / bound", *(spread(result.ratios(COMPOSITE, bound)) for result, bound in pairs))
     table.add_row("composite / loop", *(spread(_against(result, COMPOSITE, LOOP)) for result in results))
-    table.add_row(
-        "speculative / composite", *(spread(_against(result, SPECULATIVE, COMPOSITE)) for result in results)
-    )
+    for name in (SPECULATIVE, FILTERED, APART):
+        against = (spread(_against(result, name, COMPOSITE)) for result in results)
+        table.add_row(f"{name.removeprefix('composite, ')} / composite", *against)
     console.print(table)
 
 

@@ -3,7 +3,7 @@
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import psutil
 from eft_server.bench.loop import TransformersLoop
 from eft_server.config import ServerConfig
 from eft_server.engine.launch import environment
+from eft_server.engine.manifest import KEY, PROMPTS_KEY
 from eft_server.engine.plan import EnginePlan
 
 READY_TIMEOUT_S = 900
@@ -20,10 +21,31 @@ READY_TIMEOUT_S = 900
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement: so many tokens behind each prompt, as one batch."""
+    """One measurement: so many tokens behind each prompt, as one batch.
+
+    Attributes:
+        prompts: token ids.
+        tokens: how many are generated behind each.
+        mixture: for the composite, `mixture.Mixture.numbers`; None for the family's defaults.
+        skipped: for the composite, how many of a prompt's first tokens each member does not read; None for none.
+    """
 
     prompts: Sequence[Sequence[int]]
     tokens: int
+    mixture: tuple[float, ...] | None = None
+    skipped: tuple[int, ...] | None = None
+
+    def extra_args(self, prompt: Sequence[int]) -> dict[str, Any]:
+        """What goes with one prompt, as the server sends it."""
+        own = {} if self.skipped is None else {PROMPTS_KEY: [list(prompt[count:]) for count in self.skipped]}
+        return own | ({} if self.mixture is None else {KEY: list(self.mixture)})
+
+
+class Timed(Protocol):
+    """Something whose time for a job can be taken."""
+
+    def time(self, job: Job) -> float:
+        """Run a job; seconds."""
 
 
 class Generator(Protocol):
@@ -73,6 +95,23 @@ class Contestant:
             raise RuntimeError(f"{self.name} died: its output is above") from None
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A contestant that does its jobs in another way.
+
+    Attributes:
+        contestant: who.
+        changes: the job's attributes that are otherwise.
+    """
+
+    contestant: Contestant
+    changes: Mapping[str, Any]
+
+    def time(self, job: Job) -> float:
+        """Run a job; seconds."""
+        return self.contestant.time(replace(job, **self.changes))
+
+
 def _serve(pipe: Connection, build: Callable[..., Generator], arguments: Sequence[Any]) -> None:
     generator = build(*arguments)
     pipe.send("ready")
@@ -99,7 +138,13 @@ class Engine:
         """Run a job to its end."""
         from vllm import SamplingParams
 
-        params = SamplingParams(temperature=0.0, max_tokens=job.tokens, ignore_eos=True, detokenize=False)
+        greedy: dict[str, Any] = {
+            "temperature": 0.0,
+            "max_tokens": job.tokens,
+            "ignore_eos": True,
+            "detokenize": False,
+        }
+        params: Any = [SamplingParams(**greedy, extra_args=job.extra_args(p)) for p in job.prompts]
         prompts: Any = [{"prompt_token_ids": list(prompt)} for prompt in job.prompts]
         self._engine.generate(prompts, params, use_tqdm=False)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eft_server.bench.contestants import Contestant, Job
+from eft_server.bench.contestants import Job, Timed
 
 
 @dataclass
@@ -39,9 +39,7 @@ class Rounds:
         return asdict(self)
 
 
-def run(
-    contestants: Mapping[str, Contestant], job: Job, rounds: int, advance: Callable[[str], None]
-) -> Rounds:
+def run(contestants: Mapping[str, Timed], job: Job, rounds: int, advance: Callable[[str], None]) -> Rounds:
     """Time every contestant in every round, in an order that changes, after one run to warm up.
 
     Args:
