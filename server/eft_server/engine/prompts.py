@@ -187,18 +187,15 @@ def shifted(table_RB: torch.Tensor, group: AttentionGroup, offset_R: torch.Tenso
 
 def read(step: Step, member: int, attention: MemberAttention) -> Reading | None:
     """Work out what a member reads in a step; None where that is what the scheduler says."""
-    if all(prompts is None or _reads_the_same(prompts, member, step, r) for r, prompts in _rows(step)):
+    requests = zip(step.prompts_R, step.computed_R, strict=True)
+    if all(prompts is None or _reads_the_same(prompts, member, computed) for prompts, computed in requests):
         return None
     return _Layout(step, member).reading(attention)
 
 
-def _rows(step: Step) -> Sequence[tuple[int, Prompts | None]]:
-    return list(enumerate(step.prompts_R))
-
-
-def _reads_the_same(prompts: Prompts, member: int, step: Step, row: int) -> bool:
+def _reads_the_same(prompts: Prompts, member: int, computed: int) -> bool:
     """A full-length prompt makes no difference once it has been read."""
-    return not prompts.offset(member) and int(step.computed_R[row]) >= prompts.length
+    return not prompts.offset(member) and computed >= prompts.length
 
 
 class _Layout:
