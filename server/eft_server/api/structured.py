@@ -214,6 +214,8 @@ def _inner_schemas(schema: dict[str, Any], root: dict[str, Any]) -> Iterator[dic
         listed = schema.get(keyword, [])
         if not isinstance(listed, list):
             raise FieldError(f"{keyword} is {shown(listed)}; it has to be a list")
+        if keyword in schema and not listed:
+            raise FieldError(f"{keyword} is an empty list, which nothing fits")
         inner.extend(listed)
     if "$ref" in schema:
         inner.append(_target(schema["$ref"], root))

@@ -63,6 +63,7 @@ def test_schemas_that_refer_to_themselves_are_refused(schema: dict[str, Any]) ->
         ({"$ref": 5}, "5"),
         ({"properties": []}, "properties"),
         ({"anyOf": {}}, "anyOf"),
+        ({"anyOf": []}, "empty list"),
         ({"items": 5}, "5"),
         ({"properties": {str(n): {} for n in range(MAX_SCHEMAS)}}, "too large"),
     ],
