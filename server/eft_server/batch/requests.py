@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eft_server.api.routes import chat, completions
+from eft_server.api.routes import chat, completions, responses
 from eft_server.api.strict_json import MalformedError, parse_object
 from eft_server.behaviours import Behaviours
 from eft_server.config import ServerConfig
@@ -13,7 +13,7 @@ from eft_server.errors import BatchError, BehaviourError, ConfigError, shown
 
 __all__ = ["BatchRequest", "Defaults", "RequestFile", "parse_weights"]
 
-URLS = (chat.PATH, completions.PATH)
+URLS = (chat.PATH, completions.PATH, responses.PATH)
 MAX_ID_CHARACTERS = 512
 _KEYS = ("custom_id", "method", "url", "body")
 _ENVELOPE_BYTES = 64 * 1024
@@ -132,7 +132,7 @@ def _read(line: bytes) -> BatchRequest:
             raise BatchError(f"unknown key {shown(key)}; known: {', '.join(_KEYS)}")
     _check(given, "custom_id", _is_name, f"a text of 1 to {MAX_ID_CHARACTERS} characters")
     _check(given, "method", lambda value: value == "POST", "'POST'")
-    _check(given, "url", lambda value: value in URLS, " or ".join(map(repr, URLS)))
+    _check(given, "url", lambda value: value in URLS, "one of " + ", ".join(map(repr, URLS)))
     _check(given, "body", lambda value: isinstance(value, dict), "an object, the request")
     return BatchRequest(given["custom_id"], given["url"], given["body"])
 

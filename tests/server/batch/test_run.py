@@ -42,8 +42,9 @@ def written(tmp_path):
 async def test_requests_are_answered_as_the_server_would(opened, written, server, engine):
     own = {"eft": {"weights": {"harmless": 1}}}
     text = {"url": "/v1/completions", "body": {"prompt": "Hello", "max_tokens": 4}}
+    response = {"url": "/v1/responses", "body": {"input": "Hello", "max_output_tokens": 4}}
     batch = opened(
-        a_line("chat"), a_line("own", **own), a_line("text") | text,
+        a_line("chat"), a_line("own", **own), a_line("text") | text, a_line("response") | response,
         defaults=Defaults("demo", None, {"weights": {"helpful": 0.5}}),
     )  # fmt: skip
     with batch.answers:
@@ -54,7 +55,9 @@ async def test_requests_are_answered_as_the_server_would(opened, written, server
     assert responses["chat"]["body"]["eft"]["weights"] == {"helpful": 0.5, "harmless": 0.0}
     assert responses["own"]["body"]["eft"]["weights"] == {"helpful": 0.0, "harmless": 1.0}
     assert responses["text"]["body"]["object"] == "text_completion"
-    assert (batch.written, batch.refused, batch.left) == (3, 0, 0)
+    assert responses["response"]["body"]["object"] == "response"
+    assert responses["response"]["body"]["eft"]["weights"] == {"helpful": 0.5, "harmless": 0.0}
+    assert (batch.written, batch.refused, batch.left) == (4, 0, 0)
 
 
 @pytest.mark.parametrize(
