@@ -22,8 +22,13 @@ INT8 = {
 INT4 = {"weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}}
 
 
-def quantise(path: Path, original: Path, bits: int) -> Path:
-    """Rewrite a checkpoint's projections as compressed-tensors does.
+GROUP = 32
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+"""Which of eight columns goes to which four bits of a word."""
+
+
+def quantise(path: Path, original: Path, bits: int, method: str = "compressed-tensors") -> Path:
+    """Rewrite a checkpoint's projections as compressed-tensors, GPTQ or AWQ do.
 
     `path` gets the packed checkpoint, `path`-float the same numbers unpacked.
     """
@@ -36,18 +41,24 @@ def quantise(path: Path, original: Path, bits: int) -> Path:
             integers, scales = _rounded(weight, bits)
             groups = scales.repeat_interleave(weight.shape[1] // scales.shape[1], dim=1)
             floats[name] = integers * groups
-            packed |= _as_stored(name.removesuffix(".weight"), integers, scales, bits)
+            store = {"gptq": _as_gptq, "awq": _as_awq}.get(method)
+            module = name.removesuffix(".weight")
+            packed |= store(module, integers, scales) if store else _as_stored(module, integers, scales, bits)
         else:
             packed[name] = weight
     save_file(floats, unpacked / "model.safetensors", metadata={"format": "pt"})
     save_file(packed, path / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"quantization_config": settings(bits)}))
+    (path / "config.json").write_text(json.dumps(config | {"quantization_config": settings(bits, method)}))
     return path
 
 
-def settings(bits: int) -> dict[str, Any]:
+def settings(bits: int, method: str = "compressed-tensors") -> dict[str, Any]:
     """The entry in the checkpoint's config."""
+    if method == "gptq":
+        return {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False, "sym": True}
+    if method == "awq":
+        return {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"}
     return {
         "quant_method": "compressed-tensors",
         "format": {8: "int-quantized", 4: "pack-quantized"}[bits],
@@ -72,11 +83,36 @@ def _as_stored(
     stored = {f"{module}.weight_scale": scales.contiguous()}
     if bits == 8:
         return stored | {f"{module}.weight": integers.to(torch.int8)}
-    nibbles = (integers.to(torch.int64) + 8).unflatten(1, (-1, 8))
-    words = (nibbles << (4 * torch.arange(8))).sum(dim=-1)
-    packed = torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
+    packed = _words((integers.to(torch.int64) + 8).unflatten(1, (-1, 8)))
     shape = torch.tensor(integers.shape, dtype=torch.int64)
     return stored | {f"{module}.weight_packed": packed, f"{module}.weight_shape": shape}
+
+
+def _as_gptq(module: str, integers: torch.Tensor, scales: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Eight inputs of an output in a word; zero points are stored less one."""
+    rows, groups = integers.shape[1], scales.shape[1]
+    return {
+        f"{module}.qweight": _words((integers.to(torch.int64) + 8).T.unflatten(0, (-1, 8)).movedim(1, -1)),
+        f"{module}.qzeros": _words(torch.full((groups, len(integers) // 8, 8), 7)),
+        f"{module}.scales": scales.T.contiguous(),
+        f"{module}.g_idx": (torch.arange(rows) // GROUP).to(torch.int32),
+    }
+
+
+def _as_awq(module: str, integers: torch.Tensor, scales: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Eight outputs of an input in a word, in an order of their own."""
+    columns = (integers.to(torch.int64) + 8).T.unflatten(1, (-1, 8))[..., list(AWQ_ORDER)]
+    return {
+        f"{module}.qweight": _words(columns),
+        f"{module}.qzeros": _words(torch.full((scales.shape[1], len(integers) // 8, 8), 8)),
+        f"{module}.scales": scales.T.contiguous(),
+    }
+
+
+def _words(nibbles: torch.Tensor) -> torch.Tensor:
+    """Eight numbers of four bits, the last dimension, as one signed integer, the first lowest."""
+    words = (nibbles << (4 * torch.arange(8))).sum(dim=-1)
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32).contiguous()
 
 
 LowRanks = dict[str, tuple[torch.Tensor, torch.Tensor]]

@@ -29,7 +29,8 @@ QUANTISED_BASE = (
 ) + VLLM % "float32"
 # An expert may have the name of a method of torch's modules: `float`.
 QUANTISED_MEMBERS = (
-    "name: small\nbase: ./base\nreferences: {ref: ./ref-int8}\nexperts: {expert: ./expert-int4, float: ./expert}\n"
+    "name: small\nbase: ./base\nreferences: {ref: ./ref-int8}\n"
+    "experts: {expert: ./expert-int4, float: ./expert, gptq: ./expert-gptq, awq: ./expert-awq}\n"
     "limits: {weight: {min: -2, max: 2}}\n"
 ) + VLLM % "bfloat16"
 
@@ -41,6 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_checkpoint(folder / name, seed, kind, spread=0.15, tie_word_embeddings=name != "expert")
     for name, bits in (("base", 8), ("expert", 8), ("ref", 8), ("expert", 4)):
         quantise(folder / f"{name}-int{bits}", folder / name, bits)
+    for method in ("gptq", "awq"):
+        quantise(folder / f"expert-{method}", folder / "expert", 4, method)
     write_adapter(folder / "lora", folder / "base", 5, dict(q_proj=4, o_proj=4, up_proj=4), spread=0.15)
     (folder / "quantised-base.yaml").write_text(QUANTISED_BASE)
     (folder / "quantised-members.yaml").write_text(QUANTISED_MEMBERS)
@@ -100,10 +103,11 @@ def test_a_quantised_base_runs_beside_float_and_quantised_members(
 
 def test_quantised_members_run_beside_a_float_base(quantised_members: Engine, folder: Path) -> None:
     """In bfloat16, which 4-bit weights need on CPUs: against float32, so with bfloat16's own error."""
-    floats = ("base", "ref-int8-float", "expert-int4-float", "expert")
+    packed = "expert-int4-float"
+    floats = ("base", "ref-int8-float", packed, "expert", packed, packed)
     reference = Reference([folder / name for name in floats], vocab_size=96, shared=93)
     round_inputs(reference.models[1])
-    errors = largest_error(quantised_members, reference, alone_and_together([1.0, -0.9, 0.9, 0.4]))
+    errors = largest_error(quantised_members, reference, alone_and_together([1.0, -0.9, 0.6, 0.2, 0.3, 0.2]))
     assert max(errors.values()) < 0.5, errors
 
 
