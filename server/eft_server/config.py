@@ -246,8 +246,14 @@ class Speculative(_Section):
     method: Literal["draft", "ngram"] = "draft"
     draft: Checkpoint | None = None
     tokens: Annotated[int, Field(ge=1, le=16)] = 4
-    lookup_min: Annotated[int, Field(ge=1, le=16)] = 2
-    lookup_max: Annotated[int, Field(ge=1, le=16)] = 4
+    lookup_min: Annotated[int, Field(ge=1, le=16)] | None = None
+    lookup_max: Annotated[int, Field(ge=1, le=16)] | None = None
+
+    @property
+    def lookup(self) -> tuple[int, int]:
+        """How many last tokens are looked for, at least and at most: 2 and 4 unless the file says otherwise."""
+        shortest = self.lookup_min or min(2, self.lookup_max or 2)
+        return shortest, self.lookup_max or max(4, shortest)
 
     @model_validator(mode="after")
     def _has_what_its_method_needs(self) -> Self:
@@ -257,10 +263,11 @@ class Speculative(_Section):
             )
         if self.method == "ngram" and self.draft is not None:
             raise ValueError("method ngram needs no draft; remove one of them")
-        if self.method == "draft" and {"lookup_min", "lookup_max"} & self.model_fields_set:
+        if self.method == "draft" and (self.lookup_min or self.lookup_max):
             raise ValueError("lookup_min and lookup_max belong to method ngram")
-        if self.lookup_min > self.lookup_max:
-            raise ValueError(f"lookup_min {self.lookup_min} is above lookup_max {self.lookup_max}")
+        shortest, longest = self.lookup
+        if shortest > longest:
+            raise ValueError(f"lookup_min {shortest} is above lookup_max {longest}")
         return self
 
 

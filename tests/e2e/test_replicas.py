@@ -1,4 +1,4 @@
-"""Two replicas of the engine behind one port, through vLLM's own option."""
+"""Two replicas of the engine behind one port, through vLLM's own option; both speculate."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,8 @@ SHARED = 300
 
 @pytest.fixture(scope="module")
 def replicas(family_file: Path) -> Iterator[Server]:
-    server = start_server(str(family_file), "--", "--data-parallel-size", "2")
+    drafting = ("--set", "speculative={draft: helpful, tokens: 2}")
+    server = start_server(str(family_file), *drafting, "--", "--data-parallel-size", "2")
     yield server
     processes = psutil.Process(server.process.pid).children(recursive=True)
     assert len([process for process in processes if "Worker" in process.name()]) == 2
@@ -35,11 +36,13 @@ def reference(family_file: Path) -> Reference:
     return Reference([family_file.parent / name for name in MEMBERS], VOCABULARY, SHARED)
 
 
-def complete(server: Server, prompt: list[int], setting: tuple[float, float]) -> list[int]:
+def complete(
+    server: Server, prompt: list[int], setting: tuple[float, float], model: str = "tiny"
+) -> list[int]:
     """The tokens of one greedy completion."""
-    body = {"model": "tiny", "prompt": prompt, "temperature": 0, "max_tokens": COUNT, "ignore_eos": True}
+    body = {"model": model, "prompt": prompt, "temperature": 0, "max_tokens": COUNT, "ignore_eos": True}
     weights = dict(zip(("helpful", "harmless"), setting, strict=True))
-    extra = {"return_token_ids": True, "eft": {"weights": weights}}
+    extra = {"return_token_ids": True} | ({"eft": {"weights": weights}} if model == "tiny" else {})
     answer = httpx.post(f"{server.url}/v1/completions", json=body | extra, timeout=120)
     assert answer.status_code == 200, answer.text
     return list(answer.json()["choices"][0]["token_ids"])
@@ -61,6 +64,34 @@ def test_requests_spread_over_the_replicas_and_each_gets_its_own_weights(
     assert set(generated) == {"0", "1"}
     assert sum(generated.values()) == COUNT * len(jobs)
     assert min(generated.values()) > 0
+
+
+def test_metrics_tell_whose_drafts_were_right(replicas: Server) -> None:
+    complete(replicas, [7, 8, 9], (0.7, 0.3))
+    for _ in range(3):
+        complete(replicas, [7, 8, 9], (0, 0), model="tiny/helpful")
+    assert drafts(replicas, "tiny")["draft"] > 0
+    own = drafts(replicas, "tiny/helpful")
+    assert own["requests"] == 3
+    assert 0.8 < own["accepted"] / own["draft"] <= 1, "the draft is the very member that was asked for"
+
+
+def test_what_speculation_rules_out_is_refused_in_words(replicas: Server) -> None:
+    body = {"model": "tiny", "prompt": [7, 8], "max_tokens": 2, "min_p": 0.5}
+    answer = httpx.post(f"{replicas.url}/v1/completions", json=body)
+    assert answer.status_code == 400
+    assert "min_p" in answer.json()["error"]["message"]
+
+
+def drafts(server: Server, model: str) -> dict[str, float]:
+    """What the server counted for one model name."""
+    metrics = httpx.get(f"{server.url}/metrics").text
+    names = {"requests": "requests", "draft": "draft_tokens", "accepted": "accepted_tokens"}
+    found = {
+        key: re.search(rf'^eft:{name}_total\{{model="{model}"\}} (\S+)$', metrics, re.MULTILINE)
+        for key, name in names.items()
+    }
+    return {key: float(match[1]) if match else 0.0 for key, match in found.items()}
 
 
 def generated_tokens(server: Server) -> dict[str, float]:

@@ -118,7 +118,10 @@ def test_an_alias_takes_from_the_defaults_what_it_leaves_out(make_config):
             "speculative: method ngram needs no draft",
         ),
         ({"speculative": {"draft": "helpful", "lookup_min": 2}}, "belong to method ngram"),
-        ({"speculative": {"method": "ngram", "lookup_min": 5}}, "lookup_min 5 is above lookup_max 4"),
+        (
+            {"speculative": {"method": "ngram", "lookup_min": 5, "lookup_max": 4}},
+            "lookup_min 5 is above lookup_max 4",
+        ),
         (
             {"vllm": {"trust_remote_code": True}},
             "vllm.trust_remote_code: 'trust_remote_code' cannot be set here",
@@ -266,3 +269,13 @@ def test_a_revision_of_a_directory_is_refused(write_family):
         load_config(write_family(), revision="v1")
     with pytest.raises(ConfigError, match=r"experts\.helpful\.revision: './h' is a directory"):
         load_config(write_family(experts={"helpful": {"model": "./h", "revision": "v1"}}))
+
+
+@pytest.mark.parametrize(
+    "speculative",
+    [{"draft": "helpful"}, {"method": "ngram"}, {"method": "ngram", "lookup_min": 6}],
+)
+def test_what_has_been_validated_can_be_validated_again(make_config, speculative):
+    """Options of the command line are merged into a validated family."""
+    config = make_config(speculative=speculative)
+    assert ServerConfig.model_validate(config.model_dump()) == config

@@ -295,11 +295,8 @@ def _speculation(config: ServerConfig) -> dict[str, Any]:
         return {}
     options: dict[str, Any] = {"num_speculative_tokens": speculative.tokens}
     if speculative.method == "ngram":
-        options |= {
-            "method": "ngram",
-            "prompt_lookup_min": speculative.lookup_min,
-            "prompt_lookup_max": speculative.lookup_max,
-        }
+        shortest, longest = speculative.lookup
+        options |= {"method": "ngram", "prompt_lookup_min": shortest, "prompt_lookup_max": longest}
     else:
         # A member is not loaded again (`drafting`): vLLM is told of the base, whose sizes pass its checks.
         named = config.base if _drafting_member(config) else MemberSpec(model=str(speculative.draft))
