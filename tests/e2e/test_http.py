@@ -40,6 +40,8 @@ def test_a_chat_is_answered_and_says_which_weights_it_was_given(client: OpenAI) 
         "model": "tiny",
         "weights": {"helpful": 0.75, "harmless": 0.0, "broken": 0.0},
         "scale": 1.0,
+        "amplify": 1.0,
+        "filter": None,
     }
 
 
@@ -168,7 +170,8 @@ def test_a_response_is_answered_as_the_chat_that_it_stands_for(client: OpenAI) -
     assert whole.output_text == chat.choices[0].message.content
     assert whole.model == "tiny"
     assert whole.usage and whole.usage.output_tokens == 16
-    applied = {"model": "tiny", "weights": {"helpful": 1.0, "harmless": 0.0, "broken": 0.0}, "scale": 1.0}
+    applied = {"model": "tiny", "weights": {"helpful": 1.0, "harmless": 0.0, "broken": 0.0}}
+    applied |= {"scale": 1.0, "amplify": 1.0, "filter": None}
     assert (whole.model_extra or {})["eft"] == applied
     with client.responses.stream(**asked, extra_body=weights(1)) as stream:
         events = list(stream)
