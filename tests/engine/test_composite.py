@@ -93,7 +93,8 @@ def test_prefix_cache_hits_bring_tokens_and_not_weights(running: Running) -> Non
 
 
 def test_preempted_requests_resume_with_their_weights(running: Running) -> None:
-    requests = [greedy(prompt(60 + i, 40), SETTINGS[i % len(SETTINGS)], 60) for i in range(10)]
+    # Ten times two blocks fit in the cache, ten times three do not.
+    requests = [greedy(prompt(60 + i, 60), SETTINGS[i % len(SETTINGS)], 14) for i in range(10)]
     outputs = check(running, requests)
     assert outputs[0]["metrics"]["vllm:num_preemptions"] > 0
 
