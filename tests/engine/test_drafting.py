@@ -37,7 +37,7 @@ def test_a_member_drafts_on_its_own_prompt(running: Running) -> None:
     assert acceptance(check(running, requests)) > 0.9
 
 
-@pytest.mark.parametrize("drafting", ["{draft: ./b, tokens: 3}", "{method: ngram, tokens: 3}"])
+@pytest.mark.parametrize("drafting", ["{draft: ./b, tokens: 3}", "{method: ngram, tokens: 3, lookup_min: 1}"])
 def test_other_drafts_change_nothing_but_the_speed(family: Path, reference: Reference, drafting: str) -> None:
     engine = Engine(family, [f"speculative={drafting}"])
     running = Running(engine, reference, v2=False, speculative=True)

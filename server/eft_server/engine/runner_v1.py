@@ -235,9 +235,9 @@ class EftCPUWorker(EftWorker, CPUWorker):
     """The worker of the CPU build."""
 
     def init_device(self) -> None:
-        """Mend a kernel of that build, too."""
-        super().init_device()
+        """Mend a kernel of that build, too, and first: vLLM's registry stumbles over numba, which n-gram drafts import."""
         register_cpu_kernels()
+        super().init_device()
 
 
 class EftGPUWorker(EftWorker):
