@@ -118,7 +118,7 @@ def by_hand(logits: torch.Tensor, top_p: float) -> set[int]:
     """The nucleus, token by token."""
     probabilities = logits.double().softmax(-1).tolist()
     inside: set[int] = set()
-    for token in sorted(range(len(probabilities)), key=lambda token: -probabilities[token]):
+    for token in logits.argsort(descending=True, stable=True).tolist():
         if inside and sum(probabilities[other] for other in inside) >= top_p:
             break
         inside.add(token)

@@ -235,7 +235,7 @@ class EftCPUWorker(EftWorker, CPUWorker):
     """The worker of the CPU build."""
 
     def init_device(self) -> None:
-        """Mend a kernel of that build, too, and first: vLLM's registry stumbles over numba, which n-gram drafts import."""
+        """Mend a kernel of that build first: vLLM's registry stumbles over numba, which n-gram drafts import."""
         register_cpu_kernels()
         super().init_device()
 
