@@ -17,6 +17,7 @@ from eft_server.problems import KeyedError, describe
 
 __all__ = [
     "BASE",
+    "SAME_AS",
     "ExpertSpec",
     "Filter",
     "Limits",
@@ -32,6 +33,9 @@ __all__ = [
 
 BASE = "base"
 """The base's name among the members."""
+
+SAME_AS = "same as "
+"""Begins a member's template where it is another member's."""
 
 MAX_EXPERTS = 32
 MAX_ALIASES = 128
@@ -407,7 +411,7 @@ class ServerConfig(_Section):
         sections += [(("references", name), spec) for name, spec in self.references.items()]
         sections += [(("experts", name), spec) for name, spec in self.experts.items()]
         for key, spec in sections:
-            other = (spec.template or "").removeprefix("same as ")
+            other = (spec.template or "").removeprefix(SAME_AS)
             if other != (spec.template or "") and other not in self.members:
                 message = f"{other!r} is not a member; known: {', '.join(self.members)}"
                 raise KeyedError((*key, "template"), message)
@@ -567,7 +571,7 @@ def _with_paths(config: ServerConfig, folder: Path) -> ServerConfig:
 
 
 def _is_named_template(template: str) -> bool:
-    return template in ("own", "plain") or template.startswith("same as ")
+    return template in ("own", "plain") or template.startswith(SAME_AS)
 
 
 def _checkpoint(key: tuple[str, ...], model: str, folder: Path) -> str:

@@ -18,15 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from eft_server.adapter import has_tokenizer
 from eft_server.checkpoint import read_tokenizer
-from eft_server.config import BASE, ServerConfig
+from eft_server.config import BASE, SAME_AS, ServerConfig
 from eft_server.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["PLAIN", "SAME_AS", "MemberTemplate", "Voice", "family_voices", "member_templates"]
-
-SAME_AS = "same as "
+__all__ = ["PLAIN", "MemberTemplate", "Voice", "family_voices", "member_templates"]
 
 PLAIN = (
     "{% for message in messages %}"

@@ -85,10 +85,13 @@ class MemberRenderer(OnlineRenderer):
         """The engine's prompt; members that do not count in this request read the longest."""
         longest = max(by_member.values(), key=len)
         if any(ids != longest for ids in by_member.values()):
-            if getattr(request, "prompt_logprobs", None) is not None or getattr(request, "echo", False):
-                message = "the members read prompts of their own, so there is no prompt to score or to repeat"
-                field = "echo" if getattr(request, "echo", False) else "prompt_logprobs"
-                raise ApiError(f"{field}: {message}.", param=field, code="invalid_value")
+            for field in ("echo", "prompt_logprobs"):
+                asked = getattr(request, field, None)
+                if asked is not None and asked is not False:  # Not by equality: prompt_logprobs may be 0.
+                    message = (
+                        "the members read prompts of their own, so there is no prompt to score or to repeat"
+                    )
+                    raise ApiError(f"{field}: {message}.", param=field, code="invalid_value")
             prompts = [by_member.get(member, longest) for member in range(self.member_count)]
             request.vllm_xargs = {**(request.vllm_xargs or {}), PROMPTS_KEY: prompts}
             # Nobody reads the engine's own prompt now; it may hold ids that the base has no room for.

@@ -214,12 +214,11 @@ class EftWorker(Worker):
         runner: Any = self.model_runner
         if type(runner) in _RUNNERS:
             runner.__class__ = _RUNNERS[type(runner)]
-            runner.let_a_member_draft()
         else:
             from eft_server.engine.runner_v2 import retyped
 
             runner.__class__ = retyped(type(runner))
-            runner.let_a_member_draft()
+        runner.let_a_member_draft()
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         """What vLLM's says, fit for windows of several sizes."""
