@@ -21,17 +21,19 @@ from eft_server.batch.requests import parse_weights
 from eft_server.behaviours import Behaviours
 from eft_server.bench import shapes, smollm2
 from eft_server.bench.contestants import Contestant, Job, Timed, Variant, composite, loop, member
+from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import Rounds, run, spread
 from eft_server.config import ServerConfig, load_config
 from eft_server.engine.plan import plan
 from eft_server.errors import ConfigError, EftError
-from eft_server.family import inspect_family
+from eft_server.family import FamilyReport, inspect_family
+from eft_server.vocabulary import Vocabulary
 
 COMPOSITE, LOOP = "composite", "transformers loop"
 FILTERED, APART = "composite, filtered", "composite, own prompts"
 WORK = Path(".bench")
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 140)
 
 
 def main(
@@ -52,6 +54,14 @@ def main(
         int, typer.Option(help="Tokens in each prompt where reading is measured; 0 leaves it out", min=0)
     ] = 64,
     rounds: Annotated[int, typer.Option(help="How often each is measured, in turns", min=1)] = 5,
+    rest: Annotated[
+        float,
+        typer.Option(
+            help="Seconds before each measurement. vLLM's processes poll for 1 s after a step; who came next would "
+            "share the cores with them",
+            min=0,
+        ),
+    ] = 1.2,
     draft: Annotated[
         str | None, typer.Option(help="The member that drafts (default: the first expert)")
     ] = None,
@@ -73,9 +83,11 @@ def main(
     for family in families or ["demo", "smollm2"]:
         try:
             config = load_config(_path(family))
-            measured = Measured(batch, tokens, prompt, prefill, rounds, _mixtures(config, weights or ()))
+            report = inspect_family(config)
+            mixtures = _mixtures(config, weights or ())
+            measured = Measured(batch, tokens, prompt, prefill, rounds, rest, report.vocabulary, mixtures)
             speculation = Speculation(draft or next(iter(config.experts)), drafted)
-            _measure(config, measured, speculation, output)
+            _measure(config, report, measured, speculation, output)
         except EftError as error:
             console.print(f"[red]{error}")
             raise SystemExit(2) from None
@@ -91,6 +103,8 @@ class Measured:
         prompt: tokens before them.
         prefill: tokens of a prompt where reading is measured.
         rounds: how often each is measured.
+        rest_s: seconds before each measurement.
+        vocabulary: what prompts are made of.
         mixtures: what the composite's requests ask for, beside the family's defaults, by name.
     """
 
@@ -99,21 +113,26 @@ class Measured:
     prompt: int
     prefill: int
     rounds: int
+    rest_s: float
+    vocabulary: Vocabulary
     mixtures: Mapping[str, tuple[float, ...]]
 
     def jobs(self) -> Iterator[tuple[str, list[Job]]]:
         """Each measurement's title and its jobs, the one to warm up first."""
         shuffled = random.Random(0)
         for size in self.batches:
-            prompts = _prompts(size, self.prompt, shuffled)
+            prompts = self._prompts(size, self.prompt, shuffled)
             short, whole = Job(prompts, max(4, self.tokens // 8)), Job(prompts, self.tokens)
             yield f"batch {size}", [short, *(whole for _ in range(self.rounds))]
             for title, mixture in self.mixtures.items():
                 other = replace(whole, mixture=mixture)
                 yield f"batch {size}, {title}", [short, *(other for _ in range(self.rounds))]
         for size in self.batches if self.prefill else ():
-            fresh = [_prompts(size, self.prefill, shuffled) for _ in range(self.rounds + 1)]
-            yield f"reading, batch {size}", [Job(prompts, 1) for prompts in fresh]
+            fresh = [self._prompts(size, self.prefill, shuffled) for _ in range(self.rounds + 1)]
+            yield f"batch {size}", [Job(prompts, 1) for prompts in fresh]
+
+    def _prompts(self, count: int, length: int, shuffled: random.Random) -> list[list[int]]:
+        return [random_ids(length, self.vocabulary, shuffled) for _ in range(count)]
 
 
 @dataclass(frozen=True)
@@ -149,9 +168,11 @@ def _path(family: str) -> str:
     return str(shapes.write_family(family, WORK / family)) if family in shapes.SHAPES else family
 
 
-def _measure(config: ServerConfig, measured: Measured, speculation: Speculation, output: Path) -> None:
+def _measure(
+    config: ServerConfig, report: FamilyReport, measured: Measured, speculation: Speculation, output: Path
+) -> None:
     with ExitStack() as stack:
-        contestants = _with_variants(config, _start(config, speculation, stack))
+        contestants = _with_variants(config, _start(config, report, speculation, stack))
         columns = (
             TextColumn("{task.description:<40}"),
             BarColumn(),
@@ -161,19 +182,26 @@ def _measure(config: ServerConfig, measured: Measured, speculation: Speculation,
         planned = list(measured.jobs())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("measuring", total=len(planned) * measured.rounds * len(contestants))
+
+            def advance(name: str) -> None:
+                progress.update(task, advance=1, description=name)
+
             results = [
-                run(title, contestants, jobs, lambda name: progress.update(task, advance=1, description=name))
-                for title, jobs in planned
+                run(title, contestants, jobs, advance, rest_s=measured.rest_s) for title, jobs in planned
             ]
-    _print(config, speculation, results)
+    for verb, reading in (("generated", False), ("read", True)):
+        if of_kind := [result for result in results if result.reading == reading]:
+            _print(f"{config.name}: tokens {verb} per second", config, speculation, of_kind)
     _save(config, results, measured, output)
 
 
-def _start(config: ServerConfig, speculation: Speculation, stack: ExitStack) -> dict[str, Contestant]:
+def _start(
+    config: ServerConfig, report: FamilyReport, speculation: Speculation, stack: ExitStack
+) -> dict[str, Contestant]:
     if config.adapters:
         names = ", ".join(config.adapters)
         raise ConfigError(f"each member runs alone here: merge the adapters into checkpoints first ({names})")
-    starting = list(_contestants(config, speculation, stack))
+    starting = list(_contestants(config, report, speculation, stack))
     with console.status("") as status:
         for number, contestant in enumerate(starting, 1):
             status.update(f"{config.name}: waiting for {contestant.name} ({number} of {len(starting)})")
@@ -181,14 +209,15 @@ def _start(config: ServerConfig, speculation: Speculation, stack: ExitStack) -> 
     return {contestant.name: contestant for contestant in starting}
 
 
-def _contestants(config: ServerConfig, speculation: Speculation, stack: ExitStack) -> Iterator[Contestant]:
+def _contestants(
+    config: ServerConfig, report: FamilyReport, speculation: Speculation, stack: ExitStack
+) -> Iterator[Contestant]:
     """Start everybody's process."""
 
     def stopped(contestant: Contestant) -> Contestant:
         stack.callback(contestant.close)
         return contestant
 
-    report = inspect_family(config)
     plain = plan(config.model_copy(update={"speculative": None}), report)
     for name in config.members:
         yield stopped(member(name, config, plain))
@@ -213,14 +242,10 @@ def _with_variants(config: ServerConfig, contestants: dict[str, Contestant]) -> 
     }
 
 
-def _prompts(count: int, length: int, shuffled: random.Random) -> list[list[int]]:
-    return [[shuffled.randrange(300, 1500) for _ in range(length)] for _ in range(count)]
-
-
-def _print(config: ServerConfig, speculation: Speculation, results: list[Rounds]) -> None:
-    table = Table(
-        title=f"{config.name}: tokens/s, median of {len(results[0].tokens_per_s[COMPOSITE])} rounds"
-    )
+def _print(title: str, config: ServerConfig, speculation: Speculation, results: list[Rounds]) -> None:
+    """One table: a column for each result."""
+    rounds = len(results[0].tokens_per_s[COMPOSITE])
+    table = Table(title=f"{title}, median of {rounds} round{'s' * (rounds > 1)}")
     table.add_column("")
     for result in results:
         table.add_column(result.title, justify="right")
@@ -235,9 +260,10 @@ def _print(config: ServerConfig, speculation: Speculation, results: list[Rounds]
         against = (spread(_against(result, name, COMPOSITE)) for result in results)
         table.add_row(f"{name.removeprefix('composite, ')} / composite", *against)
     for name in speculation.names:
-        shares = (result.acceptance(name) for result in results)
-        kept = ("" if share is None else f"{share:.0%}" for share in shares)
-        table.add_row(f"{name.removeprefix('composite, ')}: kept", *kept)
+        shares = [result.acceptance(name) for result in results]
+        if any(share is not None for share in shares):
+            kept = ("" if share is None else f"{share:.0%}" for share in shares)
+            table.add_row(f"{name.removeprefix('composite, ')}: kept", *kept)
     console.print(table)
 
 

@@ -1,6 +1,7 @@
 """Who is measured: engines and the loop, each in a process of its own, all alive at once so that rounds interleave."""
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,9 +37,14 @@ class Job:
     skipped: tuple[int, ...] | None = None
 
     @property
+    def reads(self) -> bool:
+        """Is this one of reading?"""
+        return self.tokens == 1
+
+    @property
     def counted(self) -> int:
         """The tokens whose rate is told: those generated, or, where reading is measured, those read."""
-        return sum(len(prompt) if self.tokens == 1 else self.tokens for prompt in self.prompts)
+        return sum(len(prompt) if self.reads else self.tokens for prompt in self.prompts)
 
     def extra_args(self, prompt: Sequence[int]) -> dict[str, Any]:
         """What goes with one prompt, as the server sends it."""
@@ -108,8 +114,7 @@ class Contestant:
         """Stop it, and the processes that it started; there is nothing to be saved."""
         if self._process.pid is None or not self._process.is_alive():
             return
-        for child in psutil.Process(self._process.pid).children(recursive=True):
-            child.kill()
+        _kill_children(self._process.pid)
         self._process.kill()
         self._process.join()
 
@@ -143,13 +148,21 @@ def _serve(pipe: Connection, build: Callable[..., Generator], arguments: Sequenc
     while True:
         try:
             job = pipe.recv()
-        except EOFError:
+        except (
+            EOFError
+        ):  # Who asked is gone, perhaps killed. An engine's processes would be waited for, for good.
+            _kill_children(os.getpid())
             return
         before, start = generator.drafts(), time.perf_counter()
         generator.generate(job)
         seconds, after = time.perf_counter() - start, generator.drafts()
         drafts = Drafts(after.drafted - before.drafted, after.accepted - before.accepted)
         pipe.send(Timing(seconds, drafts))
+
+
+def _kill_children(process: int) -> None:
+    for child in psutil.Process(process).children(recursive=True):
+        child.kill()
 
 
 class Engine:

@@ -15,10 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from eft_server.behaviours import Behaviours
+from eft_server.bench.prompts import random_ids
 from eft_server.config import ServerConfig, load_config
 from eft_server.engine.manifest import KEY, Manifest
 from eft_server.errors import EftError
 from eft_server.family import inspect_family
+from eft_server.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -111,9 +113,10 @@ def main(
 def _compare(config: ServerConfig, requests: int, tokens: int) -> tuple[dict[str, Difference], str]:
     from eft_server.engine.plan import plan
 
-    planned = plan(config, inspect_family(config))
+    report = inspect_family(config)
+    planned = plan(config, report)
     manifest = Manifest(**planned.options["hf_overrides"][KEY])
-    cases = list(_cases(config, requests))
+    cases = list(_cases(config, report.vocabulary, requests))
     with console.status("the engine"):
         dtype, runs = _ask(planned, cases, tokens)
     found = {"generated": Difference(), "from the prefix cache": Difference(), "prompts": Difference()}
@@ -125,7 +128,7 @@ def _compare(config: ServerConfig, requests: int, tokens: int) -> tuple[dict[str
     return found, dtype
 
 
-def _cases(config: ServerConfig, count: int) -> Iterator[Case]:
+def _cases(config: ServerConfig, vocabulary: Vocabulary, count: int) -> Iterator[Case]:
     """Requests that ask for the plain base, for each expert, and for random weights, in turns."""
     shuffled, behaviours = random.Random(0), Behaviours(config)
     for number in range(count):
@@ -135,7 +138,7 @@ def _cases(config: ServerConfig, count: int) -> Iterator[Case]:
         asked: dict[str, Any] | None = {"weights": weights}
         mixture = behaviours.resolve(config.name, asked if number % 4 else {"scale": 0.0}).mixture.numbers
         length = shuffled.randint(*PROMPT_TOKENS)
-        prompt = tuple(shuffled.randrange(300, 1500) for _ in range(length))
+        prompt = tuple(random_ids(length, vocabulary, shuffled))
         yield Case(prompt, mixture[: len(config.members)], mixture, scores_prompt=number % 3 == 2)
 
 

@@ -2,6 +2,7 @@
 
 import random
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,12 +17,14 @@ class Rounds:
     Attributes:
         title: what was measured.
         batch: requests at once.
+        reading: were the tokens read, or generated?
         tokens_per_s: contestant -> a value for each round; the same index is the same round.
         drafts: contestant -> drafted and accepted tokens in all rounds, for those that draft.
     """
 
     title: str
     batch: int
+    reading: bool
     tokens_per_s: dict[str, list[float]] = field(default_factory=dict)
     drafts: dict[str, Drafts] = field(default_factory=dict)
 
@@ -58,7 +61,12 @@ class Rounds:
 
 
 def run(
-    title: str, contestants: Mapping[str, Timed], jobs: Sequence[Job], advance: Callable[[str], None]
+    title: str,
+    contestants: Mapping[str, Timed],
+    jobs: Sequence[Job],
+    advance: Callable[[str], None],
+    *,
+    rest_s: float = 0.0,
 ) -> Rounds:
     """Time every contestant in every round, in an order that changes, after one run to warm up.
 
@@ -68,14 +76,16 @@ def run(
         jobs: what each of them does to warm up, and then one job for each round. Prompts that are read again come
             from the prefix cache: where reading is measured, each job has its own.
         advance: called with a name after each measurement.
+        rest_s: how long to wait before each measurement, so that nobody shares the cores with who was before it.
     """
     warm_up, *rounds = jobs
-    result = Rounds(title, len(warm_up.prompts), {name: [] for name in contestants}, {})
+    result = Rounds(title, len(warm_up.prompts), warm_up.reads, {name: [] for name in contestants})
     shuffled = random.Random(0)
     for contestant in contestants.values():
         contestant.time(warm_up)
     for job in rounds:
         for name in shuffled.sample(list(contestants), len(contestants)):
+            time.sleep(rest_s)
             result.add(name, job, contestants[name].time(job))
             advance(name)
     return result

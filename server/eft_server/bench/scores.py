@@ -9,9 +9,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import spread
 from eft_server.config import load_config
+from eft_server.family import inspect_family
 from eft_server.loaded import LoadedFamily, load
+from eft_server.vocabulary import Vocabulary
 
 Items: TypeAlias = list[dict[str, Any]]
 Way: TypeAlias = Callable[[Items], object]
@@ -35,12 +38,13 @@ def main(
     drawn = random.Random(0)
     members = load_config(family).members
     settings = [f"server.max_prompts={max(items, 16)}", f"server.max_score_items={items}"]
+    vocabulary = inspect_family(load_config(family)).vocabulary
     with load(family, overrides=settings) as loaded:
         ways = _ways(loaded, members)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(rounds + 1):
             for name in drawn.sample(list(ways), len(ways)):
-                taken = _time(ways[name], _texts(drawn, items, prompt, completion))
+                taken = _time(ways[name], _texts(drawn, vocabulary, items, prompt, completion))
                 if number:  # The first round warms up.
                     seconds[name].append(taken)
     table = Table("way", "seconds, median", f"× {ONE}", title=f"{items} × ({prompt} + {completion}) tokens")
@@ -65,11 +69,11 @@ def _echoed(items: Items, model: str) -> dict[str, Any]:
     return {"model": model, "prompt": texts, "prompt_logprobs": 0, "max_tokens": 1}
 
 
-def _texts(drawn: random.Random, items: int, prompt: int, completion: int) -> Items:
-    def ids(count: int) -> list[int]:
-        return drawn.choices(range(100, 500), k=count)
-
-    return [{"prompt": ids(prompt), "completion": ids(completion)} for _ in range(items)]
+def _texts(drawn: random.Random, vocabulary: Vocabulary, items: int, prompt: int, completion: int) -> Items:
+    sizes = {"prompt": prompt, "completion": completion}
+    return [
+        {name: random_ids(count, vocabulary, drawn) for name, count in sizes.items()} for _ in range(items)
+    ]
 
 
 def _time(way: Way, items: Items) -> float:

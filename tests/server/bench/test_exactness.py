@@ -4,6 +4,7 @@ import torch
 
 from eft_server.bench.exactness import Answer, Difference, Said, _cases, _hold_against, _print
 from eft_server.config import load_config
+from eft_server.vocabulary import Vocabulary
 
 ROWS = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]).log()
 
@@ -32,7 +33,7 @@ def test_only_what_is_above_the_tolerance_fails():
 
 
 def test_the_batch_mixes_the_plain_base_with_other_weights_and_scores_some_prompts():
-    cases = list(_cases(load_config("demo"), 12))
+    cases = list(_cases(load_config("demo"), Vocabulary(1536, ((0, 1500),)), 12))
     plain = [case for case in cases if case.coefficients[0] == 1 and not any(case.coefficients[1:])]
     assert 3 <= len(plain) < 12
     assert len({case.coefficients for case in cases}) > 3

@@ -5,6 +5,9 @@ import pytest
 from eft_server.bench.__main__ import Measured, Speculation
 from eft_server.bench.contestants import Drafts, Job, Timing
 from eft_server.bench.rounds import Rounds, run, spread
+from eft_server.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(100, ((0, 1), (5, 90)))
 
 
 class Scripted:
@@ -24,12 +27,14 @@ def test_the_first_job_warms_up_and_is_not_counted():
     contestant, seen = Scripted(Timing(9.0), Timing(2.0), Timing(4.0)), []
     result = run("batch 2", {"a": contestant}, jobs(4, 8, 8), seen.append)
     assert result.tokens_per_s == {"a": [8.0, 4.0]}
+    assert not result.reading
     assert (result.batch, seen, len(contestant.jobs)) == (2, ["a", "a"], 3)
 
 
 def test_reading_counts_the_tokens_of_the_prompts():
     result = run("reading", {"a": Scripted(Timing(1.0), Timing(2.0))}, jobs(1, 1), lambda name: None)
     assert result.tokens_per_s == {"a": [3.0]}
+    assert result.reading
 
 
 def test_acceptance_is_taken_over_all_rounds_and_none_where_nobody_drafts():
@@ -41,7 +46,7 @@ def test_acceptance_is_taken_over_all_rounds_and_none_where_nobody_drafts():
 
 
 def test_the_bound_is_what_the_members_cost_one_by_one():
-    result = Rounds("batch 1", 1, {"base": [10.0], "small": [40.0], "expert": [40.0]})
+    result = Rounds("batch 1", 1, False, {"base": [10.0], "small": [40.0], "expert": [40.0]})
     assert result.bound(["base", "small", "expert"]) == [pytest.approx(1 / (0.1 + 0.025 + 0.025))]
 
 
@@ -50,8 +55,10 @@ def test_a_spread_is_the_median_with_its_ends():
 
 
 def test_what_is_read_is_never_the_same_twice_and_what_is_generated_from_is():
-    planned = dict(Measured([2], tokens=16, prompt=4, prefill=8, rounds=3, mixtures={}).jobs())
-    reading, batch = planned["reading, batch 2"], planned["batch 2"]
+    measured = Measured(
+        [2], tokens=16, prompt=4, prefill=8, rounds=3, rest_s=0, vocabulary=VOCABULARY, mixtures={}
+    )
+    (_, batch), (_, reading) = measured.jobs()
     assert len({tuple(map(tuple, job.prompts)) for job in reading}) == len(reading) == 4
     assert {len(job.prompts[0]) for job in reading} == {8}
     assert len({tuple(map(tuple, job.prompts)) for job in batch}) == 1
@@ -59,8 +66,9 @@ def test_what_is_read_is_never_the_same_twice_and_what_is_generated_from_is():
 
 
 def test_other_weights_are_measured_beside_the_defaults():
+    mixtures = {"helpful=1": (1.0, -1.0, 1.0)}
     measured = Measured(
-        [1], tokens=16, prompt=4, prefill=0, rounds=1, mixtures={"helpful=1": (1.0, -1.0, 1.0)}
+        [1], tokens=16, prompt=4, prefill=0, rounds=1, rest_s=0, vocabulary=VOCABULARY, mixtures=mixtures
     )
     planned = dict(measured.jobs())
     assert list(planned) == ["batch 1", "batch 1, helpful=1"]

@@ -1,0 +1,112 @@
+"""The benchmarks run to their end, on a small family, and leave nobody behind when they are killed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .checkpoints import write_checkpoint
+
+FAMILY = """
+name: small
+base: ./base
+references: {ref: ./ref}
+experts: {a: ./a}
+vllm: {dtype: float32, max_model_len: 128, max_num_seqs: 4, block_size: 32, kv_cache_memory_bytes: 16777216}
+"""
+KILLED = """
+import subprocess, sys, time
+from eft_server.bench.contestants import Contestant
+
+class WithProcess:
+    def __init__(self):
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+
+if __name__ == "__main__":
+    Contestant("sleeper", WithProcess).wait_until_ready()
+    print("up", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    for seed, name in enumerate(("base", "ref", "a")):
+        write_checkpoint(folder / name, seed)
+    path = folder / "family.yaml"
+    path.write_text(FAMILY)
+    return path
+
+
+def bench(module: str, *arguments: str | Path) -> str:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_everybody_is_measured_generating_and_reading(family: Path, tmp_path: Path) -> None:
+    sizes = (
+        "--batch",
+        "2",
+        "--rounds",
+        "2",
+        "--tokens",
+        "8",
+        "--prompt",
+        "9",
+        "--prefill",
+        "16",
+        "--rest",
+        "0",
+    )
+    printed = bench(
+        "eft_server.bench", family, *sizes, "--drafted", "2", "--weights", "a=0.5", "--output", tmp_path
+    )
+    (path,) = tmp_path.glob("small-*.json")
+    found = json.loads(path.read_text())
+    names = ["base", "ref", "a", "composite", "composite, a drafts 2", "transformers loop"]
+    names += ["composite, filtered", "composite, own prompts"]
+    titles = [(result["title"], result["reading"]) for result in found["results"]]
+    assert titles == [("batch 2", False), ("batch 2, a=0.5", False), ("batch 2", True)]
+    for result in found["results"]:
+        assert list(result["tokens_per_s"]) == names
+        assert all(len(rates) == 2 and min(rates) > 0 for rates in result["tokens_per_s"].values())
+        assert len(result["bound_tokens_per_s"]) == 2
+    assert found["results"][0]["drafts"]["composite, a drafts 2"]["drafted"] > 0
+    for row in ("composite / bound", "composite / loop", "a drafts 2 / composite", "a drafts 2: kept"):
+        assert row in printed
+    assert "small: tokens generated per second" in printed
+    assert "small: tokens read per second" in printed
+
+
+def test_the_engine_is_held_against_transformers(family: Path, tmp_path: Path) -> None:
+    numbers = tmp_path / "exact.json"
+    printed = bench(
+        "eft_server.bench.exactness", family, "--requests", "6", "--tokens", "4", "--output", numbers
+    )
+    assert "within the tolerance" in printed
+    (found,) = json.loads(numbers.read_text())
+    for title in ("generated", "from the prefix cache", "prompts"):
+        assert found[title]["compared"] > 0
+        assert found[title]["worse_tokens"] == 0
+
+
+def test_who_is_measured_ends_with_a_benchmark_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(KILLED)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "up\n"
+        started = psutil.Process(program.pid).children(recursive=True)
+        program.kill()
+        program.wait()
+        _, alive = psutil.wait_procs(started, timeout=30)
+        for process in alive:
+            process.kill()
+        assert len(started) >= 2
+        assert alive == []
