@@ -1,22 +1,17 @@
 """The clients' commands, for the command line that the server's are on, too: `eft chat` and `eft bench`."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from eft_client.ending import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, bench_errors_in_words, fail
 from eft_client.errors import EftError
 from eft_client.load.command import load
-from eft_client.settings import DEFAULT_URL, SettingError
+from eft_client.settings import DEFAULT_URL
 
 __all__ = ["add_commands"]
-
-EXIT_WRONG_INPUT = 2
-EXIT_INTERRUPTED = 130
-_BENCH_PACKAGES = ("jinja2", "matplotlib", "numpy")
 
 bench = typer.Typer(
     name="bench",
@@ -43,6 +38,14 @@ def chat(  # noqa: PLR0913 (one for each option)
         str | None, typer.Option(metavar="EXPERT=NUMBER,…", help="Weights. Default: the model's own.")
     ] = None,
     scale: Annotated[float | None, typer.Option(help="The factor on all weights.")] = None,
+    amplify: Annotated[float | None, typer.Option(help="The factor on what size changes.")] = None,
+    filter: Annotated[  # noqa: A002 (the option's name)
+        str | None,
+        typer.Option(
+            metavar="KIND:TOP_P",
+            help="Trust the small models within a nucleus alone, such as expert:0.9; off for none.",
+        ),
+    ] = None,
     system: Annotated[str | None, typer.Option(help="What the model is told before everything else.")] = None,
     temperature: Annotated[
         float | None, typer.Option(min=0, help="0 takes the likeliest token each time.")
@@ -77,13 +80,14 @@ def chat(  # noqa: PLR0913 (one for each option)
             model=model,
             weights=weights,
             scale=scale,
+            amplify=amplify,
+            filter=filter,
             system=system,
             sampling={"temperature": temperature, "max_tokens": max_tokens, "seed": seed},
         )
         status = run(wishes)
     except EftError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        raise fail(error, EXIT_WRONG_INPUT) from error
     raise typer.Exit(status)
 
 
@@ -238,7 +242,7 @@ def quality(  # noqa: PLR0913 (one for each option)
 
     eft bench quality --sweep 'helpful=0:1:0.1 harmless=1-helpful' --constraint 'harmlessness>=0.95'
     """
-    with _errors_in_words():
+    with bench_errors_in_words():
         from eft_client.quality.options import Options, prompts_of
         from eft_client.quality.prompts import as_json
 
@@ -282,24 +286,9 @@ def quality(  # noqa: PLR0913 (one for each option)
             output=output,
         )
         # In a file or a pipe the tables get the room that they need.
-        run(options, Console(width=None if sys.stdout.isatty() else 140))
-
-
-@contextmanager
-def _errors_in_words() -> Iterator[None]:
-    """Our errors as one message on stderr; a defect keeps its traceback."""
-    try:
-        yield
-    except (EftError, SettingError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(EXIT_WRONG_INPUT) from error
-    except KeyboardInterrupt:
-        typer.echo("interrupted: run the same command again, and it goes on where it stopped", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _BENCH_PACKAGES:
-            raise
-        typer.echo(
-            f"error: benchmarks need the extra `bench`: pip install 'eft-server[bench]' ({error})", err=True
-        )
-        raise typer.Exit(EXIT_WRONG_INPUT) from error
+        try:
+            run(options, Console(width=None if sys.stdout.isatty() else 140))
+        except KeyboardInterrupt:
+            again = "interrupted: run the same command again, and it goes on where it stopped"
+            typer.echo(again, err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None

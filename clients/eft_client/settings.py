@@ -11,6 +11,9 @@ from typing import Any
 
 import yaml
 
+from eft_client.errors import EftError
+from eft_client.files import read_text
+
 __all__ = ["DEFAULT_URL", "Setting", "SettingError", "parse_setting", "read_settings", "sweep"]
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
@@ -22,7 +25,7 @@ _NUMBERS = ("scale", "amplify")
 _KEYS = ("name", "model", "url", "weights", "scale", "amplify", "filter", "coefficients", "api_key_env")
 
 
-class SettingError(ValueError):
+class SettingError(EftError, ValueError):
     """A setting that cannot be read; the message names the value and what would be right."""
 
 
@@ -116,10 +119,8 @@ def read_settings(path: Path, *, url: str = DEFAULT_URL) -> list[Setting]:
         SettingError: The file is missing, too large, no such list, or says an unknown thing.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise SettingError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_text(path, MAX_FILE_BYTES, SettingError))
+    except yaml.YAMLError as error:
         raise SettingError(f"{path}: {error}") from None
     if not isinstance(content, list) or not content:
         raise SettingError(f"{path}: must be a YAML list of settings")

@@ -1,6 +1,5 @@
 """What can be typed beside questions: lines that begin with a slash."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from glob import escape, glob
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
-from eft_client.chat.behaviour import Behaviour, eft_in
+from eft_client.chat.behaviour import Behaviour, eft_in, filter_in, number_in
 from eft_client.chat.conversation import Conversation
 from eft_client.chat.draft import applied
 from eft_client.chat.screen import BOLD, DIM
@@ -113,10 +112,8 @@ def _amplify(chat: "Chat", argument: str) -> None:
 def _filter(chat: "Chat", argument: str) -> None:
     if argument == DEFAULT:
         _behave(chat, chat.behaviour.without("filter"))
-    elif argument == OFF:
-        _behave(chat, chat.behaviour.changed({"filter": None}))
     elif argument:
-        _behave(chat, chat.behaviour.changed({"filter": _filter_in(argument)}))
+        _behave(chat, chat.behaviour.changed({"filter": filter_in(argument)}))
     else:
         _tell_behaviour(chat)
 
@@ -176,7 +173,7 @@ def _system(chat: "Chat", argument: str) -> None:
 @_command("temperature", "NUMBER", "0 takes the likeliest token each time; or `default`")
 def _temperature(chat: "Chat", argument: str) -> None:
     if argument:
-        value = None if argument == DEFAULT else _number("temperature", argument)
+        value = None if argument == DEFAULT else number_in("temperature", argument)
         chat.sampling = replace(chat.sampling, temperature=value)
     _tell_sampling(chat)
 
@@ -284,19 +281,9 @@ def _factor(chat: "Chat", key: str, argument: str) -> None:
     if argument == DEFAULT:
         _behave(chat, chat.behaviour.without(key))
     elif argument:
-        _behave(chat, chat.behaviour.changed({key: _number(key, argument)}))
+        _behave(chat, chat.behaviour.changed({key: number_in(key, argument)}))
     else:
         _tell_behaviour(chat)
-
-
-def _filter_in(text: str) -> dict[str, Any]:
-    kind, _, top_p = text.partition(":")
-    if kind not in ("expert", "base"):
-        raise WrongArgument(f"filter must be expert:TOP_P or base:TOP_P, such as expert:0.9, not {text!r}")
-    value = _number("filter's TOP_P", top_p)
-    if not 0 <= value <= 1:
-        raise WrongArgument(f"filter's TOP_P is out of bounds: {value:g}; allowed: 0 to 1")
-    return {"kind": kind, "top_p": value}
 
 
 def _side(chat: "Chat", text: str) -> Behaviour:
@@ -335,16 +322,6 @@ def _path(name: str, argument: str) -> Path:
     if not argument:
         raise WrongArgument(f"/{name} needs a file, such as /{name} chat.json")
     return Path(argument).expanduser()
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise WrongArgument(f"{name} must be a number, not {text!r}")
-    return value
 
 
 def _count(name: str, text: str, least: int) -> int:

@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from eft_client.chat.behaviour import eft_in
+from eft_client.chat.behaviour import eft_in, filter_in
 from eft_client.chat.screen import Screen
-from eft_client.chat.session import EXIT_INTERRUPTED, Sampling, opened
+from eft_client.chat.session import Sampling, opened
 from eft_client.client import AsyncEftClient
+from eft_client.ending import EXIT_INTERRUPTED
 
 __all__ = ["Wishes", "run"]
 
@@ -28,6 +29,8 @@ class Wishes:
         model: the name to ask.
         weights: `expert=number` words.
         scale: the factor on all weights.
+        amplify: the factor on what size changes.
+        filter: `expert:TOP_P`, `base:TOP_P` or `off`.
         system: what the model is told before everything else.
         sampling: Sampling's attributes.
     """
@@ -37,6 +40,8 @@ class Wishes:
     model: str | None = None
     weights: str | None = None
     scale: float | None = None
+    amplify: float | None = None
+    filter: str | None = None
     system: str | None = None
     sampling: Mapping[str, Any]
 
@@ -64,8 +69,10 @@ def run(wishes: Wishes) -> int:
 def _run(wishes: Wishes, client: AsyncEftClient, runner: asyncio.Runner, screen: Screen) -> int:
     chat = opened(client, runner, screen, wishes.model, wishes.url)
     changes: dict[str, Any] = {} if wishes.weights is None else eft_in(wishes.weights, "weights")
-    if wishes.scale is not None:
-        changes["scale"] = wishes.scale
+    factors = {"scale": wishes.scale, "amplify": wishes.amplify}
+    changes |= {name: value for name, value in factors.items() if value is not None}
+    if wishes.filter is not None:
+        changes["filter"] = filter_in(wishes.filter)
     chat.behaviour = chat.behaviour.changed(changes)
     chat.sampling = Sampling(**wishes.sampling)
     chat.conversation.system = wishes.system

@@ -14,14 +14,12 @@ from eft_client.chat.draft import Draft, Show
 from eft_client.chat.line import Line
 from eft_client.chat.screen import BOLD, DIM, Screen
 from eft_client.client import AsyncEftClient
+from eft_client.ending import EXIT_FAILED, EXIT_INTERRUPTED
 from eft_client.errors import BadAnswer, EftError, WrongArgument
 from eft_client.results import ModelCard
 from eft_client.wire import behaviours_in
 
 __all__ = ["Chat", "Sampling", "opened"]
-
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from eft_client.files import read_text
 from eft_client.load.errors import LoadError
 
 __all__ = ["Closed", "Load", "Open", "Trace", "read_trace"]
@@ -67,12 +68,7 @@ def read_trace(path: Path) -> Trace:
     Raises:
         LoadError: The file is missing or too large, or a line holds something else; the message names the line.
     """
-    try:
-        if path.stat().st_size > MAX_TRACE_BYTES:
-            raise LoadError(f"{path}: larger than {MAX_TRACE_BYTES} bytes")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LoadError(f"{path}: {error}") from None
+    lines = read_text(path, MAX_TRACE_BYTES, LoadError).splitlines()
     times = sorted(_seconds(line, path, number) for number, line in enumerate(lines, 1) if line.strip())
     if not times:
         raise LoadError(f"{path}: no arrival in it; right would be a number of seconds on each line")

@@ -7,13 +7,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from eft_client.ending import EXIT_FAILED, bench_errors_in_words, fail
 from eft_client.settings import DEFAULT_URL
 
 __all__ = ["load"]
-
-EXIT_FAILED = 1
-EXIT_WRONG_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 _WHO, _WHAT, _HOW, _OUT = "Who is measured", "What is asked", "How the load is made", "Results"
 
@@ -195,27 +192,10 @@ def load(  # noqa: PLR0913 (one for each option)
     was measured.
     """
     given = dict(locals())
-    _require_extra()
-    from eft_client.load.errors import LoadError, NothingAnswered
-    from eft_client.settings import SettingError
-
-    try:
+    with bench_errors_in_words():
         _refuse_what_has_no_effect(given)
         code = _remake(again, baseline, goodput or []) if again else _measure(given)
-    except (LoadError, SettingError) as error:
-        code = _fail(error, EXIT_WRONG_INPUT)
-    except NothingAnswered as error:
-        code = _fail(error, EXIT_FAILED)
     raise typer.Exit(code)
-
-
-def _require_extra() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("jinja2", "matplotlib", "numpy") if find_spec(name) is None]
-    if missing:
-        typer.echo(f"this command needs {', '.join(missing)}: pip install 'eft-server[bench]'", err=True)
-        raise typer.Exit(EXIT_FAILED)
 
 
 def _refuse_what_has_no_effect(given: dict[str, Any]) -> None:
@@ -236,17 +216,14 @@ def _refuse_what_has_no_effect(given: dict[str, Any]) -> None:
         )
 
 
-def _fail(error: Exception, code: int) -> int:
-    from eft_client.printable import printable
-
-    typer.echo(f"eft bench load: {printable(str(error))}", err=True)
-    return code
-
-
 def _measure(given: dict[str, Any]) -> int:
+    from eft_client.load.errors import NothingAnswered
     from eft_client.load.session import measure
 
-    return measure(_options(given), given["goodput"] or [], given["output"])
+    try:
+        return measure(_options(given), given["goodput"] or [], given["output"])
+    except NothingAnswered as error:
+        raise fail(error, EXIT_FAILED) from error
 
 
 def _remake(raw: Path, baseline: str | None, goodput: Sequence[str]) -> int:

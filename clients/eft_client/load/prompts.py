@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from eft_client.files import read_text
 from eft_client.load.errors import LoadError
 
 __all__ = ["FromFile", "Lengths", "Prompt", "Prompts", "Rate", "Synthetic", "read_prompts"]
@@ -154,12 +155,7 @@ def read_prompts(path: Path, *, chat: bool, distinct: bool = False) -> FromFile:
     Raises:
         LoadError: The file is missing or too large, or holds something else; the message names the place and the value.
     """
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise LoadError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LoadError(f"{path}: {error}") from None
+    content = read_text(path, MAX_FILE_BYTES, LoadError)
     if path.suffix == ".json":
         found = _share_gpt(_parsed(content, str(path)), path)
     else:

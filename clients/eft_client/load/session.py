@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from eft_client.ending import EXIT_FAILED, EXIT_INTERRUPTED
 from eft_client.load.arrivals import Trace
 from eft_client.load.comparison import Comparison, compare
 from eft_client.load.contestants import Contestant
@@ -29,9 +30,6 @@ from eft_client.load.tables import print_tables
 from eft_client.settings import Setting
 
 __all__ = ["measure", "remake"]
-
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 
 #: Names and passwords in URLs are nobody's business who reads a report.
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")

@@ -46,8 +46,18 @@ def test_each_line_is_a_turn_and_answers_alone_are_printed(talker: Talker) -> No
 
 
 def test_options_are_what_the_first_answer_is_asked_with(talker: Talker) -> None:
-    options = "--weights helpful=0.7,harmless=0.2 --scale 1.5 --temperature 0.5 --max-tokens 9 --seed 3"
-    piped(talker, "Hi\n", *options.split(), "--system", "Be brief.", "--model", "demo-careful")
+    behaviour = "--weights helpful=0.7,harmless=0.2 --scale 1.5 --amplify 1.25 --filter base:0.9"
+    sampling = "--temperature 0.5 --max-tokens 9 --seed 3"
+    piped(
+        talker,
+        "Hi\n",
+        *behaviour.split(),
+        *sampling.split(),
+        "--system",
+        "Be brief.",
+        "--model",
+        "demo-careful",
+    )
     assert talker.bodies == [
         {
             "model": "demo-careful",
@@ -56,7 +66,12 @@ def test_options_are_what_the_first_answer_is_asked_with(talker: Talker) -> None
             "temperature": 0.5,
             "max_tokens": 9,
             "seed": 3,
-            "eft": {"weights": {"helpful": 0.7, "harmless": 0.2}, "scale": 1.5},
+            "eft": {
+                "weights": {"helpful": 0.7, "harmless": 0.2},
+                "scale": 1.5,
+                "amplify": 1.25,
+                "filter": {"kind": "base", "top_p": 0.9},
+            },
             "stream": True,
         }
     ]
@@ -189,6 +204,8 @@ def test_what_goes_wrong_ends_it_in_words(
     ("options", "words"),
     [
         (("--weights", "helpful=7"), "out of bounds; allowed: 0 to 2"),
+        (("--amplify", "7"), "amplify=7 is out of bounds; allowed: "),
+        (("--filter", "small:0.9"), "filter must be expert:TOP_P or base:TOP_P"),
         (("--model", "large"), "known: demo"),
         (("--api-key-env", "NO_SUCH_VARIABLE"), "the environment has no variable 'NO_SUCH_VARIABLE'"),
         (("--url", "nonsense"), "is no base URL"),

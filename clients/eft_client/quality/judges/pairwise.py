@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eft_client.errors import EftError
+from eft_client.files import read_text
 from eft_client.quality.answers import Answers
 from eft_client.quality.errors import StudyError
 from eft_client.quality.journal import Journal, content_key
@@ -22,7 +23,7 @@ from eft_client.settings import Setting
 
 __all__ = ["Agreement", "PairwiseJudge", "Preferences", "read_template", "verdict_in"]
 
-MAX_TEMPLATE_CHARS = 1 << 16
+MAX_TEMPLATE_BYTES = 1 << 16
 #: Longer answers are cut, and the judge is told so.
 MAX_ANSWER_CHARS = 8000
 _PLACES = ("question", "first", "second", "nonce")
@@ -36,12 +37,7 @@ def read_template(path: Path | None = None) -> str:
         StudyError: The file cannot be read, is too long, or lacks a place: {question}, {first}, {second} or {nonce}.
     """
     source = path or files("eft_client.quality.judges") / "pairwise.txt"
-    try:
-        text = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{source}: {error}") from None
-    if len(text) > MAX_TEMPLATE_CHARS:
-        raise StudyError(f"{source}: more than {MAX_TEMPLATE_CHARS:,} characters")
+    text = read_text(source, MAX_TEMPLATE_BYTES, StudyError)
     if missing := [place for place in _PLACES if f"{{{place}}}" not in text]:
         raise StudyError(
             f"{source}: lacks {{{missing[0]}}}; right would be one that has {{{'}, {'.join(_PLACES)}}}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from eft_client.files import read_text
 from eft_client.quality.answers import Answer
 from eft_client.quality.errors import StudyError
 from eft_client.quality.judges.match import mentions, tidy
@@ -34,12 +35,7 @@ class RefusalRules:
             StudyError: The file cannot be read, holds no rule, or a line of it is no regular expression.
         """
         source = path or files("eft_client.quality.judges") / "refusals.txt"
-        try:
-            text = source.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise StudyError(f"{source}: {error}") from None
-        if len(text) > MAX_RULES_BYTES:
-            raise StudyError(f"{source}: more than {MAX_RULES_BYTES:,} characters")
+        text = read_text(source, MAX_RULES_BYTES, StudyError)
         rules = list(_compiled(text, str(source)))
         refusals = tuple(pattern for exception, pattern in rules if not exception)
         if not refusals:
