@@ -11,6 +11,9 @@ import torch
 
 from eft_server.mixture import EXPERT_FILTER
 
+LIKELY = 1024
+"""How many of the likeliest tokens a nucleus is looked for in before all are sorted."""
+
 
 @dataclass(frozen=True)
 class Filters:
@@ -87,7 +90,8 @@ def is_broken(blended_RV: torch.Tensor) -> torch.Tensor:
 def nucleus(logits_RV: torch.Tensor, top_p_R: torch.Tensor) -> torch.Tensor:
     """Tell which tokens are in each row's nucleus: those that all likelier ones leave below top_p.
 
-    The most likely token is always in it, and tokens of equal probability are in it together.
+    The most likely token is always in it, and tokens of equal probability are in it together. A nucleus of 1 holds
+    every token that is possible at all.
 
     Args:
         logits_RV: float32 of shape (R, V).
@@ -96,12 +100,32 @@ def nucleus(logits_RV: torch.Tensor, top_p_R: torch.Tensor) -> torch.Tensor:
     Returns:
         bool of shape (R, V).
     """
-    sorted_RV = logits_RV.sort(dim=-1, descending=True).values
-    probability_RV = sorted_RV.softmax(dim=-1)
-    likelier_RV = probability_RV.cumsum(dim=-1) - probability_RV
-    inside_RV = likelier_RV < top_p_R.unsqueeze(-1)
-    last_R1 = inside_RV.sum(dim=-1, keepdim=True).sub(1).clamp(min=0)
-    return logits_RV >= sorted_RV.gather(-1, last_R1)
+    return logits_RV >= _least_inside(logits_RV, top_p_R)
+
+
+def _least_inside(logits_RV: torch.Tensor, top_p_R: torch.Tensor) -> torch.Tensor:
+    """The smallest logit of each row's nucleus: (R, 1)."""
+    likely = min(LIKELY, logits_RV.shape[-1])
+    # Sorting a whole vocabulary may take longer than the members do, and most nuclei are small.
+    least_R1, found_R = _least_among(likely, logits_RV, top_p_R)
+    whole_R = top_p_R >= 1
+    if likely < logits_RV.shape[-1] and not (found_R | whole_R).all():
+        rows_W = (~found_R).nonzero().squeeze(-1)
+        least_W1, _ = _least_among(logits_RV.shape[-1], logits_RV[rows_W], top_p_R[rows_W])
+        least_R1[rows_W] = least_W1
+    # Sums of float32 reach 1 before the last token.
+    return least_R1.masked_fill(whole_R.unsqueeze(-1), torch.finfo(torch.float32).min)
+
+
+def _least_among(
+    likely: int, logits_RV: torch.Tensor, top_p_R: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The smallest logit of the nucleus among so many of the likeliest tokens, (R, 1), and whether it ends there."""
+    sorted_RL = logits_RV.topk(likely, dim=-1).values
+    probability_RL = (sorted_RL - logits_RV.logsumexp(dim=-1, keepdim=True)).exp()
+    likelier_RL = probability_RL.cumsum(dim=-1) - probability_RL
+    inside_R1 = (likelier_RL < top_p_R.unsqueeze(-1)).sum(dim=-1, keepdim=True)
+    return sorted_RL.gather(-1, inside_R1.sub(1).clamp(min=0)), inside_R1.squeeze(-1) < likely
 
 
 def _filtered(

@@ -140,6 +140,38 @@ def test_equally_likely_tokens_are_in_a_nucleus_together() -> None:
     ]
 
 
+def by_sorting(logits_RV: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The definition, in float64 and one row after the other."""
+    inside_RV = torch.zeros_like(logits_RV, dtype=torch.bool)
+    for row, probability_V in enumerate(logits_RV.double().softmax(-1)):
+        for token, probability in enumerate(probability_V):
+            likelier = probability_V[probability_V > probability].sum()
+            inside_RV[row, token] = likelier < top_p or likelier == 0
+    return inside_RV
+
+
+@pytest.mark.parametrize("likely", [1, 3, 64])
+@pytest.mark.parametrize("top_p", [0.0, 0.2, 0.9, 0.99])
+def test_small_and_large_nuclei_are_found_in_one_batch(
+    likely: int, top_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eft_server.blend.LIKELY", likely)
+    chance = torch.Generator().manual_seed(0)
+    sharpness_R1 = torch.tensor([0.1, 1.0, 10.0, 3.0]).unsqueeze(-1)
+    logits_RV = torch.randn(4, 200, generator=chance) * sharpness_R1
+    logits_RV[3, 50:60] = logits_RV[3].amax()
+    logits_RV[1, 7] = -torch.inf
+    top_p_R = torch.full((4,), top_p)
+    assert torch.equal(nucleus(logits_RV, top_p_R), by_sorting(logits_RV, top_p))
+
+
+def test_a_nucleus_of_one_holds_what_sums_in_float32_would_lose() -> None:
+    logits_RV = torch.cat((torch.tensor([60.0, -torch.inf]), torch.randn(3000))).unsqueeze(0)
+    inside_RV = nucleus(logits_RV, torch.tensor([1.0]))
+    assert inside_RV.sum() == 3001
+    assert not inside_RV[0, 1]
+
+
 def test_an_expert_filter_adds_the_delta_inside_the_experts_nucleus_alone() -> None:
     logits_M = [logits / 10 for logits in members()]
     alone = torch.tensor([[0.0, 0.0, 1.0]]).expand(4, -1)
