@@ -70,7 +70,7 @@ def test_everybody_is_measured_generating_and_reading(family: Path, tmp_path: Pa
     (path,) = tmp_path.glob("small-*.json")
     found = json.loads(path.read_text())
     names = ["base", "ref", "a", "composite", "composite, a drafts 2", "transformers loop"]
-    names += ["composite, filtered", "composite, own prompts"]
+    names += ["composite, expert filter", "composite, base filter", "composite, own prompts"]
     titles = [(result["title"], result["reading"]) for result in found["results"]]
     assert titles == [("batch 2", False), ("batch 2, a=0.5", False), ("batch 2", True)]
     for result in found["results"]:

@@ -30,7 +30,8 @@ from eft_server.family import FamilyReport, inspect_family
 from eft_server.vocabulary import Vocabulary
 
 COMPOSITE, LOOP = "composite", "transformers loop"
-FILTERED, APART = "composite, filtered", "composite, own prompts"
+FILTERED = {kind: f"composite, {kind} filter" for kind in ("expert", "base")}
+APART = "composite, own prompts"
 WORK = Path(".bench")
 
 console = Console(width=None if sys.stdout.isatty() else 140)
@@ -230,14 +231,15 @@ def _contestants(
 
 
 def _with_variants(config: ServerConfig, contestants: dict[str, Contestant]) -> dict[str, Timed]:
-    """The composite twice more: with an expert filter on every row, and with prompts of the members' own."""
-    asked = {"filter": {"kind": "expert", "top_p": 0.9}}
-    mixture = Behaviours(config).resolve(config.name, asked).mixture.numbers
+    """The composite thrice more: with a filter of either kind on every row, and with prompts of the members' own."""
+    behaviours = Behaviours(config)
+    filters = {name: {"filter": {"kind": kind, "top_p": 0.9}} for kind, name in FILTERED.items()}
+    mixtures = {name: behaviours.resolve(config.name, asked).mixture for name, asked in filters.items()}
     skipped = (0, *(8 for _ in config.members[1:]))
     composite = contestants[COMPOSITE]
     return {
         **contestants,
-        FILTERED: Variant(composite, {"mixture": mixture}),
+        **{name: Variant(composite, {"mixture": mixture.numbers}) for name, mixture in mixtures.items()},
         APART: Variant(composite, {"skipped": skipped}),
     }
 
@@ -256,7 +258,7 @@ def _print(title: str, config: ServerConfig, speculation: Speculation, results: 
     pairs = list(zip(results, bounds, strict=True))
     table.add_row("composite / bound", *(spread(result.ratios(COMPOSITE, bound)) for result, bound in pairs))
     table.add_row("composite / loop", *(spread(_against(result, COMPOSITE, LOOP)) for result in results))
-    for name in (*speculation.names, FILTERED, APART):
+    for name in (*speculation.names, *FILTERED.values(), APART):
         against = (spread(_against(result, name, COMPOSITE)) for result in results)
         table.add_row(f"{name.removeprefix('composite, ')} / composite", *against)
     for name in speculation.names:
