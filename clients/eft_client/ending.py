@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import typer
 
@@ -24,13 +25,11 @@ def fail(message: object, code: int) -> typer.Exit:
 
 @contextmanager
 def bench_errors_in_words() -> Iterator[None]:
-    """Our errors, and the lack of the extra `bench`, as one message on stderr; a defect keeps its traceback."""
+    """Our errors as one message on stderr, and before anything else the lack of the extra `bench`."""
+    if missing := [name for name in _BENCH_PACKAGES if find_spec(name) is None]:
+        needed = f"benchmarks need {', '.join(missing)}: pip install 'eft-server[bench]'"
+        raise fail(needed, EXIT_WRONG_INPUT)
     try:
         yield
     except EftError as error:
         raise fail(error, EXIT_WRONG_INPUT) from error
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _BENCH_PACKAGES:
-            raise
-        needed = "benchmarks need the extra `bench`: pip install 'eft-server[bench]'"
-        raise fail(f"{needed} ({error})", EXIT_WRONG_INPUT) from error

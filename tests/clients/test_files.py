@@ -1,0 +1,32 @@
+"""Files that somebody else wrote."""
+
+from pathlib import Path
+
+import pytest
+
+from eft_client.errors import WrongArgument
+from eft_client.files import read_text
+
+
+def test_a_file_of_the_largest_size_is_read(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("größer", encoding="utf-8")
+    assert read_text(path, 8, WrongArgument) == "größer"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"12345678", "larger than 7 bytes"), (b"\xff", "codec can't decode"), (None, "No such file")],
+)
+def test_what_cannot_be_read_is_an_error_that_names_the_file(content, words, tmp_path):
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(WrongArgument, match=words) as caught:
+        read_text(path, 7, WrongArgument)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_nothing_is_read_beyond_the_bound():
+    with pytest.raises(WrongArgument, match="larger than 1000 bytes"):
+        read_text(Path("/dev/zero"), 1000, WrongArgument)
