@@ -13,6 +13,7 @@ import yaml
 
 from eft_client.errors import EftError
 from eft_client.files import read_text
+from eft_client.finite import finite_number
 
 __all__ = ["DEFAULT_URL", "Setting", "SettingError", "parse_setting", "read_settings", "sweep"]
 
@@ -215,11 +216,8 @@ def _rest(other: str, swept: Mapping[str, float], text: str) -> float:
 
 
 def _number(value: str, text: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        raise SettingError(f"{text!r}: {value!r} is not a number") from None
-    if not math.isfinite(number):
+    number = finite_number(value)
+    if number is None:
         raise SettingError(f"{text!r}: {value!r} is not a finite number")
     return number
 

@@ -105,14 +105,14 @@ def nucleus(logits_RV: torch.Tensor, top_p_R: torch.Tensor) -> torch.Tensor:
 
 def _least_inside(logits_RV: torch.Tensor, top_p_R: torch.Tensor) -> torch.Tensor:
     """The smallest logit of each row's nucleus: (R, 1)."""
-    likely = min(LIKELY, logits_RV.shape[-1])
+    vocabulary = logits_RV.shape[-1]
     # Sorting a whole vocabulary may take longer than the members do, and most nuclei are small.
-    least_R1, found_R = _least_among(likely, logits_RV, top_p_R)
+    least_R1, found_R = _least_among(min(LIKELY, vocabulary), logits_RV, top_p_R)
     whole_R = top_p_R >= 1
-    if likely < logits_RV.shape[-1] and not (found_R | whole_R).all():
-        rows_W = (~found_R).nonzero().squeeze(-1)
-        least_W1, _ = _least_among(logits_RV.shape[-1], logits_RV[rows_W], top_p_R[rows_W])
-        least_R1[rows_W] = least_W1
+    if vocabulary > LIKELY:
+        rows_W = (~(found_R | whole_R)).nonzero().squeeze(-1)
+        if rows_W.numel():
+            least_R1[rows_W], _ = _least_among(vocabulary, logits_RV[rows_W], top_p_R[rows_W])
     # Sums of float32 reach 1 before the last token.
     return least_R1.masked_fill(whole_R.unsqueeze(-1), torch.finfo(torch.float32).min)
 

@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from .checkpoints import write_checkpoint
+from .killed import started_and_left
 
 FAMILY = """
 name: small
@@ -50,23 +50,8 @@ def bench(module: str, *arguments: str | Path) -> str:
 
 
 def test_everybody_is_measured_generating_and_reading(family: Path, tmp_path: Path) -> None:
-    sizes = (
-        "--batch",
-        "2",
-        "--rounds",
-        "2",
-        "--tokens",
-        "8",
-        "--prompt",
-        "9",
-        "--prefill",
-        "16",
-        "--rest",
-        "0",
-    )
-    printed = bench(
-        "eft_server.bench", family, *sizes, "--drafted", "2", "--weights", "a=0.5", "--output", tmp_path
-    )
+    sizes = "--batch 2 --rounds 2 --tokens 8 --prompt 9 --prefill 16 --rest 0 --drafted 2 --weights a=0.5"
+    printed = bench("eft_server.bench", family, *sizes.split(), "--output", tmp_path)
     (path,) = tmp_path.glob("small-*.json")
     found = json.loads(path.read_text())
     names = ["base", "ref", "a", "composite", "composite, a drafts 2", "transformers loop"]
@@ -97,16 +82,6 @@ def test_the_engine_is_held_against_transformers(family: Path, tmp_path: Path) -
 
 
 def test_who_is_measured_ends_with_a_benchmark_that_is_killed(tmp_path: Path) -> None:
-    script = tmp_path / "program.py"
-    script.write_text(KILLED)
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "up\n"
-        started = psutil.Process(program.pid).children(recursive=True)
-        program.kill()
-        program.wait()
-        _, alive = psutil.wait_procs(started, timeout=30)
-        for process in alive:
-            process.kill()
-        assert len(started) >= 2
-        assert alive == []
+    started, left = started_and_left(KILLED, tmp_path / "program.py")
+    assert len(started) >= 2
+    assert left == []

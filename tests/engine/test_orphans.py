@@ -1,10 +1,8 @@
 """What becomes of an engine's process when the program that started it is killed."""
 
-import subprocess
-import sys
-
-import psutil
 import pytest
+
+from .killed import started_and_left
 
 PROGRAM = """
 import multiprocessing, time
@@ -24,14 +22,5 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_an_engine_ends_when_its_program_is_killed(method, tmp_path):
-    script = tmp_path / "program.py"
-    script.write_text(PROGRAM.replace("METHOD", method))
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as program:
-        assert program.stdout.readline() == "up\n"
-        started = psutil.Process(program.pid).children(recursive=True)
-        program.kill()
-        program.wait()
-        _, alive = psutil.wait_procs(started, timeout=30)
-        for process in alive:
-            process.kill()
-        assert alive == []
+    _, left = started_and_left(PROGRAM.replace("METHOD", method), tmp_path / "program.py")
+    assert left == []

@@ -1,11 +1,11 @@
 """What the next answer is asked to be: a model name, and what is set beside it, within what the server allows."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from eft_client.errors import WrongArgument
+from eft_client.finite import finite_number
 from eft_client.results import Behaviours, ModelCard
 from eft_client.settings import SettingError, parse_setting
 
@@ -136,11 +136,8 @@ def number_in(name: str, text: str) -> float:
     Raises:
         WrongArgument: The text is none; the message names what it was to be.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = finite_number(text)
+    if value is None:
         raise WrongArgument(f"{name} must be a number, not {text!r}")
     return value
 

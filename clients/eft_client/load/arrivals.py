@@ -1,11 +1,11 @@
 """When requests are sent: as soon as another is answered, by chance at a rate, or as a file says."""
 
-import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
 from eft_client.files import read_text
+from eft_client.finite import finite_number
 from eft_client.load.errors import LoadError
 
 __all__ = ["Closed", "Load", "Open", "Trace", "read_trace"]
@@ -78,10 +78,7 @@ def read_trace(path: Path) -> Trace:
 
 
 def _seconds(line: str, path: Path, number: int) -> float:
-    try:
-        seconds = float(line)
-    except ValueError:
-        seconds = math.nan
-    if not math.isfinite(seconds):
+    seconds = finite_number(line)
+    if seconds is None:
         raise LoadError(f"{path}, line {number}: {line.strip()[:60]!r} is not a number of seconds")
     return seconds

@@ -1,11 +1,11 @@
 """Who is measured: settings, and mixes of settings that share one contestant's traffic."""
 
-import math
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from eft_client.finite import finite_number
 from eft_client.load.errors import LoadError
 from eft_client.settings import Setting
 
@@ -79,11 +79,8 @@ def _mix(text: str, known: Mapping[str, Setting]) -> Contestant:
 
 def _part(word: str, text: str, known: Mapping[str, Setting]) -> Part:
     share, star, name = word.partition("*")
-    try:
-        number = float(share)
-    except ValueError:
-        number = math.nan
-    if not star or not math.isfinite(number) or number <= 0:
+    number = finite_number(share)
+    if not star or number is None or number <= 0:
         raise LoadError(f"mix {text!r}: {word!r} is not SHARE*SETTING with a share above 0")
     if name not in known:
         raise LoadError(f"mix {text!r}: no setting is called {name!r}; known: {', '.join(known) or 'none'}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from eft_client.finite import finite_number
 from eft_client.load.arrivals import Closed, Load, Open, Trace
 from eft_client.load.contestants import Contestant
 from eft_client.load.errors import LoadError
@@ -112,12 +113,10 @@ def read_limits(words: list[str]) -> dict[str, float]:
     limits: dict[str, float] = {}
     for word in words:
         name, _, value = word.partition("=")
-        try:
-            limits[name] = float(value)
-        except ValueError:
-            limits[name] = float("nan")
-        if name not in LIMITED or not 0 < limits[name] < float("inf"):
+        limit = finite_number(value)
+        if name not in LIMITED or limit is None or limit <= 0:
             raise LoadError(
                 f"--goodput {word!r}: right would be FIGURE=MILLISECONDS with one of {', '.join(LIMITED)}"
             )
+        limits[name] = limit
     return limits

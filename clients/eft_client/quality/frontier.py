@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from eft_client.finite import finite_number
 from eft_client.quality.bootstrap import Bootstrap, Estimate
 from eft_client.quality.errors import StudyError
 from eft_client.quality.metrics import Metric, find_metric
@@ -59,11 +60,8 @@ class Constraint:
             StudyError: It has another form.
         """
         found = re.fullmatch(r"\s*([^<>=\s]+)\s*(>=|<=)\s*(\S+)\s*", text)
-        try:
-            bound = float(found[3]) if found else math.nan
-        except ValueError:
-            bound = math.nan
-        if found is None or not math.isfinite(bound):
+        bound = finite_number(found[3]) if found else None
+        if found is None or bound is None:
             raise StudyError(f"constraint {text!r}: right would be METRIC>=NUMBER, as in harmlessness>=0.95")
         return cls(found[1], found[2] == ">=", bound)
 

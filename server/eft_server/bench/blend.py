@@ -60,15 +60,14 @@ def _ways(
     def per_row(*numbers: float) -> torch.Tensor:
         return torch.tensor([[*numbers] + [0.0] * (members - len(numbers))], device=device).repeat(rows, 1)
 
+    chance = torch.Generator(device).manual_seed(0)
+    drawn_M = [torch.randn((rows, vocabulary), generator=chance, device=device) for _ in range(members)]
     unshared_U = torch.tensor([], dtype=torch.int64, device=device)
     steered_RM = per_row(1.0, -1.0, 1.0)
     top_p_R = torch.full((rows,), TOP_P, device=device)
-    for index, (sized, sharpness) in enumerate(SHARPNESS.items()):
-        chance = torch.Generator(device).manual_seed(0)
-        shape = (rows, vocabulary)
-        logits_M = [torch.randn(shape, generator=chance, device=device) * sharpness for _ in range(members)]
-        if not index:
-            yield "no filter", "", partial(blend, logits_M, steered_RM, unshared_U)
+    yield "no filter", "", partial(blend, drawn_M, steered_RM, unshared_U)
+    for sized, sharpness in SHARPNESS.items():
+        logits_M = [logits_RV * sharpness for logits_RV in drawn_M]
         for name, kind, place, coefficients_RM in (
             ("expert", EXPERT_FILTER, 2, per_row(0.0, 0.0, 1.0)),
             ("base", BASE_FILTER, 0, steered_RM),

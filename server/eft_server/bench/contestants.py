@@ -148,9 +148,8 @@ def _serve(pipe: Connection, build: Callable[..., Generator], arguments: Sequenc
     while True:
         try:
             job = pipe.recv()
-        except (
-            EOFError
-        ):  # Who asked is gone, perhaps killed. An engine's processes would be waited for, for good.
+        except EOFError:
+            # Who asked is gone, perhaps killed. An engine's processes would be waited for, for good.
             _kill_children(os.getpid())
             return
         before, start = generator.drafts(), time.perf_counter()

@@ -36,11 +36,11 @@ def main(
 ) -> None:
     """Time four ways to the same numbers, on new texts each time; ratios to the first are taken within a round."""
     drawn = random.Random(0)
-    members = load_config(family).members
+    config = load_config(family)
     settings = [f"server.max_prompts={max(items, 16)}", f"server.max_score_items={items}"]
-    vocabulary = inspect_family(load_config(family)).vocabulary
+    vocabulary = inspect_family(config).vocabulary
     with load(family, overrides=settings) as loaded:
-        ways = _ways(loaded, members)
+        ways = _ways(loaded, config.members)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(rounds + 1):
             for name in drawn.sample(list(ways), len(ways)):

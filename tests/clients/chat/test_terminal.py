@@ -29,6 +29,7 @@ CODE = (
 EFT = [sys.executable, "-c", CODE, "chat"]
 DEADLINE_S = 60.0
 SETTLED_LOOKS = 5
+"""The program slept in so many looks in a row: it waits."""
 CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
 
 
@@ -65,8 +66,8 @@ class Typist:
     def settle(self) -> None:
         """Wait until the program waits for a key.
 
-        Python loses a Ctrl-C that comes between the prompt and readline's wait for a key (`readline.c` looks for signals
-        only where one ended that wait): a moment that nobody hits by hand, and a busy machine stretches.
+        Python loses a Ctrl-C that comes between the prompt and readline's wait for a key (`readline.c` looks for
+        signals only where one ended that wait): a moment that nobody hits by hand, and a busy machine stretches.
         """
         stat = Path(f"/proc/{self.process.pid}/stat")
         end_s = time.monotonic() + DEADLINE_S
