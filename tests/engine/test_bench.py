@@ -17,18 +17,33 @@ references: {ref: ./ref}
 experts: {a: ./a}
 vllm: {dtype: float32, max_model_len: 128, max_num_seqs: 4, block_size: 32, kv_cache_memory_bytes: 16777216}
 """
-KILLED = """
-import subprocess, sys, time
-from eft_server.bench.contestants import Contestant
+CONTESTANT = """
+import multiprocessing, sys, threading, time
+from eft_server.bench.contestants import Contestant, Drafts, Job
 
 class WithProcess:
     def __init__(self):
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)).start()
+    def drafts(self):
+        return Drafts()
+    def generate(self, job):
+        if job.tokens == 0:
+            raise ValueError("no token to generate")
+        time.sleep(2)
 
 if __name__ == "__main__":
-    Contestant("sleeper", WithProcess).wait_until_ready()
+    contestant = Contestant("sleeper", WithProcess)
+    contestant.wait_until_ready()
+"""
+KILLED = f"""{CONTESTANT}
+    if BUSY:
+        threading.Thread(target=contestant.time, args=(Job([[1]], 1),)).start()
+        time.sleep(0.5)
     print("up", flush=True)
     time.sleep(600)
+"""
+FAILING = f"""{CONTESTANT}
+    contestant.time(Job([[1]], 0))
 """
 
 
@@ -81,7 +96,17 @@ def test_the_engine_is_held_against_transformers(family: Path, tmp_path: Path) -
         assert found[title]["worse_tokens"] == 0
 
 
-def test_who_is_measured_ends_with_a_benchmark_that_is_killed(tmp_path: Path) -> None:
-    started, left = started_and_left(KILLED, tmp_path / "program.py")
+@pytest.mark.parametrize("busy", [False, True])
+def test_who_is_measured_ends_with_a_benchmark_that_is_killed(busy: bool, tmp_path: Path) -> None:
+    started, left = started_and_left(KILLED.replace("BUSY", str(busy)), tmp_path / "program.py")
     assert len(started) >= 2
     assert left == []
+
+
+def test_a_benchmark_ends_when_one_who_is_measured_fails(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(FAILING)
+    done = subprocess.run([sys.executable, script], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "ValueError: no token to generate" in done.stderr
+    assert "RuntimeError: sleeper died: its output is above" in done.stderr

@@ -143,20 +143,23 @@ class Variant:
 
 
 def _serve(pipe: Connection, build: Callable[..., Generator], arguments: Sequence[Any]) -> None:
-    generator = build(*arguments)
-    pipe.send("ready")
-    while True:
-        try:
-            job = pipe.recv()
-        except EOFError:
-            # Who asked is gone, perhaps killed. An engine's processes would be waited for, for good.
-            _kill_children(os.getpid())
-            return
-        before, start = generator.drafts(), time.perf_counter()
-        generator.generate(job)
-        seconds, after = time.perf_counter() - start, generator.drafts()
-        drafts = Drafts(after.drafted - before.drafted, after.accepted - before.accepted)
-        pipe.send(Timing(seconds, drafts))
+    try:
+        generator = build(*arguments)
+        pipe.send("ready")
+        while True:
+            pipe.send(_timing(generator, pipe.recv()))
+    except (EOFError, BrokenPipeError):
+        return  # Who asked is gone, perhaps killed.
+    finally:
+        # Otherwise an engine's processes would be waited for, for good.
+        _kill_children(os.getpid())
+
+
+def _timing(generator: Generator, job: Job) -> Timing:
+    before, start = generator.drafts(), time.perf_counter()
+    generator.generate(job)
+    seconds, after = time.perf_counter() - start, generator.drafts()
+    return Timing(seconds, Drafts(after.drafted - before.drafted, after.accepted - before.accepted))
 
 
 def _kill_children(process: int) -> None:
