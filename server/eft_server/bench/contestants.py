@@ -167,16 +167,20 @@ def _kill_children(process: int) -> None:
         child.kill()
 
 
+_QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
+"""Half a dozen engines that start at once would talk over each other; errors are shown."""
+
+
 class Engine:
     """vLLM, offline; greedy."""
 
     def __init__(self, options: Mapping[str, Any], variables: Mapping[str, str]) -> None:
         from vllm import LLM
 
-        with environment({**variables, "VLLM_LOGGING_LEVEL": "ERROR"}):
+        with environment({**variables, **_QUIET}):
             # Without vLLM's statistics nobody would count the drafts.
             self._drafting = bool(options.get("speculative_config"))
-            self._engine = LLM(**options, disable_log_stats=not self._drafting)
+            self._engine = LLM(**options, disable_log_stats=not self._drafting, use_tqdm_on_load=False)
 
     def generate(self, job: Job) -> None:
         """Run a job to its end."""
