@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -164,7 +165,8 @@ def _timing(generator: Generator, job: Job) -> Timing:
 
 def _kill_children(process: int) -> None:
     for child in psutil.Process(process).children(recursive=True):
-        child.kill()
+        with suppress(psutil.NoSuchProcess):  # A worker ends by itself once its engine is gone.
+            child.kill()
 
 
 _QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
