@@ -70,12 +70,9 @@ RAY_ENVIRONMENT = {
 
 @pytest.fixture(scope="module", params=["v1-speculative", "v2", "v1-ray"])
 def spread(request: pytest.FixtureRequest, folder: Path) -> Iterator[Running]:
-    """Both model runners, one of them with a sharded draft and under vLLM's Ray executor."""
+    """Both model runners: one of them with a sharded draft, and under vLLM's Ray executor."""
     v2, speculative, ray = request.param == "v2", "speculative" in request.param, "ray" in request.param
-    overrides = [DRAFT] if speculative else []
-    if ray:
-        pytest.importorskip("ray", reason="Ray is not installed: pip install 'eft-server[ray]'")
-        overrides = ["vllm.distributed_executor_backend=ray"]
+    overrides = [DRAFT] if speculative else ["vllm.distributed_executor_backend=ray"] if ray else []
     engine = Engine(folder / "family.yaml", overrides, v2, RAY_ENVIRONMENT if ray else None)
     reference = Reference([folder / name for name in HEADS], vocab_size=96, shared=SHARED)
     yield Running(engine, reference, v2, speculative)
