@@ -1,4 +1,4 @@
-"""Two replicas of the engine behind one port, through vLLM's own option; both speculate."""
+"""Two replicas of the engine behind one port, through vLLM's own option; both have two ranks and speculate."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import pytest
 
 from ..engine.reference import Reference
 from .conftest import Server, start_server, stop_server
-from .random_family import VOCABULARY
+from .random_family import VOCABULARY, write_checkpoint, write_family
 
 MEMBERS = ("base", "small", "helpful", "harmless", "broken")
 COUNT = 10
@@ -21,19 +21,28 @@ SHARED = 300
 
 
 @pytest.fixture(scope="module")
-def replicas(family_file: Path) -> Iterator[Server]:
-    drafting = ("--set", "speculative={draft: helpful, tokens: 2}")
-    server = start_server(str(family_file), *drafting, "--", "--data-parallel-size", "2")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base's heads divide by two; the experts' key/value head is copied."""
+    path = write_family(tmp_path_factory.mktemp("replicas"))
+    heads = dict(hidden_size=128, num_attention_heads=4, num_key_value_heads=2)
+    write_checkpoint(path.parent / "base", 0, num_hidden_layers=3, **heads)
+    return path
+
+
+@pytest.fixture(scope="module")
+def replicas(family: Path) -> Iterator[Server]:
+    options = ("--set", "speculative={draft: helpful, tokens: 2}", "--set", "vllm.tensor_parallel_size=2")
+    server = start_server(str(family), *options, "--", "--data-parallel-size", "2")
     yield server
     processes = psutil.Process(server.process.pid).children(recursive=True)
-    assert len([process for process in processes if "Worker" in process.name()]) == 2
+    assert len([process for process in processes if "Worker" in process.name()]) == 4
     assert stop_server(server) == 0
     assert psutil.wait_procs(processes, timeout=20)[1] == []
 
 
 @pytest.fixture(scope="module")
-def reference(family_file: Path) -> Reference:
-    return Reference([family_file.parent / name for name in MEMBERS], VOCABULARY, SHARED)
+def reference(family: Path) -> Reference:
+    return Reference([family.parent / name for name in MEMBERS], VOCABULARY, SHARED)
 
 
 def complete(
