@@ -1,12 +1,16 @@
 """Members with schemes of their own, beside members with others and with none."""
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from eft_server.config import load_config
+from eft_server.engine import quantisation
+from eft_server.engine.cpu_kernels import adds_up_eight_bits, has_four_bit_kernel
 from eft_server.engine.plan import plan
 from eft_server.errors import FamilyError
 from eft_server.family import inspect_family
@@ -71,6 +75,8 @@ def largest_error(engine: Engine, reference: Reference, settings: list[list[floa
 
 @pytest.fixture(scope="module")
 def quantised_base(folder: Path) -> Iterator[Engine]:
+    if not adds_up_eight_bits():
+        pytest.skip("8-bit products come out wrong on this CPU, and the server refuses them")
     engine = Engine(folder / "quantised-base.yaml")
     yield engine
     engine.close()
@@ -78,6 +84,8 @@ def quantised_base(folder: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def quantised_members(folder: Path) -> Iterator[Engine]:
+    if not (adds_up_eight_bits() and has_four_bit_kernel()):
+        pytest.skip("this CPU has no right kernels for 8 or 4 bits, and the server refuses them")
     engine = Engine(folder / "quantised-members.yaml")
     yield engine
     engine.close()
@@ -112,10 +120,38 @@ def test_quantised_members_run_beside_a_float_base(quantised_members: Engine, fo
 
 
 def test_four_bits_in_float32_are_refused_on_cpus(folder: Path) -> None:
-    config = load_config(folder / "quantised-members.yaml", ["vllm.dtype=float32"])
+    config = load_config(folder / "quantised-members.yaml", ["vllm.dtype=float32", "references.ref=./ref"])
     with pytest.raises(
         FamilyError, match=r"member 'expert'.*'compressed-tensors'.*set vllm.dtype to bfloat16"
     ):
+        plan(config, inspect_family(config))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are x86's")
+def test_which_kernels_are_right_goes_with_what_the_cpu_has() -> None:
+    has = torch.cpu.get_capabilities()
+    assert adds_up_eight_bits() == (has["avx512_vnni"] or has["avx_vnni"])
+    assert has_four_bit_kernel() == has["avx512_f"]
+
+
+@pytest.mark.parametrize(
+    ("probe", "words"),
+    [
+        ("adds_up_eight_bits", r"member 'ref'.*'compressed-tensors' \(8-bit int weights.*which takes VNNI"),
+        (
+            "has_four_bit_kernel",
+            r"member 'expert'.*'compressed-tensors' \(4-bit int weights.*which takes AVX-512",
+        ),
+    ],
+)
+def test_schemes_without_a_right_kernel_on_this_cpu_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, probe: str, words: str
+) -> None:
+    """Where vLLM would compute something else, or end at the first request."""
+    for kernel in ("adds_up_eight_bits", "has_four_bit_kernel"):
+        monkeypatch.setattr(quantisation, kernel, lambda there=kernel != probe: there)
+    config = load_config(folder / "quantised-members.yaml")
+    with pytest.raises(FamilyError, match=words):
         plan(config, inspect_family(config))
 
 

@@ -1,5 +1,6 @@
-"""A kernel of vLLM's CPU build that is wrong, mended through vLLM's own registry."""
+"""Kernels of vLLM's CPU build: one that is wrong, mended through vLLM's own registry, and those of some CPUs alone."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -40,3 +41,31 @@ def expand(
     replaced = torch.where(values == replace_from, replace_to, values).to(output.dtype)
     counts = ends.diff(prepend=ends.new_zeros(1)).long()
     output.copy_(replaced.repeat_interleave(counts))
+
+
+@cache
+def has_four_bit_kernel() -> bool:
+    """Tell whether this CPU's build of vLLM's kernels multiplies by 4-bit weights: those for AVX-512 do."""
+    import vllm._custom_ops  # noqa: F401  (loads the kernels)
+
+    return hasattr(torch.ops._C, "cpu_gemm_wna16")
+
+
+@cache
+def adds_up_eight_bits() -> bool:
+    """Tell whether products of 8-bit weights and activations come out right, by trying one.
+
+    On x86 without VNNI, oneDNN adds pairs of products up in 16 bits, which clips them: with large weights, every sum
+    is wrong, and nothing says so.
+    """
+    from vllm import _custom_ops as ops
+
+    if not hasattr(torch.ops._C, "create_onednn_scaled_mm_handler"):
+        return False
+    inputs, outputs, rows, largest = 64, 32, 4, 127
+    weight_KN = torch.full((outputs, inputs), largest, dtype=torch.int8).t()
+    x_RK = torch.full((rows, inputs), largest, dtype=torch.int8)
+    kernel = ops.create_onednn_scaled_mm(weight_KN, torch.ones(outputs, 1), torch.float32, True, False, rows)
+    sums_RN = torch.empty(rows, outputs)
+    ops.onednn_scaled_mm(kernel, x_RK, sums_RN, torch.ones(rows, 1), None, None, None)
+    return bool((sums_RN == inputs * largest * largest).all())

@@ -9,7 +9,12 @@ from vllm.config.load import LoadConfig
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 from vllm.platforms import current_platform
 
-_CPU_SCHEMES = "8-bit integer weights with 8-bit integer activations, and 4-bit integer weights in bfloat16"
+from eft_server.engine.cpu_kernels import adds_up_eight_bits, has_four_bit_kernel
+
+_CPU_SCHEMES = (
+    "8-bit integer weights with 8-bit integer activations (on x86 with VNNI), and 4-bit integer weights in bfloat16 "
+    "(on x86 with AVX-512)"
+)
 
 
 def refuse_scheme(model: ModelConfig, dtype: Any) -> None:
@@ -43,8 +48,12 @@ def _unfit_for_cpus(stated: Mapping[str, Any], dtype: str) -> str | None:
         if (weight_bits, input_bits) == (4, None):
             if not dtype.endswith("bfloat16"):
                 return f"{described}, in {dtype.removeprefix('torch.')}: set vllm.dtype to bfloat16"
+            if not has_four_bit_kernel():
+                return f"{described}: no kernel for this CPU multiplies by them, which takes AVX-512"
         elif (weight_bits, input_bits) != (8, 8):
             return described
+        elif not adds_up_eight_bits():
+            return f"{described}: no kernel for this CPU adds 8-bit products up right, which takes VNNI"
     return None
 
 
