@@ -10,10 +10,12 @@ import pytest
 from eft_server.config import load_config
 from eft_server.family import inspect_family
 
+from .adapters import write_adapter, write_merged
 from .checkpoints import write_checkpoint
 from .driver import Engine
 from .reference import Reference
 from .small_family import SHARED, Running
+from .test_adapters import ALL
 from .test_composite import check, greedy, prompt
 from .test_scoring import check_scores, score
 
@@ -27,11 +29,19 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
 """Two ranks do not divide three heads; `even` is sharded, its one key/value head is copied. The mixture uses all of its
 experts for every token: which ones it uses would be rounding's to decide where its router has a near-tie."""
 
+ADAPTERS = {"thin": "base", "slim": "ref"}
+"""Adapters and what they are on: one's terms are cut to a rank's share, the other's are whole."""
+
 FAMILY = """
 name: spread
 base: ./base
 references: {ref: ./ref}
-experts: {odd: ./odd, experts: ./experts, even: {model: ./even, tensor_parallel: sharded}}
+experts:
+  odd: ./odd
+  experts: ./experts
+  even: {model: ./even, tensor_parallel: sharded}
+  thin: {adapter: ./thin, reference: base}
+  slim: {adapter: ./slim, reference: ref}
 limits: {weight: {min: -2, max: 2}, total: 4}
 vllm: {tensor_parallel_size: 2, dtype: float32, max_model_len: 256, max_num_seqs: 16, max_num_batched_tokens: 64,
   block_size: 32, num_gpu_blocks_override: 24, kv_cache_memory_bytes: 67108864, disable_log_stats: false}
@@ -40,12 +50,14 @@ vllm: {tensor_parallel_size: 2, dtype: float32, max_model_len: 256, max_num_seqs
 DRAFT = "speculative={draft: even, tokens: 3}"
 
 SETTINGS = [
-    [1.0, 0.0, 0.0, 0.0, 0.0],
-    [1.0, -1.0, 1.0, 0.0, 0.0],
-    [1.0, -1.2, 0.3, 0.5, 0.4],
-    [0.0, 0.0, 0.0, 1.0, 0.0],
-    [0.0, 0.0, 0.0, 0.0, 1.0],
-    [0.0, 0.0, 1.0, 0.0, 0.0],
+    [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+    [1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0],
+    [0.6, -1.2, 0.3, 0.5, 0.4, 0.3, 0.2],
+    [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+    [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0],
+    [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0],
+    [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
 ]
 
 
@@ -54,6 +66,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parallel")
     for seed, (name, (model_type, sizes)) in enumerate(HEADS.items()):
         write_checkpoint(folder / name, seed, model_type, **sizes)
+    for seed, (name, reference) in enumerate(ADAPTERS.items(), len(HEADS)):
+        write_adapter(folder / name, folder / reference, seed, dict.fromkeys(ALL, 4), spread=0.15)
+        write_merged(folder / "merged" / name, folder / reference, folder / name)
     (folder / "family.yaml").write_text(FAMILY)
     return folder
 
@@ -74,7 +89,8 @@ def spread(request: pytest.FixtureRequest, folder: Path) -> Iterator[Running]:
     v2, speculative, ray = request.param == "v2", "speculative" in request.param, "ray" in request.param
     overrides = [DRAFT] if speculative else ["vllm.distributed_executor_backend=ray"] if ray else []
     engine = Engine(folder / "family.yaml", overrides, v2, RAY_ENVIRONMENT if ray else None)
-    reference = Reference([folder / name for name in HEADS], vocab_size=96, shared=SHARED)
+    checkpoints = [*(folder / name for name in HEADS), *(folder / "merged" / name for name in ADAPTERS)]
+    reference = Reference(checkpoints, vocab_size=96, shared=SHARED)
     yield Running(engine, reference, v2, speculative)
     engine.close()
 
