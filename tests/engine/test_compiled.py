@@ -68,7 +68,7 @@ def test_chunks_cut_through_the_difference_of_prompts(compiled: Running) -> None
     requests = [
         apart([200, 13, 90, 140], MIXED, 5, seed=5),
         apart([10, 150, 149, 3], NEGATIVE, 5, seed=6),
-        greedy(prompt(7, 100), BASE, 5, prompt_logprobs=2),
+        greedy(prompt(7, 100), BASE, 5),
         apart([1, 64, 128, 96], UP_SCALED, 5, seed=8),
     ]
     check(compiled, requests)
