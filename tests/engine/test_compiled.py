@@ -5,23 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from . import test_prompts
 from .adapters import write_adapter, write_merged
 from .checkpoints import write_checkpoint
 from .driver import Engine
 from .reference import Reference
 from .small_family import FAMILY, SHARED, Running
 from .test_composite import (
-    BASE,
     FILTERED_BY_EXPERT,
     MIXED,
-    NEGATIVE,
     SETTINGS,
-    UP_SCALED,
     check,
     greedy,
     prompt,
 )
-from .test_prompts import apart
 from .test_scoring import check_scores, score
 
 COMPILED = ["vllm.enforce_eager=false", "speculative={draft: a, tokens: 3}"]
@@ -60,18 +57,15 @@ def compiled(request: pytest.FixtureRequest, folder: Path) -> Iterator[Running]:
 
 def test_a_batch_that_mixes_weights_filters_and_prompts_equals_the_reference(compiled: Running) -> None:
     requests = [greedy(prompt(index, 5 + 30 * index), setting) for index, setting in enumerate(SETTINGS)]
-    own = [apart([9, 40, 3, 20], MIXED, seed=1), apart([5, 6, 50, 7], FILTERED_BY_EXPERT, seed=2)]
+    own = [
+        test_prompts.apart([9, 40, 3, 20], MIXED, seed=1),
+        test_prompts.apart([5, 6, 50, 7], FILTERED_BY_EXPERT, seed=2),
+    ]
     check(compiled, [*requests, *own])
 
 
 def test_chunks_cut_through_the_difference_of_prompts(compiled: Running) -> None:
-    requests = [
-        apart([200, 13, 90, 140], MIXED, 5, seed=5),
-        apart([10, 150, 149, 3], NEGATIVE, 5, seed=6),
-        greedy(prompt(7, 100), BASE, 5),
-        apart([1, 64, 128, 96], UP_SCALED, 5, seed=8),
-    ]
-    check(compiled, requests)
+    test_prompts.test_chunks_cut_through_the_difference(compiled)
 
 
 def test_scores_equal_the_reference(compiled: Running) -> None:
