@@ -20,7 +20,7 @@ LEANING = 9
 
 
 @pytest.fixture(scope="module")
-def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of a family whose vocabulary has the marks; the operator names the parser that knows them."""
     path = write_family(tmp_path_factory.mktemp("thinking"))
     for checkpoint in path.parent.iterdir():
@@ -33,17 +33,11 @@ def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert stop_server(server) == 0
 
 
-@pytest.fixture
-def client(thinking: Server) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{thinking.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
-def chat(thinking: Server) -> dict[str, Any]:
+def chat(server: Server) -> dict[str, Any]:
     """A sampled chat that leans to the end of thinking, and is held to the answer behind it."""
     body = {"prompt": MARKS[1], "add_special_tokens": False}
-    (end,) = httpx.post(f"{thinking.url}/tokenize", json=body).json()["tokens"]
+    (end,) = httpx.post(f"{server.url}/tokenize", json=body).json()["tokens"]
     return {
         "model": "tiny",
         "messages": [{"role": "user", "content": "Who jumps?"}],

@@ -11,14 +11,7 @@ from .checkpoints import write_checkpoint
 from .driver import Engine
 from .reference import Reference
 from .small_family import FAMILY, SHARED, Running
-from .test_composite import (
-    FILTERED_BY_EXPERT,
-    MIXED,
-    SETTINGS,
-    check,
-    greedy,
-    prompt,
-)
+from .test_composite import FILTERED_BY_EXPERT, MIXED, SETTINGS, check, greedy, prompt
 from .test_scoring import check_scores, score
 
 COMPILED = ["vllm.enforce_eager=false", "speculative={draft: a, tokens: 3}"]
