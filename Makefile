@@ -3,8 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-LOCK := requirements-cpu.txt
-STAMP := $(VENV)/.installed
+SERVING := $(VENV)/.serving
+TESTING := $(VENV)/.testing
+COMPILE := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_31 --only-binary :all: \
+  --no-annotate --no-header --generate-hashes --upgrade $(if $(UV_FIND_LINKS),,--torch-backend cpu)
 FAMILY ?= demo
 ARGS ?=
 
@@ -13,37 +15,46 @@ ARGS ?=
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-install: $(STAMP) ## Create .venv from the lock (CPU build); does nothing when the lock is unchanged
+install: $(SERVING) ## Create .venv with what serving needs (CPU build); does nothing when the lock is unchanged
 
-$(STAMP): $(LOCK) pyproject.toml deploy/install-cpu.sh
-	PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $(LOCK)
+INSTALLS := pyproject.toml deploy/install-cpu.sh deploy/requirements-install.txt
+
+$(SERVING): deploy/requirements-cpu.txt $(INSTALLS)
+	PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $<
 	@touch $@
 
-serve: $(STAMP) ## Serve the demo family on 127.0.0.1:8000 (FAMILY=file.yaml for yours, ARGS="--port 9000")
+$(TESTING): deploy/requirements-dev.txt $(SERVING)
+	PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $<
+	@touch $@
+
+serve: $(SERVING) ## Serve the demo family on 127.0.0.1:8000 (FAMILY=file.yaml for yours, ARGS="--port 9000")
 	$(BIN)/eft serve $(FAMILY) $(ARGS)
 
-test: $(STAMP) ## Run every test: pure ones, the API, real engines, the README (ARGS="-k blend")
+test: $(TESTING) ## Run every test: pure ones, the API, real engines, the README (ARGS="-k blend")
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(STAMP) ## Lint, format check, types
+check: $(TESTING) ## Lint, format check, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## Measure the composite against its members one by one, and against a transformers loop
+bench: $(TESTING) ## Measure the composite against its members one by one, and against a transformers loop
 	$(BIN)/python -m eft_server.bench $(ARGS)
 
-exact: $(STAMP) ## Compare the engine with plain transformers in float32, on the device that is here (FAMILY=…)
+exact: $(TESTING) ## Compare the engine with plain transformers in float32, on the device that is here (FAMILY=…)
 	$(BIN)/python -m eft_server.bench.exactness $(FAMILY) $(ARGS)
 
-demo-family: $(STAMP) ## Rebuild the demo family from nothing and evaluate it (under two hours on two cores)
+demo-family: $(TESTING) ## Rebuild the demo family from nothing and evaluate it (under two hours on two cores)
 	$(BIN)/python -m eft_client.demo $(ARGS)
 
-lock: ## Resolve pyproject.toml again into the lock
-	$(PYTHON) -m pip install --quiet --upgrade uv
-	$(PYTHON) -m uv pip compile pyproject.toml --extra cpu --extra dev --quiet --upgrade \
-	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate --no-header \
-	  $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend cpu) --output-file $(LOCK)
+lock: ## Resolve pyproject.toml again into the locks in deploy/ (needs uv)
+	cd deploy && $(COMPILE) ../pyproject.toml --extra cpu --no-emit-package triton --output-file requirements-cpu.txt
+	cd deploy && $(COMPILE) ../pyproject.toml --extra cpu --extra dev --constraint requirements-cpu.txt \
+	  --output-file requirements-dev.txt
+	cd deploy && printf 'editables\nhatchling\nuv\n' | $(COMPILE) - --constraint requirements-dev.txt \
+	  --output-file requirements-install.txt
+	@# Not the same file everywhere: PyTorch's index, or what the settings name.
+	sed -i '/^torch==/{s/ .*//;n;d}' deploy/requirements-cpu.txt deploy/requirements-dev.txt
 
 clean: ## Remove what the commands above made
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

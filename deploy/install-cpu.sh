@@ -1,24 +1,25 @@
 #!/bin/sh
-# Install the CPU build into a virtual environment from the lock, and nothing that the lock does not name.
+# Install the CPU build into a virtual environment from a lock, and nothing that the lock does not name.
 # Usage: install-cpu.sh VENV LOCK     (PYTHON names the interpreter, python3 by default)
 set -eu
-venv=$1 lock=$2 python=${PYTHON:-python3}
+venv=$1 lock=$2 python=${PYTHON:-python3} here=$(dirname "$0")
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
   echo "Python 3.11 or newer is needed; $python is $("$python" -V 2>&1). Try: make PYTHON=python3.12 install" >&2
   exit 1
 }
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-py="$venv/bin/python"
-pip() { "$py" -m pip "$@"; }
-export PIP_DISABLE_PIP_VERSION_CHECK=1
+pip() { "$venv/bin/python" -m pip "$@"; }
+uv() { "$venv/bin/uv" pip install --python "$venv/bin/python" --no-deps "$@"; }
 
-echo "Installing into $venv (a few minutes the first time)"
-pip install --quiet "$(grep '^uv==' "$lock")"
-# A CPU build of torch has a version of its own (+cpu). pip finds it where its settings name a place that has it;
-# uv knows PyTorch's own.
-torch=$(grep '^torch==' "$lock")
-pip install --quiet --no-deps "$torch" 2>/dev/null ||
-  "$venv/bin/uv" pip install --quiet --python "$py" --no-deps --torch-backend cpu "$torch"
-pip install --quiet --no-deps --requirement "$lock"
-pip install --quiet --no-deps --editable .
+pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement "$here/requirements-install.txt"
+
+# uv does not read where pip's settings send it.
+: "${UV_DEFAULT_INDEX:=${PIP_INDEX_URL:-$(pip config get global.index-url 2>/dev/null || true)}}"
+: "${UV_FIND_LINKS:=${PIP_FIND_LINKS:-$(pip config get global.find-links 2>/dev/null || true)}}"
+if [ -n "$UV_DEFAULT_INDEX" ]; then export UV_DEFAULT_INDEX; else unset UV_DEFAULT_INDEX; fi
+# The CPU build of torch has a version of its own (+cpu), which is at PyTorch's index or wherever the settings name.
+if [ -n "$UV_FIND_LINKS" ]; then export UV_FIND_LINKS; else unset UV_FIND_LINKS; export UV_TORCH_BACKEND=cpu; fi
+
+uv --compile-bytecode --only-binary :all: --requirement "$lock"
+uv --quiet --no-build-isolation --editable "$here/.."

@@ -9,13 +9,12 @@ from rich.text import Text
 
 from eft_server.config import ServerConfig
 from eft_server.family import FamilyReport, MemberReport
+from eft_server.sizes import in_words
 from eft_server.templates import MemberTemplate, family_voices
 
 __all__ = ["print_options", "print_prompts", "print_report"]
 
 KV_TOKENS = 1000
-_GB = 1e9
-_MB = 1e6
 _SHOWN_CHARACTERS = 160
 _CONVERSATION = ({"role": "user", "content": "What is the capital of France?"},)
 
@@ -70,14 +69,14 @@ def _member_table(report: FamilyReport, options: Mapping[str, Any]) -> Table:
         table.add_column("On each GPU")
     table.add_column("Parameters", f"{sum(m.parameters for m in report.loaded):,}", justify="right")
     bound = "up to " if any(member.weights_are_bounded for member in report.loaded) else ""
-    table.add_column("Weights", f"{bound}{_size(sum(weights))}", justify="right")
-    table.add_column(f"KV per {KV_TOKENS:,} tokens", _size(sum(kv)), justify="right")
+    table.add_column("Weights", f"{bound}{in_words(sum(weights))}", justify="right")
+    table.add_column(f"KV per {KV_TOKENS:,} tokens", in_words(sum(kv)), justify="right")
     names = [*(member.name for member in report.members), "(draft)"]
     for name, member, weight, cache in zip(names, report.loaded, weights, kv, strict=False):
         placed = (f"1/{gpus}" if member.sharded else "whole",) if gpus > 1 else ()
         row = (name, Text(member.model), _kind(member), *placed, f"{member.parameters:,}")
         bound = "up to " if member.weights_are_bounded else ""
-        table.add_row(*row, f"{bound}{_size(weight)}", _size(cache))
+        table.add_row(*row, f"{bound}{in_words(weight)}", in_words(cache))
     return table
 
 
@@ -95,11 +94,5 @@ def _dtype(options: Mapping[str, Any], key: str) -> str | None:
     """A dtype that the options name; None where the checkpoint's own is kept."""
     dtype = str(options.get(key, "auto")).removeprefix("torch.")
     return None if dtype == "auto" else dtype
-
-
-def _size(size_bytes: float) -> str:
-    return f"{size_bytes / _GB:.2f} GB" if size_bytes >= _GB else f"{size_bytes / _MB:.2f} MB"
-
-
 def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}… ({len(text)} characters)"

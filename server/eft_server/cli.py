@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +16,11 @@ from eft_client.cli import add_commands
 from eft_server import __version__
 from eft_server.config import ServerConfig, bundled_families, load_config
 from eft_server.errors import ConfigError, EftError
-from eft_server.surroundings import quieten_vllm, use_hub
+from eft_server.surroundings import LogLevel, log_vllm, use_hub
 
 if TYPE_CHECKING:
     from eft_server.batch.run import Batch
+    from eft_server.engine.launcher.stages import Stages
     from eft_server.engine.plan import EnginePlan
     from eft_server.family import FamilyReport
 
@@ -60,6 +61,16 @@ Offline = Annotated[bool, typer.Option("--offline", help="Never ask the model hu
 CacheDir = Annotated[
     Path | None, typer.Option(help="The hub's cache, for all files. Default: $HF_HUB_CACHE or $HF_HOME/hub.")
 ]
+Level = Annotated[
+    LogLevel | None,
+    typer.Option(
+        "--log-level",
+        help="From which level on vLLM's log is shown. Default: $VLLM_LOGGING_LEVEL, or warning.",
+        case_sensitive=False,
+        show_default=False,
+    ),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="The same as --log-level info.")]
 VllmArguments = Annotated[
     list[str] | None,
     typer.Argument(metavar="[-- VLLM OPTIONS]", help="Options of `vllm serve`, after a bare --."),
@@ -106,19 +117,52 @@ def serve(  # noqa: PLR0913 (one for each option)
     revision: Revision = None,
     offline: Offline = False,
     cache_dir: CacheDir = None,
+    log_level: Level = None,
+    verbose: Verbose = False,
 ) -> None:
-    """Start the server."""
-    with _errors_in_words():
+    """Start the server.
+
+    The stages of the start are shown on stderr. vLLM starts processes in its own way where the environment has
+    VLLM_WORKER_MULTIPROC_METHOD=spawn, which takes two or three times as long.
+    """
+    with _errors_in_words(), suppress(KeyboardInterrupt):
         use_hub(offline=offline, cache_dir=cache_dir)
+        log_vllm(LogLevel.INFO if verbose and log_level is None else log_level)
         flags: dict[str, Any] = {"host": host, "port": port}
         # A path on the command line counts from here; one in the family file counts from that file.
         flags["api_key_file"] = str(api_key_file.absolute()) if api_key_file else None
         given = [f"server.{key}={json.dumps(v)}" for key, v in flags.items() if v is not None]
         config = load_config(family, [*(overrides or ()), *given], revision=revision)
-        plan = _plan_with_warnings(config, vllm_arguments or ())
-        from eft_server.api.serve import run
+        from eft_server.api.keys import read_api_keys
+        from eft_server.api.listener import listener_on
 
-        run(config, plan)
+        key_file = config.server.api_key_file
+        api_keys = read_api_keys(Path(key_file)) if key_file is not None else ()
+        with closing(listener_on(config.server.host, config.server.port)) as listener, _start() as stages:
+            plan = _planned(config, vllm_arguments or (), stages)
+            from eft_server.api.serve import run
+
+            run(config, plan, listener, api_keys, stages)
+
+
+@contextmanager
+def _start() -> Iterator["Stages"]:
+    """A start that is shown, and that a signal ends wherever it is."""
+    from eft_server.api.interrupts import interrupted_by_signals
+    from eft_server.engine.launcher.stages import Stages, process_began_s
+
+    with interrupted_by_signals(), Stages(began_s=process_began_s()) as stages:
+        from eft_server.engine.launcher import fork_server
+
+        stages.begin("importing vLLM and PyTorch")
+        fork_server.start()
+        yield stages
+
+
+def _planned(config: ServerConfig, vllm_arguments: Sequence[str], stages: "Stages") -> "EnginePlan":
+    """Plan how the engine is started, with the start's warnings."""
+    stages.begin("reading the members' configs and tokenizers")
+    return _plan_with_warnings(config, vllm_arguments)
 
 
 @app.command()
@@ -144,34 +188,38 @@ def generate(  # noqa: PLR0913 (one for each option)
     revision: Revision = None,
     offline: Offline = False,
     cache_dir: CacheDir = None,
+    log_level: Level = None,
+    verbose: Verbose = False,
 ) -> None:
     """Answer a file of requests without a server; run again, it goes on where it stopped."""
-    quieten_vllm()
     with _errors_in_words():
+        log_vllm(LogLevel.INFO if verbose and log_level is None else log_level)
         use_hub(offline=offline, cache_dir=cache_dir)
         config = load_config(family, overrides or (), revision=revision)
-        from eft_server.batch.requests import Defaults, parse_weights
-        from eft_server.batch.run import Batch
+        with _start() as stages:
+            from eft_server.batch.requests import Defaults, parse_weights
+            from eft_server.batch.run import Batch
 
-        given = None if weights is None else parse_weights(weights)
-        defaults = Defaults.checked(config, model, given, scale)
-        batch = Batch.opened(config, (source, target), defaults, force=force)
-        with batch.answers:
-            status = _run_batch(batch, config, vllm_arguments or ())
+            given = None if weights is None else parse_weights(weights)
+            defaults = Defaults.checked(config, model, given, scale)
+            batch = Batch.opened(config, (source, target), defaults, force=force)
+            with batch.answers:
+                status = _run_batch(batch, config, vllm_arguments or (), stages)
     raise typer.Exit(status)
 
 
-def _run_batch(batch: "Batch", config: ServerConfig, vllm_arguments: Sequence[str]) -> int:
+def _run_batch(
+    batch: "Batch", config: ServerConfig, vllm_arguments: Sequence[str], stages: "Stages"
+) -> int:
     """Answer what is left and say how it ended; the exit status."""
     from eft_server.batch.run import EngineStoppedError, run
 
     if not batch.left:
-        typer.echo(f"nothing to do: all {batch.total:,} requests have been answered", err=True)
+        stages.end(f"nothing to do: all {batch.total:,} requests have been answered")
         return 0
-    typer.echo(f"{batch.left:,} requests to answer, {batch.skipped:,} answered before", err=True)
-    plan = _plan_with_warnings(config, vllm_arguments)
+    stages.tell(f"{batch.left:,} requests to answer, {batch.skipped:,} answered before")
     try:
-        run(batch, config, plan)
+        run(batch, config, _planned(config, vllm_arguments, stages), stages)
     except KeyboardInterrupt:
         status, end = EXIT_INTERRUPTED, "interrupted: "
     except EngineStoppedError:
@@ -197,11 +245,14 @@ def check(  # noqa: PLR0913 (one for each option)
     Reads configs and tokenizers only, no weights. Sizes are per GPU where the options spread the family over
     several (--set vllm.tensor_parallel_size=2).
     """
-    quieten_vllm("WARNING")
+    log_vllm(None)
     console = Console()
     with _errors_in_words():
         use_hub(offline=offline, cache_dir=cache_dir)
         config = load_config(family, overrides or (), revision=revision)
+        from eft_server.engine.launcher import fork_server
+
+        fork_server.start()  # In which vLLM looks into model classes.
         report = _inspect(config)
         from eft_server.check import print_options, print_prompts, print_report
 

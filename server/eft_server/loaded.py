@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 from eft_server.behaviours import Behaviours
 from eft_server.config import ServerConfig, load_config
 from eft_server.errors import RequestError
-from eft_server.surroundings import quieten_vllm, use_hub
+from eft_server.surroundings import LogLevel, log_vllm, use_hub
 
 if TYPE_CHECKING:
     from eft_server.api.inprocess import InProcess
+    from eft_server.engine.launcher.stages import Stages
     from eft_server.engine.plan import EnginePlan
 
 __all__ = ["Answer", "LoadedFamily", "load"]
@@ -61,7 +62,7 @@ class LoadedFamily:
     threads. Close it, or use it in a ``with`` statement, to stop the engine; the end of the program does, too.
     """
 
-    def __init__(self, config: ServerConfig, plan: "EnginePlan") -> None:
+    def __init__(self, config: ServerConfig, plan: "EnginePlan", stages: "Stages") -> None:
         self._config = config
         self._loop = asyncio.new_event_loop()
         engine = AsyncExitStack()
@@ -70,7 +71,7 @@ class LoadedFamily:
         self._close = weakref.finalize(self, _close, self._loop, thread, engine)
         try:
             with _without_main_module():
-                self._server = self._wait(_open(engine, config, plan))
+                self._server = self._wait(_open(engine, config, plan, stages))
         except BaseException:
             self.close()
             raise
@@ -217,6 +218,7 @@ def load(
     revision: str | None = None,
     offline: bool = False,
     cache_dir: str | Path | None = None,
+    quiet: bool = False,
 ) -> LoadedFamily:
     """Start an engine for a family and return the family, ready to be asked.
 
@@ -226,6 +228,7 @@ def load(
         revision: The hub revision of the base; every other member keeps its own.
         offline: Read from the hub's cache alone.
         cache_dir: The hub's cache; None means HF_HUB_CACHE or HF_HOME/hub.
+        quiet: Show nothing on stderr while the engine starts.
 
     Raises:
         ConfigError: The family file or an option is wrong.
@@ -233,20 +236,30 @@ def load(
     """
     config = load_config(family, overrides, revision=revision)
     use_hub(offline=offline, cache_dir=None if cache_dir is None else Path(cache_dir))
-    quieten_vllm()
-    from eft_server.engine.plan import plan
-    from eft_server.family import inspect_family
+    log_vllm(None, default=LogLevel.ERROR)
+    from eft_server.engine.launcher.stages import Stages
 
-    report = inspect_family(config)
-    for warning in report.warnings:
-        _logger.warning("%s", warning)
-    return LoadedFamily(config, plan(config, report))
+    with Stages(quiet=quiet) as stages:
+        stages.begin("importing vLLM and PyTorch")
+        from eft_server.engine.launcher import fork_server
+
+        fork_server.start()
+        stages.begin("reading the members' configs and tokenizers")
+        from eft_server.engine.plan import plan
+        from eft_server.family import inspect_family
+
+        report = inspect_family(config)
+        for warning in report.warnings:
+            _logger.warning("%s", warning)
+        return LoadedFamily(config, plan(config, report), stages)
 
 
-async def _open(engine: AsyncExitStack, config: ServerConfig, plan: "EnginePlan") -> "InProcess":
+async def _open(
+    engine: AsyncExitStack, config: ServerConfig, plan: "EnginePlan", stages: "Stages"
+) -> "InProcess":
     from eft_server.api.inprocess import open_in_process
 
-    return await engine.enter_async_context(open_in_process(config, plan))
+    return await engine.enter_async_context(open_in_process(config, plan, stages))
 
 
 def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread, engine: AsyncExitStack) -> None:

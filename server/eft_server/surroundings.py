@@ -1,18 +1,39 @@
 """What has to be in the environment before vLLM and the hub's client are imported, which read it once."""
 
+import logging
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 
 from eft_server.errors import ConfigError
 
-__all__ = ["quieten_vllm", "use_hub"]
+__all__ = ["LogLevel", "log_vllm", "use_hub"]
 
 
-def quieten_vllm(level: str = "ERROR") -> None:
-    """Keep vLLM's log below a level, and out of a program's own output; what the user has set stays."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", level)
+class LogLevel(StrEnum):
+    """From which level on vLLM's log is shown."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def log_vllm(level: LogLevel | None, *, default: LogLevel = LogLevel.WARNING) -> None:
+    """Show vLLM's log from a level on, on stderr and out of a program's own output.
+
+    Args:
+        level: What the user asks for; None means what the environment says (VLLM_LOGGING_LEVEL), or the default.
+        default: What it is if nobody says anything.
+    """
+    if level is not None:
+        os.environ["VLLM_LOGGING_LEVEL"] = level.upper()
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", default.upper())
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    if os.environ["VLLM_LOGGING_LEVEL"] not in ("DEBUG", "INFO"):
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # How memory is bound to its node, on CPUs.
+        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # Whether Triton is there.
 
 
 def use_hub(*, offline: bool = False, cache_dir: Path | None = None) -> None:

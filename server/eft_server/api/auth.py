@@ -3,37 +3,15 @@
 import hashlib
 import hmac
 from collections.abc import Sequence
-from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eft_server.api.errors import ApiError
-from eft_server.errors import ConfigError
 
-__all__ = ["ApiKeyAuth", "read_api_keys"]
+__all__ = ["ApiKeyAuth"]
 
 _OPEN_PATHS = frozenset({"/health"})
-
-
-def read_api_keys(path: Path) -> tuple[str, ...]:
-    """Read one API key a line; blank lines and lines that start with # do not count.
-
-    Raises:
-        ConfigError: The file cannot be read, holds no key, or holds a key with spaces or non-ASCII characters.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"server.api_key_file: cannot read {path}: {exc}") from exc
-    lines = [line.strip() for line in text.splitlines()]
-    keys = tuple(line for line in lines if line and not line.startswith("#"))
-    if not keys:
-        raise ConfigError(f"server.api_key_file: {path} holds no key; write one a line")
-    for number, line in enumerate(lines, start=1):
-        if line in keys and not (line.isascii() and line.isprintable() and " " not in line):
-            raise ConfigError(f"{path}:{number}: a key is printable ASCII without spaces")
-    return keys
 
 
 class ApiKeyAuth:

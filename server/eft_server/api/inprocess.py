@@ -15,6 +15,7 @@ from eft_server.api.errors import ApiError
 from eft_server.api.renderer import voices_of
 from eft_server.config import ServerConfig
 from eft_server.engine.launch import open_engine
+from eft_server.engine.launcher.stages import Stages
 from eft_server.engine.plan import EnginePlan
 from eft_server.templates import Voice
 
@@ -68,15 +69,19 @@ class InProcess:
 
 
 @asynccontextmanager
-async def open_in_process(config: ServerConfig, plan: EnginePlan) -> AsyncIterator[InProcess]:
+async def open_in_process(
+    config: ServerConfig, plan: EnginePlan, stages: Stages
+) -> AsyncIterator[InProcess]:
     """Start the engine that a plan describes and the application over it; stop it on the way out.
 
     Raises:
         ConfigError: vLLM did not load this package's plugin.
     """
-    async with open_engine(plan) as engine:
+    async with open_engine(plan, stages) as engine:
         voices = voices_of(config, plan)
-        yield InProcess(engine, config, chat_template=plan.chat_template, voices=voices)
+        server = InProcess(engine, config, chat_template=plan.chat_template, voices=voices)
+        stages.end("ready")
+        yield server
 
 
 def _patient(config: ServerConfig) -> ServerConfig:

@@ -3,20 +3,27 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import psutil
 
-__all__ = ["GRACE_S", "STOP_SIGNALS", "interrupt_on_signals"]
+__all__ = ["GRACE_S", "STOP_SIGNALS", "interrupted_by_signals"]
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_S = 10
 
 
-def interrupt_on_signals() -> None:
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
     """Turn a stop signal into KeyboardInterrupt, which ends a start wherever it is."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import copy
+import logging
 import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -16,14 +16,13 @@ from uvicorn.config import LOGGING_CONFIG
 from vllm.engine.protocol import EngineClient
 
 from eft_server.api.app import create_app
-from eft_server.api.auth import read_api_keys
 from eft_server.api.connection import Connection
-from eft_server.api.interrupts import GRACE_S, STOP_SIGNALS, interrupt_on_signals
+from eft_server.api.interrupts import GRACE_S, STOP_SIGNALS
 from eft_server.api.renderer import voices_of
 from eft_server.config import ServerConfig
 from eft_server.engine.launch import open_engine
+from eft_server.engine.launcher.stages import Stages
 from eft_server.engine.plan import EnginePlan
-from eft_server.errors import ConfigError
 
 __all__ = ["run"]
 
@@ -31,31 +30,39 @@ _WATCH_INTERVAL_S = 1.0
 _KEEP_ALIVE_S = 30
 
 
-def run(config: ServerConfig, plan: EnginePlan) -> None:
+def run(
+    config: ServerConfig, plan: EnginePlan, listener: socket.socket, api_keys: Sequence[str], stages: Stages
+) -> None:
     """Serve a family until SIGINT or SIGTERM.
 
+    Args:
+        config: The family file.
+        plan: How its engine is started.
+        listener: A socket with an address, on which is listened once the engine is up.
+        api_keys: The accepted keys; none means that none is asked for.
+        stages: Where the start is shown.
+
     Raises:
-        ConfigError: The API keys cannot be read, or the address cannot be listened on.
+        KeyboardInterrupt: A signal came while the engine was starting.
         SystemExit: The engine stopped by itself (status 1).
     """
-    key_file = config.server.api_key_file
-    api_keys = read_api_keys(Path(key_file)) if key_file is not None else ()
-    # Listening is tried before the engine starts, which takes a minute or more.
-    with contextlib.closing(_listen(config.server.host, config.server.port)) as listener:
-        interrupt_on_signals()
-        with contextlib.suppress(KeyboardInterrupt):
-            uvloop.run(_serve(config, plan, listener, api_keys))
+    uvloop.run(_serve(config, plan, listener, api_keys, stages))
 
 
 async def _serve(
-    config: ServerConfig, plan: EnginePlan, listener: socket.socket, api_keys: Sequence[str]
+    config: ServerConfig,
+    plan: EnginePlan,
+    listener: socket.socket,
+    api_keys: Sequence[str],
+    stages: Stages,
 ) -> None:
-    async with open_engine(plan) as engine:
+    async with open_engine(plan, stages) as engine:
         voices = voices_of(config, plan)
         app = create_app(engine, config, api_keys=api_keys, chat_template=plan.chat_template, voices=voices)
         server = _Server(_uvicorn_config(app))
         watch = asyncio.create_task(_stop_with(engine, server))
         listener.listen(server.config.backlog)
+        stages.end("ready")
         _announce(config, listener, needs_key=bool(api_keys))
         try:
             await server.serve(sockets=[listener])
@@ -85,21 +92,6 @@ async def _stop_with(engine: EngineClient, server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as exc:
-        raise ConfigError(
-            f"server: cannot listen on {host}:{port}: {exc}; choose another --host or --port"
-        ) from exc
-    return listener
-
-
 def _uvicorn_config(app: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
@@ -115,6 +107,8 @@ def _uvicorn_config(app: Any) -> uvicorn.Config:
 
 def _log_config() -> dict[str, Any]:
     log_config = copy.deepcopy(LOGGING_CONFIG)
+    if not logging.getLogger("vllm").isEnabledFor(logging.INFO):
+        log_config["loggers"]["uvicorn.error"]["level"] = "WARNING"
     log_config["loggers"]["eft_server"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     return log_config
 

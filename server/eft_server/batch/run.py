@@ -8,11 +8,12 @@ from pathlib import Path
 import uvloop
 
 from eft_server.api.inprocess import InProcess, open_in_process
-from eft_server.api.interrupts import STOP_SIGNALS, interrupt_on_signals
+from eft_server.api.interrupts import STOP_SIGNALS
 from eft_server.batch.answers import AnswerFile, made_with
 from eft_server.batch.progress import Progress
 from eft_server.batch.requests import BatchRequest, Defaults, RequestFile
 from eft_server.config import ServerConfig
+from eft_server.engine.launcher.stages import Stages
 from eft_server.engine.plan import EnginePlan
 from eft_server.errors import BatchError
 
@@ -85,7 +86,7 @@ class Batch:
         self.refused += answered.status >= 400
 
 
-def run(batch: Batch, config: ServerConfig, plan: EnginePlan) -> None:
+def run(batch: Batch, config: ServerConfig, plan: EnginePlan, stages: Stages) -> None:
     """Answer what is left of a batch.
 
     Raises:
@@ -93,15 +94,14 @@ def run(batch: Batch, config: ServerConfig, plan: EnginePlan) -> None:
         EngineStoppedError: The engine stopped by itself; every answer until then is written.
         BatchError: An answer cannot be written.
     """
-    interrupt_on_signals()
     try:
-        uvloop.run(_run(batch, config, plan))
+        uvloop.run(_run(batch, config, plan, stages))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
 
-async def _run(batch: Batch, config: ServerConfig, plan: EnginePlan) -> None:
-    async with open_in_process(config, plan) as server:
+async def _run(batch: Batch, config: ServerConfig, plan: EnginePlan, stages: Stages) -> None:
+    async with open_in_process(config, plan, stages) as server:
         task = asyncio.current_task()
         assert task is not None
         for number in STOP_SIGNALS:

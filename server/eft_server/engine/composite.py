@@ -23,6 +23,7 @@ from vllm.transformers_utils.config import get_config, get_hf_text_config
 from eft_server.blend import blend
 from eft_server.engine.adapters import fingerprint, read_low_rank, share_weights, weightless
 from eft_server.engine.coefficients import attach, detach, taken_apart
+from eft_server.engine.launcher.stages import member_is_loaded, weights_are_loading
 from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
 from eft_server.engine.parallel import placement, whole
 from eft_server.engine.prompts import Reading
@@ -82,6 +83,7 @@ class EftForCausalLM(nn.Module):
         share_weights(
             checkpoint.name, self._member(checkpoint.name), self._member(checkpoint.reference), low_rank
         )
+        member_is_loaded(checkpoint.name, sum(term.a_RI.nbytes + term.b_OR.nbytes for term in low_rank))
 
     def _add(self, name: str, config: VllmConfig, prefix: str, tag: str | None = None) -> None:
         own = maybe_prefix(prefix, f"members.{name}")
@@ -216,10 +218,12 @@ class EftForCausalLM(nn.Module):
         """Hand every member its own checkpoint, which the loader streams one after the other."""
         loaded: set[str] = set()
         for owner, group in itertools.groupby(weights, key=lambda item: self._owner(item[0])):
-            own = ((name.removeprefix(f"{owner}{SEPARATOR}"), tensor) for name, tensor in group)
+            counted = weights_are_loading(owner, group)
+            own = ((name.removeprefix(f"{owner}{SEPARATOR}"), tensor) for name, tensor in counted)
             with self._placed(owner):
                 names = self._member(owner).load_weights(own)
             loaded.update(f"members.{_key(owner)}.{name}" for name in names)
+            member_is_loaded(owner, sum(tensor.nbytes for tensor in self._member(owner).parameters()))
         return loaded
 
     def _owner(self, weight_name: str) -> str:

@@ -5,19 +5,26 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
+from eft_server.engine.launcher import fork_server
+from eft_server.engine.launcher.stages import Stages
 from eft_server.engine.plan import EnginePlan
 from eft_server.engine.plugin import ARCHITECTURE
 from eft_server.errors import ConfigError
 
 if TYPE_CHECKING:
     from vllm import LLM
+    from vllm.config import VllmConfig
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.input_processor import InputProcessor
 
 
 @asynccontextmanager
-async def open_engine(plan: EnginePlan) -> AsyncIterator["AsyncLLM"]:
+async def open_engine(plan: EnginePlan, stages: Stages) -> AsyncIterator["AsyncLLM"]:
     """Start the engine, and stop it on the way out.
+
+    Args:
+        plan: What is started.
+        stages: Where the start is shown.
 
     Raises:
         ConfigError: vLLM did not load this package's plugin.
@@ -26,8 +33,12 @@ async def open_engine(plan: EnginePlan) -> AsyncIterator["AsyncLLM"]:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     with environment(plan.environment):
-        _require_plugin()
+        stages.begin("loading the members")
+        stages.listen()
+        _prepare(plan)
         engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**plan.options))
+        stages.tell(f"  KV cache: {_kv_cache_in_words(engine.vllm_config)}")
+        stages.begin("preparing the endpoints")
         _end_with(engine.input_processor, plan)
         try:
             yield engine
@@ -40,10 +51,16 @@ def open_offline(plan: EnginePlan) -> "LLM":
     from vllm import LLM
 
     with environment(plan.environment):
-        _require_plugin()
+        _prepare(plan)
         engine = LLM(**plan.options)
         _end_with(engine.llm_engine.input_processor, plan)
         return engine
+
+
+def _kv_cache_in_words(config: "VllmConfig") -> str:
+    cache = config.cache_config
+    blocks, tokens = cache.num_gpu_blocks or 0, (cache.num_gpu_blocks or 0) * cache.block_size
+    return f"{tokens:,} tokens in {blocks:,} blocks"
 
 
 def _end_with(processor: "InputProcessor", plan: EnginePlan) -> None:
@@ -61,6 +78,12 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+def _prepare(plan: EnginePlan) -> None:
+    _require_plugin()
+    if plan.options.get("numa_bind"):  # Which vLLM does by running another program in place of the interpreter.
+        fork_server.leave_to_vllm()
 
 
 def _require_plugin() -> None:

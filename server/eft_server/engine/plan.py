@@ -80,7 +80,7 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     options = _device_options(config, report)
     _refuse_schemes(models, {**options, **config.vllm}.get("dtype", "auto"))
     options |= {"max_model_len": _context(config, models), "max_logprobs": config.server.max_logprobs}
-    options |= _window_options(models)
+    options |= {"use_tqdm_on_load": False} | _window_options(models)
     options |= dict(config.vllm) | _family_options(config, report, models)
     _refuse_placements(config, options, models)
     report.require_divisible(_size_of(options, "tensor"))

@@ -11,8 +11,12 @@ _MODEL = "eft_server.engine.composite:EftForCausalLM"
 
 
 def register() -> None:
-    """Make the composite known to vLLM. Safe to call more than once."""
+    """Make the composite known to vLLM, and its log about it short. Safe to call more than once."""
     from vllm import ModelRegistry
+
+    from eft_server.engine.launcher.vllm_log import leave_out_the_expected
+
+    leave_out_the_expected()
 
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, _MODEL)

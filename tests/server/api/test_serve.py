@@ -21,12 +21,12 @@ def test_a_taken_port_is_refused_before_the_engine_starts() -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
-            serve.run(family(port=port), NO_ENGINE)
+            listener_on("127.0.0.1", port)
 
 
 def test_a_host_that_is_not_ours_is_refused_before_the_engine_starts() -> None:
     with pytest.raises(ConfigError, match="cannot listen on"):
-        serve.run(family(host="host.invalid"), NO_ENGINE)
+        listener_on("host.invalid", 0)
 
 
 def test_a_missing_key_file_is_refused_before_the_engine_starts(tmp_path: Path) -> None:

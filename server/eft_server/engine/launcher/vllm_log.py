@@ -1,0 +1,52 @@
+"""What vLLM warns of at every start of a family, and that is as it should be: left out of its log unless it is verbose."""
+
+import logging
+import os
+import warnings
+
+__all__ = ["Unexpected", "leave_out_the_expected"]
+
+_EXPECTED = (
+    # What this package decides; `eft check` shows it.
+    "Enforce eager set, disabling torch.compile",
+    "Inductor compilation was disabled by user settings",
+    "Using custom scheduler class",
+    # Ours in place of one that is wrong on CPUs (`cpu_kernels`).
+    "Kernel %s is already registered",
+    # Of no use to a CPU: Triton has no kernels for it, and members with such states are refused.
+    "Triton is not installed",
+    "Model Runner V2 requires Triton",
+    "Reset SSM cache type",
+    # The threads are as many as there are cores to compute on, and bound to them.
+    "OMP_NUM_THREADS=%s is set",
+    # docs/performance.md says what they are worth.
+    "%s is not found in LD_PRELOAD",
+    "Speculative decoding on CPU without Intel OpenMP",
+)
+
+
+class Unexpected(logging.Filter):
+    """Passes what is not expected."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is shown."""
+        return not str(record.msg).startswith(_EXPECTED)
+
+
+def leave_out_the_expected() -> None:
+    """Do so in this process; a second call does nothing. Debug and info logs are left whole."""
+    from vllm import logger
+
+    level = logging.getLevelName(os.environ.get("VLLM_LOGGING_LEVEL", "INFO").upper())
+    if not isinstance(level, int) or level < logging.WARNING:
+        return
+    # From here vLLM sets its handler up, some processes earlier than others.
+    logger.DEFAULT_LOGGING_CONFIG["filters"] = {"unexpected": {"()": f"{__name__}.Unexpected"}}
+    logger.DEFAULT_LOGGING_CONFIG["handlers"]["vllm"]["filters"] = ["unexpected"]
+    for handler in logging.getLogger("vllm").handlers:
+        if not any(isinstance(known, Unexpected) for known in handler.filters):
+            handler.addFilter(Unexpected())
+    # Of what vLLM's own kernels for CPUs look through.
+    warnings.filterwarnings(
+        "ignore", message="`torch.distributed.reduce_op` is deprecated", category=FutureWarning
+    )

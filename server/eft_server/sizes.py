@@ -1,0 +1,11 @@
+"""Sizes of memory, in words."""
+
+__all__ = ["in_words"]
+
+_GB = 1e9
+_MB = 1e6
+
+
+def in_words(size_bytes: float) -> str:
+    """Megabytes, or gigabytes from the first on."""
+    return f"{size_bytes / _GB:.2f} GB" if size_bytes >= _GB else f"{size_bytes / _MB:.2f} MB"
