@@ -94,5 +94,7 @@ def _dtype(options: Mapping[str, Any], key: str) -> str | None:
     """A dtype that the options name; None where the checkpoint's own is kept."""
     dtype = str(options.get(key, "auto")).removeprefix("torch.")
     return None if dtype == "auto" else dtype
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}… ({len(text)} characters)"

@@ -208,9 +208,7 @@ def generate(  # noqa: PLR0913 (one for each option)
     raise typer.Exit(status)
 
 
-def _run_batch(
-    batch: "Batch", config: ServerConfig, vllm_arguments: Sequence[str], stages: "Stages"
-) -> int:
+def _run_batch(batch: "Batch", config: ServerConfig, vllm_arguments: Sequence[str], stages: "Stages") -> int:
     """Answer what is left and say how it ended; the exit status."""
     from eft_server.batch.run import EngineStoppedError, run
 

@@ -211,7 +211,7 @@ class LoadedFamily:
             raise
 
 
-def load(
+def load(  # noqa: PLR0913 (the options of `eft serve` that matter here)
     family: str | Path,
     *,
     overrides: Sequence[str] = (),

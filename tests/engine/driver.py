@@ -1,16 +1,23 @@
 """A real engine in a process of its own, spoken to in JSON lines; so a test can choose its environment.
 
 Model Runner V2's tests put a Triton backend on the path that no other test may see, and an engine that dies
-must not take the test run with it.
+must not take the test run with it. Each of the processes is forked from a nursery, which has imported vLLM once for
+all of them; and the engine runs inside its process, unless the options spread it over several.
 """
 
+import atexit
+import functools
 import json
 import os
+import select
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 STUB = Path(__file__).parent / "triton_cpu"
 ENVIRONMENT = {
@@ -39,38 +46,100 @@ class Engine:
         v2: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        variables = os.environ | ENVIRONMENT | (V2_ENVIRONMENT if v2 else {}) | dict(environment or {})
-        command = [sys.executable, __file__, str(family), *overrides]
         self._log = Path(family).parent / f"engine-{'v2' if v2 else 'v1'}-{abs(hash(tuple(overrides)))}.log"
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log.open("w"),
-            env=variables,
-            text=True,
-        )
+        environment = dict(environment or {})
+        # What is on the path is read by an interpreter as it starts.
+        nursery = _nursery(v2, environment.get("PYTHONPATH"))
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(nursery)
+        self._replies = self._socket.makefile()
+        self._send([str(family), *overrides], environment, str(self._log))
         self.facts = self._read()
 
     def generate(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Run requests as one batch; outputs in their order."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(list(requests)) + "\n")
-        self._process.stdin.flush()
+        self._send(*requests)
         return list(self._read())
 
     def close(self) -> None:
         """Stop the engine and wait for it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=120)
+        self._socket.shutdown(socket.SHUT_WR)
+        self._socket.settimeout(120)
+        assert self._replies.read() == "", "it says nothing more, and its end closes the connection"
+        self._socket.close()
+
+    def _send(self, *items: Any) -> None:
+        self._socket.sendall((json.dumps(items) + "\n").encode())
 
     def _read(self) -> Any:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):  # vLLM's processes print to the same pipe.
-                return json.loads(line)["value"]
+        if line := self._replies.readline():
+            return json.loads(line)
         raise RuntimeError(f"the engine died:\n{self._log.read_text()[-6000:]}")
+
+
+@functools.cache
+def _nursery(v2: bool, path: str | None) -> str:
+    """Start a process that engines are forked from; the address at which it can be asked for one.
+
+    It ends with this process, however that ends, and all of its engines with it.
+    """
+    variables = os.environ | ENVIRONMENT | (V2_ENVIRONMENT if v2 else {})
+    variables |= {} if path is None else {"PYTHONPATH": path}
+    folder = tempfile.TemporaryDirectory(prefix="eft-nursery-")
+    address = str(Path(folder.name) / "socket")
+    process = subprocess.Popen(
+        [sys.executable, __file__, address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=variables,
+        start_new_session=True,
+    )
+    atexit.register(folder.cleanup)
+    atexit.register(process.communicate)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return address
+
+
+def rear(address: str) -> None:
+    """The nursery's side: fork an engine for each connection, until standard input ends."""
+    from eft_server.engine.launcher import fork_server
+
+    fork_server.import_engine()
+    for module in ("vllm.entrypoints.llm", "eft_server.family", "eft_server.engine.plan"):
+        __import__(module)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for them.
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        os.write(1, b"ready\n")
+        os.dup2(2, 1)
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+            connection = listener.accept()[0]
+            if os.fork() == 0:
+                listener.close()
+                _live(connection)
+            connection.close()
+    os.killpg(0, signal.SIGKILL)
+
+
+def _live(connection: socket.socket) -> None:
+    """An engine's side, from its birth to its end."""
+    status = 1
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        with connection.makefile("rw") as lines:
+            (arguments, environment, log) = json.loads(lines.readline())
+            os.environ.update(environment)
+            with open(log, "w") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            serve(lines, *arguments)
+        status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
 
 
 PLAIN = "--plain"
@@ -82,8 +151,7 @@ def start(path: str, overrides: Sequence[str]) -> Any:
     if PLAIN in overrides:
         from vllm import LLM
 
-        # As many threads as the composite has: sums are taken in another order otherwise.
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+        _stay_in_this_process()  # As the composite does: with other threads, sums are taken in another order.
         return LLM(
             model=path,
             dtype="float32",
@@ -97,20 +165,33 @@ def start(path: str, overrides: Sequence[str]) -> Any:
         )
     from eft_server.config import load_config
     from eft_server.engine.launch import open_offline
+    from eft_server.engine.launcher import fork_server
     from eft_server.engine.plan import plan
     from eft_server.family import inspect_family
 
     config = load_config(path, overrides)
+    if config.vllm.get("tensor_parallel_size"):
+        fork_server.start()
+    else:
+        _stay_in_this_process()
     return open_offline(plan(config, inspect_family(config)))
 
 
-def serve(path: str, overrides: Sequence[str]) -> None:
-    """The child's side."""
+def _stay_in_this_process() -> None:
+    import torch
+
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    torch.set_num_threads(1)  # Two engines may run at once, each in a test of its own.
+
+
+def serve(lines: TextIO, path: str, *overrides: str) -> None:
+    """Start an engine and answer batches until the other side has no more."""
     llm = start(path, overrides)
     runner = llm.collective_rpc(_runner_name)[0]
-    _send({"runner": runner, "kv_bytes_per_token": llm.collective_rpc(_kv_bytes_per_token)})
-    for line in sys.stdin:
-        _send(_generate(llm, json.loads(line)))
+    _reply(lines, {"runner": runner, "kv_bytes_per_token": llm.collective_rpc(_kv_bytes_per_token)})
+    while line := lines.readline():
+        _reply(lines, _generate(llm, json.loads(line)))
+    llm.llm_engine.engine_core.shutdown()
 
 
 def _runner_name(worker: Any) -> str:
@@ -125,8 +206,9 @@ def _kv_bytes_per_token(worker: Any) -> int:
     return int(block_bytes // worker.vllm_config.cache_config.block_size)
 
 
-def _send(value: Any) -> None:
-    print(json.dumps({"value": value}), flush=True)
+def _reply(lines: TextIO, value: Any) -> None:
+    lines.write(json.dumps(value) + "\n")
+    lines.flush()
 
 
 def _generate(llm: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -203,4 +285,4 @@ def _plain_logprobs(positions: Any) -> Any:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2:])
+    rear(sys.argv[1])

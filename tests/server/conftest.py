@@ -30,6 +30,12 @@ WriteFamily = Callable[..., Path]
 WriteCheckpoint = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def vllms_own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that run in this process start no fork server in it."""
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+
+
 @pytest.fixture
 def words() -> tuple[str, ...]:
     """The ordinary tokens that a checkpoint has by default, with the ids from 0 on."""

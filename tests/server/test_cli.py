@@ -2,8 +2,13 @@
 
 import builtins
 import json
+import os
+import re
+import socket
 import sys
 import tomllib
+from contextlib import closing
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,10 +61,11 @@ def planned(monkeypatch):
 
 @pytest.fixture
 def served(monkeypatch):
-    """Stand in for the server: the configs and plans that it was started with."""
+    """Stand in for the server: what it was started with, from the config and the plan on."""
     calls = []
-    run = lambda config, plan: calls.append((config, plan))  # noqa: E731
+    run = lambda *arguments: calls.append(arguments)  # noqa: E731
     monkeypatch.setitem(sys.modules, "eft_server.api.serve", SimpleNamespace(run=run))
+    monkeypatch.setattr("eft_server.api.listener.listener_on", lambda host, port: StringIO(f"{host} {port}"))
     return calls
 
 
@@ -88,6 +94,7 @@ def test_serve_passes_flags_overrides_and_vllm_arguments_on(
 ):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "keys").write_text("first\nsecond\n")
     result = eft(
         "serve",
         family,
@@ -106,12 +113,52 @@ def test_serve_passes_flags_overrides_and_vllm_arguments_on(
         64,
     )
     assert result.exit_code == 0, result.output
-    config, plan = served[0]
+    config, plan, listener, keys, _ = served[0]
+    assert (keys, listener.closed) == (("first", "second"), True)
     assert (config.server.host, config.server.port, config.server.max_n) == ("::1", 9, 2)
     assert config.server.api_key_file == tmp_path / "elsewhere" / "keys"
     assert config.defaults.scale == 0.5
     assert planned[0][2] == ["--max-model-len", "64"]
     assert plan.options["dtype"] == "float32"
+
+
+def test_a_missing_key_file_is_refused_before_anything_is_started(eft, family, planned, served, tmp_path):
+    refused = eft("serve", family, "--api-key-file", tmp_path / "nothing")
+    assert (refused.exit_code, planned, served) == (2, [], [])
+    assert "cannot read" in refused.stderr
+
+
+def test_an_address_that_cannot_be_had_is_refused_before_anything_is_started(eft, family, planned):
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        refused = eft("serve", family, "--port", port)
+    assert (refused.exit_code, planned) == (2, [])
+    assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr
+    assert "importing" not in refused.stderr
+
+
+def test_the_stages_of_a_start_are_told_on_stderr(eft, family, planned, served):
+    lines = eft("serve", family, "--host", "::1").stderr.splitlines()
+    for line, stage in zip(
+        lines, ("importing vLLM and PyTorch", "reading the members' configs"), strict=True
+    ):
+        assert re.match(rf"\[ *\d+\.\d s\] {stage}", line)
+
+
+@pytest.mark.parametrize(
+    ("options", "level"),
+    [
+        ((), "WARNING"),
+        (("--verbose",), "INFO"),
+        (("--log-level", "error"), "ERROR"),
+        (("--log-level", "DEBUG"), "DEBUG"),
+    ],
+)
+def test_the_level_of_vllms_log_is_chosen(eft, family, planned, served, monkeypatch, options, level):
+    monkeypatch.delenv("VLLM_LOGGING_LEVEL", raising=False)
+    assert eft("serve", family, *options).exit_code == 0
+    assert os.environ["VLLM_LOGGING_LEVEL"] == level
+    assert eft("serve", family, "--log-level", "loud").exit_code == 2
 
 
 def test_serve_tells_warnings_on_stderr(eft, family, planned, served, write_checkpoint):
@@ -203,8 +250,10 @@ def test_a_member_that_drafts_costs_nothing_more_and_another_checkpoint_does(eft
 def test_wrong_input_ends_with_two_and_one_message(eft, family, planned, served, command, arguments, message):
     result = eft(command, *(family if argument == "FAMILY" else argument for argument in arguments))
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: ")
-    assert message in result.stderr
+    *stages, last = result.stderr.splitlines()
+    assert last.startswith("error: ")
+    assert message in last
+    assert all(line.startswith("[") for line in stages)
     assert "Traceback" not in result.output
     assert not served
 
@@ -283,7 +332,7 @@ def run(monkeypatch):
     from eft_server.batch import run
 
     def ends(with_error=None):
-        def answer(batch, config, plan):
+        def answer(batch, config, plan, stages):
             batch.answers.write(next(batch.pending()).custom_id, Answered(200, {}))
             batch.written += 1
             if with_error:

@@ -9,6 +9,7 @@ import pytest
 
 import eft_server
 from eft_server import LoadedFamily
+from eft_server.engine.launcher.stages import Stages
 from eft_server.errors import RequestError
 
 from .api.api_checkpoint import write_checkpoint
@@ -30,7 +31,7 @@ def engines(engine, monkeypatch):
     running = []
 
     @asynccontextmanager
-    async def open_engine(plan):
+    async def open_engine(plan, stages):
         index = len(running)
         running.append(True)
         yield engine
@@ -42,7 +43,7 @@ def engines(engine, monkeypatch):
 
 @pytest.fixture
 def family(engines):
-    with LoadedFamily(family_config(), PLAN) as family:
+    with LoadedFamily(family_config(), PLAN, Stages(quiet=True)) as family:
         yield family
 
 
@@ -126,7 +127,7 @@ def test_the_names_that_can_be_asked_are_told(family):
 
 
 def test_closing_stops_the_engine_once(engines):
-    family = LoadedFamily(family_config(), PLAN)
+    family = LoadedFamily(family_config(), PLAN, Stages(quiet=True))
     assert engines == [True]
     family.close()
     family.close()
@@ -137,7 +138,7 @@ def test_closing_stops_the_engine_once(engines):
 
 def test_an_engine_that_does_not_start_leaves_nothing_behind(monkeypatch):
     @asynccontextmanager
-    async def open_engine(plan):
+    async def open_engine(plan, stages):
         raise OSError("no memory")
         yield
 
@@ -146,7 +147,7 @@ def test_an_engine_that_does_not_start_leaves_nothing_behind(monkeypatch):
     make = asyncio.new_event_loop
     monkeypatch.setattr(asyncio, "new_event_loop", lambda: loops.append(make()) or loops[-1])
     with pytest.raises(OSError, match="no memory"):
-        LoadedFamily(family_config(), PLAN)
+        LoadedFamily(family_config(), PLAN, Stages(quiet=True))
     assert [loop.is_closed() for loop in loops] == [True]
 
 

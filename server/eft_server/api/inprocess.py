@@ -69,9 +69,7 @@ class InProcess:
 
 
 @asynccontextmanager
-async def open_in_process(
-    config: ServerConfig, plan: EnginePlan, stages: Stages
-) -> AsyncIterator[InProcess]:
+async def open_in_process(config: ServerConfig, plan: EnginePlan, stages: Stages) -> AsyncIterator[InProcess]:
     """Start the engine that a plan describes and the application over it; stop it on the way out.
 
     Raises:

@@ -24,6 +24,7 @@ from eft_server.bench.contestants import Contestant, Job, Timed, Variant, compos
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import Rounds, run, spread
 from eft_server.config import ServerConfig, load_config
+from eft_server.engine.launcher import fork_server
 from eft_server.engine.plan import plan
 from eft_server.errors import ConfigError, EftError
 from eft_server.family import FamilyReport, inspect_family
@@ -81,6 +82,7 @@ def main(
     over the same models in transformers. The bound is what a composite that adds nothing would reach: 1 / Σ 1/tps
     over its members. Ratios are taken within a round, since the machine's speed may change between rounds.
     """
+    fork_server.start()
     for family in families or ["demo", "smollm2"]:
         try:
             config = load_config(_path(family))

@@ -14,6 +14,7 @@ import psutil
 from eft_server.bench.loop import TransformersLoop
 from eft_server.config import ServerConfig
 from eft_server.engine.launch import environment
+from eft_server.engine.launcher.fork_server import process_context
 from eft_server.engine.manifest import KEY, PROMPTS_KEY
 from eft_server.engine.plan import EnginePlan
 
@@ -91,10 +92,11 @@ class Contestant:
 
     def __init__(self, name: str, build: Callable[..., Generator], *arguments: Any) -> None:
         self.name = name
-        context = multiprocessing.get_context("spawn")
+        context = process_context()
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, build, arguments))
+        self._process = context.Process(target=_serve, args=(theirs, build, arguments))  # type: ignore[attr-defined]
         self._process.start()
+        theirs.close()
 
     def wait_until_ready(self) -> None:
         """Block until it has loaded.
@@ -115,7 +117,9 @@ class Contestant:
         """Stop it, and the processes that it started; there is nothing to be saved."""
         if self._process.pid is None or not self._process.is_alive():
             return
-        _kill_children(self._process.pid)
+        _kill_children(
+            self._process.pid
+        )  # Those from the fork server are not among them, and end by themselves.
         self._process.kill()
         self._process.join()
 
@@ -154,6 +158,8 @@ def _serve(pipe: Connection, build: Callable[..., Generator], arguments: Sequenc
     finally:
         # Otherwise an engine's processes would be waited for, for good.
         _kill_children(os.getpid())
+        for child in multiprocessing.active_children():
+            child.kill()
 
 
 def _timing(generator: Generator, job: Job) -> Timing:
@@ -182,7 +188,7 @@ class Engine:
         with environment({**variables, **_QUIET}):
             # Without vLLM's statistics nobody would count the drafts.
             self._drafting = bool(options.get("speculative_config"))
-            self._engine = LLM(**options, disable_log_stats=not self._drafting, use_tqdm_on_load=False)
+            self._engine = LLM(**options, disable_log_stats=not self._drafting)
 
     def generate(self, job: Job) -> None:
         """Run a job to its end."""

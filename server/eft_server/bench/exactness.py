@@ -17,6 +17,7 @@ from rich.table import Table
 from eft_server.behaviours import Behaviours
 from eft_server.bench.prompts import random_ids
 from eft_server.config import ServerConfig, load_config
+from eft_server.engine.launcher import fork_server
 from eft_server.engine.manifest import KEY, Manifest
 from eft_server.errors import EftError
 from eft_server.family import inspect_family
@@ -95,6 +96,7 @@ def main(
 
     Exit status 1 says that something is further away than the tolerance.
     """
+    fork_server.start()
     facts, failed = list[dict[str, Any]](), False
     for family in families or ["demo"]:
         try:

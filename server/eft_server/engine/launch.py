@@ -82,7 +82,9 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 def _prepare(plan: EnginePlan) -> None:
     _require_plugin()
-    if plan.options.get("numa_bind"):  # Which vLLM does by running another program in place of the interpreter.
+    if plan.options.get(
+        "numa_bind"
+    ):  # Which vLLM does by running another program in place of the interpreter.
         fork_server.leave_to_vllm()
 
 

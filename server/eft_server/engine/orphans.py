@@ -7,12 +7,17 @@ from multiprocessing.process import BaseProcess
 
 __all__ = ["end_with_parent"]
 
+_WATCH = "eft-parent"
+
 
 def end_with_parent() -> None:
-    """Watch the process that started this one, and leave when it is gone; its workers then do the same."""
+    """Watch the process that started this one, and leave when it is gone; its workers then do the same.
+
+    A second call does nothing.
+    """
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_leave_after, args=(parent,), name="eft-parent", daemon=True).start()
+    if parent is not None and not any(thread.name == _WATCH for thread in threading.enumerate()):
+        threading.Thread(target=_leave_after, args=(parent,), name=_WATCH, daemon=True).start()
 
 
 def _leave_after(parent: BaseProcess) -> None:

@@ -4,17 +4,14 @@ import contextlib
 import json
 import shlex
 import socket
-from pathlib import Path
 
 import pytest
 
 from eft_server.api import serve
-from eft_server.engine.plan import EnginePlan
+from eft_server.api.listener import listener_on
 from eft_server.errors import ConfigError
 
 from .served import family
-
-NO_ENGINE = EnginePlan(options={}, environment={})
 
 
 def test_a_taken_port_is_refused_before_the_engine_starts() -> None:
@@ -29,16 +26,11 @@ def test_a_host_that_is_not_ours_is_refused_before_the_engine_starts() -> None:
         listener_on("host.invalid", 0)
 
 
-def test_a_missing_key_file_is_refused_before_the_engine_starts(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read"):
-        serve.run(family(api_key_file=tmp_path / "nothing"), NO_ENGINE)
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_the_announcement_holds_a_command_that_can_be_pasted(
     host: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with contextlib.closing(serve._listen(host, 0)) as listener:
+    with contextlib.closing(listener_on(host, 0)) as listener:
         serve._announce(family(), listener, needs_key=True)
     first, second = capsys.readouterr().out.splitlines()
     shown = f"[{host}]" if ":" in host else host

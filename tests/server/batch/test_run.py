@@ -12,6 +12,7 @@ from eft_server.api.interrupts import STOP_SIGNALS
 from eft_server.batch import progress
 from eft_server.batch.requests import Defaults
 from eft_server.batch.run import Batch, EngineStoppedError, answer_all, run
+from eft_server.engine.launcher.stages import Stages
 from eft_server.errors import BatchError
 
 from ..api.served import family
@@ -168,7 +169,7 @@ def test_a_signal_ends_a_batch_with_every_answer_until_then_written(
     stopped = []
 
     @asynccontextmanager
-    async def open_in_process(config, plan):
+    async def open_in_process(config, plan, stages):
         try:
             yield InProcess(engine, config)
         finally:
@@ -180,6 +181,6 @@ def test_a_signal_ends_a_batch_with_every_answer_until_then_written(
     write = batch.answers.write
     monkeypatch.setattr(batch.answers, "write", lambda *line: (write(*line), os.kill(os.getpid(), number)))
     with batch.answers, pytest.raises(KeyboardInterrupt):
-        run(batch, family(max_concurrent_requests=1), None)
+        run(batch, family(max_concurrent_requests=1), None, Stages(quiet=True))
     assert stopped == [True]
     assert 1 <= len(written()) == batch.written < 9

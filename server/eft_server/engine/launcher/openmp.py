@@ -30,7 +30,9 @@ def read_environment(before: Mapping[str, str]) -> None:
     if cores := changed.get("GOMP_CPU_AFFINITY"):
         _bind(int(threads), [{int(core)} for core in re.findall(r"\d+", cores)])
     elif places := changed.get("OMP_PLACES"):
-        _bind(int(threads), [set(map(int, place.split(","))) for place in re.findall(r"{(\d[\d,]*)}", places)])
+        _bind(
+            int(threads), [set(map(int, place.split(","))) for place in re.findall(r"{(\d[\d,]*)}", places)]
+        )
 
 
 def _bind(threads: int, places: list[set[int]]) -> None:

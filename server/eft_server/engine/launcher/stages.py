@@ -1,4 +1,4 @@
-"""How far a start is, on stderr: on a terminal a live line and a line for each stage that is over, elsewhere a line a stage.
+"""How far a start is, on stderr: a line a stage, and on a terminal one that lives.
 
 Members are loaded in processes of the engine's, which may be on either side of a fork: what they have to tell comes
 as datagrams, to a socket that the environment names.

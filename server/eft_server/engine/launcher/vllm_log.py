@@ -1,4 +1,4 @@
-"""What vLLM warns of at every start of a family, and that is as it should be: left out of its log unless it is verbose."""
+"""What vLLM warns of at every start of a family, and is as it should be: left out of its log unless that is verbose."""
 
 import logging
 import os
