@@ -10,7 +10,10 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --python-platform x86_64
 FAMILY ?= demo
 ARGS ?=
 
-.PHONY: help install serve test check bench exact demo-family lock clean
+# Two engines at once where there are cores for them; what shares an engine runs in one process (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+
+.PHONY: help install serve test test-fast test-full check bench bench-start exact demo-family lock clean
 
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,8 +33,14 @@ $(TESTING): deploy/requirements-dev.txt $(SERVING)
 serve: $(SERVING) ## Serve the demo family on 127.0.0.1:8000 (FAMILY=file.yaml for yours, ARGS="--port 9000")
 	$(BIN)/eft serve $(FAMILY) $(ARGS)
 
-test: $(TESTING) ## Run every test: pure ones, the API, real engines, the README (ARGS="-k blend")
-	$(BIN)/python -m pytest $(ARGS)
+test: $(TESTING) ## Run the tests: pure ones, the API, real engines, the README (ARGS="-k blend")
+	$(PYTEST) -m "not full" $(ARGS)
+
+test-fast: $(TESTING) ## Only those that start no engine, for the inner loop
+	$(PYTEST) -m "not engine and not full" $(ARGS)
+
+test-full: $(TESTING) ## Every test, also those that take too long for every day (docs/testing.md)
+	$(PYTEST) $(ARGS)
 
 check: $(TESTING) ## Lint, format check, types
 	$(BIN)/ruff check .
@@ -40,6 +49,9 @@ check: $(TESTING) ## Lint, format check, types
 
 bench: $(TESTING) ## Measure the composite against its members one by one, and against a transformers loop
 	$(BIN)/python -m eft_server.bench $(ARGS)
+
+bench-start: $(TESTING) ## Measure how long a server takes to answer, beside a bare import of vLLM, and its memory
+	$(BIN)/python -m eft_server.bench.start $(ARGS)
 
 exact: $(TESTING) ## Compare the engine with plain transformers in float32, on the device that is here (FAMILY=…)
 	$(BIN)/python -m eft_server.bench.exactness $(FAMILY) $(ARGS)

@@ -1,8 +1,46 @@
-"""What holds for all tests."""
+"""What holds for all tests: which of them share something that takes long to start, and which come first."""
 
+import os
 import signal
+
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # The other workers have the other cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell without job control starts what runs behind it (`make test &`) with Ctrl-C ignored, and so would every program
 # that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_SERVER = "the server of tests/e2e"
+_LONGEST_FIRST = ("tests/engine/", "tests/e2e/", "tests/server/", "tests/clients/")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell pytest-xdist what has to run in one process, and begin with what takes longest."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+        if item.nodeid.startswith("tests/e2e/"):
+            item.add_marker(pytest.mark.engine)
+    items.sort(key=lambda item: [not item.nodeid.startswith(folder) for folder in _LONGEST_FIRST])
+
+
+def _group(item: pytest.Item) -> str:
+    """A running engine is shared by all tests that ask for it, other fixtures by those of their file."""
+    module = item.nodeid.partition("::")[0]
+    fixtures = getattr(item, "fixturenames", ())
+    if "running" in fixtures and "/engine/" in module:
+        module = "tests/engine/running"
+    elif "server" in fixtures and "/e2e/" in module:
+        return _SERVER
+    if "/engine/" not in module:
+        return module
+    params = getattr(item, "callspec", None)
+    shared = [str(value) for name, value in params.params.items() if name in _SHARED] if params else []
+    return "-".join([module, *shared])
+
+
+_SHARED = frozenset({"running", "compiled", "spread", "ran"})
+"""The fixtures of tests/engine whose parameters are engines."""

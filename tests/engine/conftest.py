@@ -51,9 +51,9 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="session", params=KINDS, ids=str)
+@pytest.fixture(scope="package", params=KINDS, ids=str)
 def running(request: pytest.FixtureRequest, family: Path, reference: Reference) -> Iterator[Running]:
-    """Each model runner, with and without speculation, one after the other."""
+    """Each model runner, with and without speculation, one after the other; the last ends with the tests of engines."""
     v2, speculative = KINDS[request.param]
     overrides = ["speculative={draft: b, tokens: 3}"] if speculative else []
     engine = Engine(family, overrides, v2)

@@ -28,6 +28,8 @@ from .reference import Reference
 from .small_family import Running
 from .test_composite import check, greedy, prompt
 
+pytestmark = pytest.mark.engine
+
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MEMBERS = ("base", "ref", "attention", "everything", "patterned", "on-base", "on-base-too")
 FAMILY = """

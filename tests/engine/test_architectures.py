@@ -11,6 +11,8 @@ from .driver import Engine
 from .reference import Reference
 from .test_composite import prompt
 
+pytestmark = pytest.mark.engine
+
 LLAMA3 = dict(
     rope_type="llama3",
     factor=4.0,

@@ -1,6 +1,7 @@
 """The benchmarks run to their end, on a small family, and leave nobody behind when they are killed."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from .checkpoints import write_checkpoint
 from .killed import started_and_left
+
+pytestmark = pytest.mark.engine
 
 FAMILY = """
 name: small
@@ -59,7 +62,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def bench(module: str, *arguments: str | Path) -> str:
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=500)
+    wide = os.environ | {"COLUMNS": "200"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=500, env=wide)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -14,6 +14,8 @@ from .small_family import FAMILY, SHARED, Running
 from .test_composite import FILTERED_BY_EXPERT, MIXED, SETTINGS, check, greedy, prompt
 from .test_scoring import check_scores, score
 
+pytestmark = pytest.mark.engine
+
 COMPILED = ["vllm.enforce_eager=false", "speculative={draft: a, tokens: 3}"]
 ADAPTED = {"q_proj": 4, "o_proj": 4, "up_proj": 4, "down_proj": 4}
 

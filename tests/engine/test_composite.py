@@ -13,6 +13,8 @@ from .driver import PLAIN, Engine
 from .reference import Text, continued
 from .small_family import POISON, SHARED, Running
 
+pytestmark = pytest.mark.engine
+
 BASE = [1.0, 0.0, 0.0, 0.0]
 UP_SCALED = [1.0, -1.0, 1.0, 0.0]
 MIXED = [1.0, -1.5, 0.9, 0.6]

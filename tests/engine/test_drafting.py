@@ -11,6 +11,8 @@ from .small_family import Running
 from .test_composite import MIXED, UP_SCALED, check, greedy, prompt
 from .test_prompts import apart
 
+pytestmark = pytest.mark.engine
+
 B_ALONE = [0.0, 0.0, 0.0, 1.0]
 SPECULATIVE = pytest.mark.parametrize("running", ["v1-speculative", "v2-speculative"], indirect=True)
 

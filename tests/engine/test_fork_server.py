@@ -14,6 +14,8 @@ from eft_server.engine.launcher import openmp
 
 from .killed import started_and_left
 
+pytestmark = pytest.mark.engine
+
 CHILDREN = """
 import json, os, sys, time
 from pathlib import Path

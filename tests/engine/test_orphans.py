@@ -4,6 +4,8 @@ import pytest
 
 from .killed import started_and_left
 
+pytestmark = pytest.mark.engine
+
 PROGRAM = """
 import multiprocessing, time
 from eft_server.engine.orphans import end_with_parent

@@ -19,6 +19,8 @@ from .test_adapters import ALL
 from .test_composite import check, greedy, prompt
 from .test_scoring import check_scores, score
 
+pytestmark = pytest.mark.engine
+
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "base": ("llama", dict(hidden_size=128, num_attention_heads=4, num_key_value_heads=2)),
     "ref": ("llama", dict(hidden_size=96, num_attention_heads=3, vocab_size=SHARED)),

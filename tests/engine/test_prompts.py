@@ -18,6 +18,8 @@ from .test_composite import (
     prompt,
 )
 
+pytestmark = pytest.mark.engine
+
 BLOCK = 32
 
 

@@ -22,6 +22,8 @@ from .quantised import quantise, round_inputs
 from .reference import Reference
 from .test_composite import prompt
 
+pytestmark = pytest.mark.engine
+
 VLLM = (
     "vllm: {dtype: %s, max_model_len: 256, max_num_seqs: 16, max_num_batched_tokens: 64, block_size: 32, "
     "kv_cache_memory_bytes: 67108864, disable_log_stats: false}\n"

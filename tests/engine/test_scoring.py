@@ -22,6 +22,8 @@ from .test_composite import (
     prompt,
 )
 
+pytestmark = pytest.mark.engine
+
 REFERENCE_ALONE = [0.0, 1.0, 0.0, 0.0]
 B_ALONE = [0.0, 0.0, 0.0, 1.0]
 EVERYBODY = [MIXED, BASE, REFERENCE_ALONE, EXPERT_ALONE, B_ALONE]

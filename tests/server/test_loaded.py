@@ -90,7 +90,7 @@ def test_several_prompts_are_answered_at_once_and_in_order(family, engine):
 
 def test_no_more_requests_are_under_way_than_the_family_file_allows(engines, engine):
     engine.pause_s = 0.01
-    with LoadedFamily(family_config(max_concurrent_requests=2), PLAN) as family:
+    with LoadedFamily(family_config(max_concurrent_requests=2), PLAN, Stages(quiet=True)) as family:
         assert len(family.complete_many(["a"] * 12)) == 12
 
 

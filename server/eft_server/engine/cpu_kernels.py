@@ -65,7 +65,9 @@ def adds_up_eight_bits() -> bool:
     inputs, outputs, rows, largest = 64, 32, 4, 127
     weight_KN = torch.full((outputs, inputs), largest, dtype=torch.int8).t()
     x_RK = torch.full((rows, inputs), largest, dtype=torch.int8)
-    kernel = ops.create_onednn_scaled_mm(weight_KN, torch.ones(outputs, 1), torch.float32, True, False, rows)
+    # The kernel notes where the weights' scales are, and does not keep them.
+    weight_scales_N1, x_scales_R1 = torch.ones(outputs, 1), torch.ones(rows, 1)
+    kernel = ops.create_onednn_scaled_mm(weight_KN, weight_scales_N1, torch.float32, True, False, rows)
     sums_RN = torch.empty(rows, outputs)
-    ops.onednn_scaled_mm(kernel, x_RK, sums_RN, torch.ones(rows, 1), None, None, None)
+    ops.onednn_scaled_mm(kernel, x_RK, sums_RN, x_scales_R1, None, None, None)
     return bool((sums_RN == inputs * largest * largest).all())

@@ -97,8 +97,8 @@ class Stages:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end_stage("failed after " if kind is not None else "")
         self._stop_listening()
+        self._end_stage("failed after " if kind is not None else "")
 
     @property
     def elapsed_s(self) -> float:
@@ -134,8 +134,8 @@ class Stages:
 
     def end(self, fact: str) -> None:
         """End the start, with a line that says how."""
-        self._end_stage()
         self._stop_listening()
+        self._end_stage()
         self.tell(fact)
 
     def _stop_listening(self) -> None:
