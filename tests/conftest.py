@@ -2,8 +2,11 @@
 
 import os
 import signal
+from collections.abc import Generator
 
 import pytest
+
+from .leftovers import watch
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # The other workers have the other cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,6 +15,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # The other workers have the other core
 # that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let nothing outlive the run; what a worker of pytest-xdist starts is marked as its controller's."""
+    if not hasattr(config, "workerinput"):
+        watch()
+
 
 _SERVER = "the server of tests/e2e"
 _LONGEST_FIRST = ("tests/engine/", "tests/e2e/", "tests/server/", "tests/clients/")
@@ -25,6 +35,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.nodeid.startswith("tests/e2e/"):
             item.add_marker(pytest.mark.engine)
     items.sort(key=lambda item: [not item.nodeid.startswith(folder) for folder in _LONGEST_FIRST])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Put the environment back after each test: vLLM's config changes it, for all programs that are started later."""
+    before = dict(os.environ)
+    try:
+        return (yield)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _group(item: pytest.Item) -> str:

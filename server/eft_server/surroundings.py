@@ -33,7 +33,8 @@ def log_vllm(level: LogLevel | None, *, default: LogLevel = LogLevel.WARNING) ->
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     if os.environ["VLLM_LOGGING_LEVEL"] not in ("DEBUG", "INFO"):
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # How memory is bound to its node, on CPUs.
-        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # Whether Triton is there.
+        for name in ("torch._library.triton", "vllm.triton_utils.importing"):  # Which Triton is there, if any.
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def use_hub(*, offline: bool = False, cache_dir: Path | None = None) -> None:

@@ -170,9 +170,8 @@ def start(path: str, overrides: Sequence[str]) -> Any:
     from eft_server.family import inspect_family
 
     config = load_config(path, overrides)
-    if config.vllm.get("tensor_parallel_size"):
-        fork_server.start()
-    else:
+    fork_server.start()
+    if not config.vllm.get("tensor_parallel_size"):
         _stay_in_this_process()
     return open_offline(plan(config, inspect_family(config)))
 
