@@ -66,7 +66,7 @@ lock: ## Resolve pyproject.toml again into the locks in deploy/ (needs uv)
 	cd deploy && printf 'editables\nhatchling\nuv\n' | $(COMPILE) - --constraint requirements-dev.txt \
 	  --output-file requirements-install.txt
 	@# Not the same file everywhere: PyTorch's index, or what the settings name.
-	sed -i '/^torch==/{s/ .*//;n;d}' deploy/requirements-cpu.txt deploy/requirements-dev.txt
+	sed -i '/^torch==/,/[^\\]$$/{/^torch==/!d;s/ .*//}' deploy/requirements-cpu.txt deploy/requirements-dev.txt
 
 clean: ## Remove what the commands above made
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -18,8 +18,9 @@ pip install --quiet --disable-pip-version-check --require-hashes --no-deps --req
 : "${UV_DEFAULT_INDEX:=${PIP_INDEX_URL:-$(pip config get global.index-url 2>/dev/null || true)}}"
 : "${UV_FIND_LINKS:=${PIP_FIND_LINKS:-$(pip config get global.find-links 2>/dev/null || true)}}"
 if [ -n "$UV_DEFAULT_INDEX" ]; then export UV_DEFAULT_INDEX; else unset UV_DEFAULT_INDEX; fi
-# The CPU build of torch has a version of its own (+cpu), which is at PyTorch's index or wherever the settings name.
-if [ -n "$UV_FIND_LINKS" ]; then export UV_FIND_LINKS; else unset UV_FIND_LINKS; export UV_TORCH_BACKEND=cpu; fi
+if [ -n "$UV_FIND_LINKS" ]; then UV_FIND_LINKS=$(echo "$UV_FIND_LINKS" | tr ' ' ,); export UV_FIND_LINKS; else unset UV_FIND_LINKS; fi
+# The CPU build of torch has a version of its own (+cpu), which is wherever the settings name, or at PyTorch's index.
+uv --quiet --dry-run "$(grep '^torch==' "$lock")" 2>/dev/null || export UV_TORCH_BACKEND=cpu
 
 uv --compile-bytecode --only-binary :all: --requirement "$lock"
 uv --quiet --no-build-isolation --editable "$here/.."

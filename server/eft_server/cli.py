@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from eft_server.family import FamilyReport
 
 __all__ = ["app", "main"]
+
+_BEGAN_S = time.time()
 
 EXIT_FAILED = 1
 EXIT_WRONG_INPUT = 2
@@ -140,18 +143,20 @@ def serve(  # noqa: PLR0913 (one for each option)
         api_keys = read_api_keys(Path(key_file)) if key_file is not None else ()
         with closing(listener_on(config.server.host, config.server.port)) as listener, _start() as stages:
             plan = _planned(config, vllm_arguments or (), stages)
+            from eft_server.api.interrupts import interrupted_by_signals
             from eft_server.api.serve import run
 
-            run(config, plan, listener, api_keys, stages)
+            with interrupted_by_signals():
+                run(config, plan, listener, api_keys, stages)
 
 
 @contextmanager
 def _start() -> Iterator["Stages"]:
-    """A start that is shown, and that a signal ends wherever it is."""
-    from eft_server.api.interrupts import interrupted_by_signals
-    from eft_server.engine.launcher.stages import Stages, process_began_s
+    """A start that is shown, and that a signal ends at once; once there is an engine, that has to be stopped."""
+    from eft_server.api.interrupts import ended_by_signals
+    from eft_server.engine.launcher.stages import Stages
 
-    with interrupted_by_signals(), Stages(began_s=process_began_s()) as stages:
+    with ended_by_signals(), Stages(began_s=_BEGAN_S) as stages:
         from eft_server.engine.launcher import fork_server
 
         stages.begin("importing vLLM and PyTorch")
@@ -162,7 +167,10 @@ def _start() -> Iterator["Stages"]:
 def _planned(config: ServerConfig, vllm_arguments: Sequence[str], stages: "Stages") -> "EnginePlan":
     """Plan how the engine is started, with the start's warnings."""
     stages.begin("reading the members' configs and tokenizers")
-    return _plan_with_warnings(config, vllm_arguments)
+    report = _inspect(config)
+    for warning in report.warnings:
+        stages.tell(f"warning: {warning}")
+    return _plan(config, report, vllm_arguments)
 
 
 @app.command()
@@ -210,14 +218,17 @@ def generate(  # noqa: PLR0913 (one for each option)
 
 def _run_batch(batch: "Batch", config: ServerConfig, vllm_arguments: Sequence[str], stages: "Stages") -> int:
     """Answer what is left and say how it ended; the exit status."""
+    from eft_server.api.interrupts import interrupted_by_signals
     from eft_server.batch.run import EngineStoppedError, run
 
     if not batch.left:
         stages.end(f"nothing to do: all {batch.total:,} requests have been answered")
         return 0
     stages.tell(f"{batch.left:,} requests to answer, {batch.skipped:,} answered before")
+    plan = _planned(config, vllm_arguments, stages)
     try:
-        run(batch, config, _planned(config, vllm_arguments, stages), stages)
+        with interrupted_by_signals():
+            run(batch, config, plan, stages)
     except KeyboardInterrupt:
         status, end = EXIT_INTERRUPTED, "interrupted: "
     except EngineStoppedError:
@@ -302,13 +313,6 @@ def _plan(config: ServerConfig, report: "FamilyReport", vllm_arguments: Sequence
     planned = plan(config, report, vllm_arguments)
     report.require_divisible(int(planned.options.get("tensor_parallel_size") or 1))
     return planned
-
-
-def _plan_with_warnings(config: ServerConfig, vllm_arguments: Sequence[str]) -> "EnginePlan":
-    report = _inspect(config)
-    for warning in report.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    return _plan(config, report, vllm_arguments)
 
 
 @contextmanager

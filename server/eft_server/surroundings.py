@@ -6,6 +6,7 @@ import sys
 from enum import StrEnum
 from pathlib import Path
 
+from eft_server.engine.launcher.vllm_log import SHORT
 from eft_server.errors import ConfigError
 
 __all__ = ["LogLevel", "log_vllm", "use_hub"]
@@ -31,9 +32,15 @@ def log_vllm(level: LogLevel | None, *, default: LogLevel = LogLevel.WARNING) ->
         os.environ["VLLM_LOGGING_LEVEL"] = level.upper()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", default.upper())
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    if os.environ["VLLM_LOGGING_LEVEL"] not in ("DEBUG", "INFO"):
+    if os.environ["VLLM_LOGGING_LEVEL"] in ("DEBUG", "INFO"):
+        os.environ.pop(SHORT, None)
+    else:
+        os.environ[SHORT] = "1"
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # How memory is bound to its node, on CPUs.
-        for name in ("torch._library.triton", "vllm.triton_utils.importing"):  # Which Triton is there, if any.
+        for name in (
+            "torch._library.triton",
+            "vllm.triton_utils.importing",
+        ):  # Which Triton is there, if any.
             logging.getLogger(name).setLevel(logging.ERROR)
 
 

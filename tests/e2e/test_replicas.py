@@ -1,8 +1,10 @@
 """Two replicas of the engine behind one port, through vLLM's own option; both have two ranks and speculate."""
 
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -32,12 +34,25 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def replicas(family: Path) -> Iterator[Server]:
     options = ("--set", "speculative={draft: helpful, tokens: 2}", "--set", "vllm.tensor_parallel_size=2")
+    shared = set(os.listdir("/dev/shm"))
     server = start_server(str(family), *options, "--", "--data-parallel-size", "2")
     yield server
     processes = psutil.Process(server.process.pid).children(recursive=True)
     assert len([process for process in processes if "Worker" in process.name()]) == 4
     assert stop_server(server) == 0
     assert psutil.wait_procs(processes, timeout=20)[1] == []
+    assert [
+        name for name in set(os.listdir("/dev/shm")) - shared if "cpushm" in name and not mapped(name)
+    ] == []
+
+
+def mapped(name: str) -> bool:
+    """Whether a process has this shared memory; other tests may have ranks of their own at the same time."""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):
+            if name in maps.read_text():
+                return True
+    return False
 
 
 @pytest.fixture(scope="module")

@@ -51,14 +51,27 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="package", params=KINDS, ids=str)
+@pytest.fixture(scope="session", params=KINDS, ids=str)
 def running(request: pytest.FixtureRequest, family: Path, reference: Reference) -> Iterator[Running]:
     """Each model runner, with and without speculation, one after the other; the last ends with the tests of engines."""
     v2, speculative = KINDS[request.param]
     overrides = ["speculative={draft: b, tokens: 3}"] if speculative else []
     engine = Engine(family, overrides, v2)
+    _running.append(engine)
     yield Running(engine, reference, v2, speculative)
     engine.close()
+
+
+_running: list[Engine] = []
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Do not keep the last of them for the session: other tests have no use for it."""
+    if nextitem is None or not nextitem.nodeid.startswith("tests/engine/"):
+        for engine in _running:
+            engine.close()
+        _running.clear()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -62,7 +62,9 @@ class Engine:
         return list(self._read())
 
     def close(self) -> None:
-        """Stop the engine and wait for it."""
+        """Stop the engine and wait for it; a second call does nothing."""
+        if self._socket.fileno() < 0:
+            return
         self._socket.shutdown(socket.SHUT_WR)
         self._socket.settimeout(120)
         assert self._replies.read() == "", "it says nothing more, and its end closes the connection"

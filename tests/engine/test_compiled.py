@@ -24,7 +24,7 @@ ADAPTED = {"q_proj": 4, "o_proj": 4, "up_proj": 4, "down_proj": 4}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four members of different shapes, the last an adapter on the reference."""
     folder = tmp_path_factory.mktemp("compiled")
-    write_checkpoint(folder / "base", 0, hidden_size=96, num_attention_heads=3, num_hidden_layers=1)
+    write_checkpoint(folder / "base", 0, hidden_size=96, num_attention_heads=3)
     write_checkpoint(
         folder / "ref", 1, "qwen2", vocab_size=SHARED, tie_word_embeddings=True, num_hidden_layers=1
     )

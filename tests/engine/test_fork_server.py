@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -155,6 +156,54 @@ def test_threads_are_left_as_they_are_where_the_environment_has_not_changed(
     assert bound == []
     openmp.read_environment({"OMP_NUM_THREADS": "1"})
     assert bound == [(1, [{0, 1}])]
+
+
+OWN = """
+import atexit, json, os, signal, sys, tempfile
+from pathlib import Path
+sys.path.insert(0, os.path.dirname(__file__))
+from eft_server.engine.launcher import fork_server
+
+if __name__ == "__main__":
+    atexit.register(print, "at the end")
+    signal.signal(signal.SIGHUP, lambda *_: None)
+    folder = tempfile.TemporaryDirectory()
+    print("once")
+    fork_server.start()
+    import child
+    receiver, sender = fork_server.process_context().Pipe(duplex=False)
+    daemon = fork_server.process_context().Process(target=child.tell, args=(sender,), daemon=True)
+    daemon.start()
+    facts = receiver.recv()
+    daemon.join()
+    ended = receiver.recv()
+    print(json.dumps([*facts, ended, daemon.exitcode, os.path.exists(folder.name)]))
+"""
+CHILD = """
+import atexit, multiprocessing.forkserver, signal, weakref
+
+class Thing: pass
+
+thing = Thing()
+
+def tell(sender):
+    atexit.register(sender.send, "an end of its own")
+    weakref.finalize(thing, print, "finalised")
+    multiprocessing.forkserver.ensure_running()
+    from vllm.model_executor.models import registry
+    sender.send([signal.getsignal(signal.SIGHUP) == signal.SIG_DFL, registry._run_in_subprocess(lambda: 6 * 7)])
+"""
+
+
+def test_what_is_the_programs_own_stays_so_and_a_process_ends_as_an_interpreter_does(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(OWN)
+    (tmp_path / "child.py").write_text(CHILD)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, tmp_path / "program.py"]
+    done = subprocess.run(command, env=buffered, capture_output=True, text=True, timeout=120, check=True)
+    once, finalised, facts, end = done.stdout.splitlines()
+    assert (once, finalised, end) == ("once", "finalised", "at the end")
+    assert json.loads(facts) == [True, 42, "an end of its own", 0, True]
 
 
 LEFT_TO_VLLM = """

@@ -23,7 +23,8 @@ from rich.table import Table
 console = Console()
 
 BARE = "import vllm.v1.engine.async_llm"
-WAYS = {"forked": {}, "vLLM's own": {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}}
+METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
+WAYS = {"forked": {}, "vLLM's own": {METHOD: "spawn"}}
 """How an engine's processes come to be, as variables of the environment."""
 
 TIMEOUT_S = 600.0
@@ -103,9 +104,10 @@ def _start(family: str, variables: dict[str, str]) -> Started:
 def _serving(family: str, variables: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
     """A server, its URL, and how long it took to be healthy."""
     command = [str(Path(sys.executable).with_name("eft")), "serve", family, "--port", "0"]
+    environment = {name: value for name, value in os.environ.items() if name != METHOD} | variables
     began_s = time.perf_counter()
     with subprocess.Popen(
-        command, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
         try:
             assert process.stdout is not None

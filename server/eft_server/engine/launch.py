@@ -36,7 +36,8 @@ async def open_engine(plan: EnginePlan, stages: Stages) -> AsyncIterator["AsyncL
         stages.begin("loading the members")
         stages.listen()
         _prepare(plan)
-        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**plan.options))
+        with _method_of_the_operator():
+            engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**plan.options))
         stages.tell(f"  KV cache: {_kv_cache_in_words(engine.vllm_config)}")
         stages.begin("preparing the endpoints")
         _end_with(engine.input_processor, plan)
@@ -52,7 +53,8 @@ def open_offline(plan: EnginePlan) -> "LLM":
 
     with environment(plan.environment):
         _prepare(plan)
-        engine = LLM(**plan.options)
+        with _method_of_the_operator():
+            engine = LLM(**plan.options)
         _end_with(engine.llm_engine.input_processor, plan)
         return engine
 
@@ -82,10 +84,20 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 def _prepare(plan: EnginePlan) -> None:
     _require_plugin()
-    if plan.options.get(
-        "numa_bind"
-    ):  # Which vLLM does by running another program in place of the interpreter.
+    if plan.options.get("numa_bind"):
         fork_server.leave_to_vllm()
+
+
+@contextmanager
+def _method_of_the_operator() -> Iterator[None]:
+    """Forget how vLLM's CPU platform has processes started: it writes that where the operator would."""
+    name = "VLLM_WORKER_MULTIPROC_METHOD"
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
 
 
 def _require_plugin() -> None:

@@ -343,6 +343,8 @@ def _cpu_kv_bytes(config: ServerConfig, report: "FamilyReport") -> int:
 
 def _environment(options: Mapping[str, Any]) -> dict[str, str]:
     variables = {"VLLM_COMPUTE_NANS_IN_LOGITS": "1"}
+    if options.get("numa_bind"):  # Which vLLM does by running another program in place of the interpreter.
+        variables["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     threads = thread_binding(sorted(os.sched_getaffinity(0)), _local_ranks(options)) if _on_cpu() else None
     return variables | ({"VLLM_CPU_OMP_THREADS_BIND": threads} if threads else {})
 

@@ -7,9 +7,12 @@ is made before there are threads, OpenMP's pools or CUDA contexts, which do not 
 fork. A program that has such things already gets `multiprocessing`'s own fork server, which imports everything
 once more, at the same time as the program.
 
-The operator's VLLM_WORKER_MULTIPROC_METHOD ("spawn" or "fork") leaves it all to vLLM.
+The operator's VLLM_WORKER_MULTIPROC_METHOD ("spawn" or "fork") leaves it all to vLLM, and so does what vLLM knows to
+rule a fork out: Ray's actors, and Windows' Linux.
 """
 
+import atexit
+import ctypes
 import gc
 import importlib
 import multiprocessing
@@ -19,11 +22,13 @@ import signal
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import context, forkserver, resource_tracker, util
+from multiprocessing import context, forkserver, popen_forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import Any, NoReturn, TypeVar
 
 from eft_server.engine.launcher import openmp
 from eft_server.engine.orphans import end_with_parent
@@ -51,6 +56,9 @@ _REGISTRY = "vllm.model_executor.models.registry"
 _vllms: dict[tuple[str, str], Any] = {}
 """What vLLM has at the names that are overwritten, by module and name."""
 
+_server = forkserver.ForkServer()
+_launching = threading.Lock()
+
 _is_clean: bool | None = None
 """Whether nothing but this package's imports had happened in this process when it imported the engine."""
 
@@ -60,19 +68,29 @@ def start() -> None:
 
     To be called as early in a program as can be. The server ends with the last of the processes that know of it.
     """
-    if is_running() or os.environ.get(_VLLMS_OWN):
+    if is_running():
         return
+    if os.environ.get(_VLLMS_OWN):
+        import_engine()
+        return
+    with suppress(OSError):  # A folder for temporary files whose path is too long for a socket.
+        if _start():
+            _take_over()
+
+
+def _start() -> bool:
     if _can_fork():
         inherited = _descriptors()
         import_engine()
-        if _cuda_is_initialised():  # By an import: the server's would be, too.
-            return
+        # If an import set CUDA up, the server's would do so, too.
+        if _vllm_would_spawn() or _cuda_is_initialised() or threading.active_count() > 1:
+            return False
         _fork_server(inherited)
     else:
-        forkserver.set_forkserver_preload(["eft_server.engine.launcher.preload"])
-        forkserver.ensure_running()
+        _server.set_forkserver_preload(["eft_server.engine.launcher.preload"])
+        _server.ensure_running()
         import_engine()
-    _take_over()
+    return not _vllm_would_spawn()
 
 
 def is_running() -> bool:
@@ -129,13 +147,18 @@ def _can_fork() -> bool:
 
 
 def _nothing_happened() -> bool:
-    return "torch" not in sys.modules and threading.active_count() == 1
+    return "torch" not in sys.modules and len(os.listdir("/proc/self/task")) == 1
+
+
+def _vllm_would_spawn() -> bool:
+    from vllm.platforms.interface import in_wsl
+    from vllm.ray.lazy_utils import is_in_ray_actor
+
+    return bool(in_wsl() or is_in_ray_actor())
 
 
 def _cuda_is_initialised() -> bool:
     """Whether the driver was set up in this process, by torch or anybody else; asking does not do it."""
-    import ctypes
-
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -145,12 +168,19 @@ def _cuda_is_initialised() -> bool:
 
 
 def _descriptors() -> set[int]:
-    return {int(name) for name in os.listdir("/proc/self/fd")}
+    """What is open, without what the looking opens."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            os.fstat(int(name))
+            found.add(int(name))
+    return found
 
 
 def _fork_server(inherited: Iterable[int]) -> None:
     """Have multiprocessing start its fork server, and fork where it would run a new interpreter."""
     resource_tracker.ensure_running()  # A new interpreter, as the fork server would be.
+    util._flush_std_streams()  # type: ignore[attr-defined]  # What is in a buffer would be written by each process.
     before, known = _descriptors(), set(inherited) - {0, 1, 2}
 
     def fork(_executable: str, arguments: Sequence[str], passed: Sequence[int]) -> int:
@@ -163,12 +193,12 @@ def _fork_server(inherited: Iterable[int]) -> None:
             _serve(arguments[-1], (known | made_for_the_parent) - set(passed))
         return pid
 
-    forkserver.set_forkserver_preload([])  # type: ignore[arg-type]  # typeshed wants a str in it
-    spawn, util.spawnv_passfds = util.spawnv_passfds, fork  # type: ignore[attr-defined]
+    _server.set_forkserver_preload([])
+    spawn, util.spawnv_passfds = util.spawnv_passfds, fork  # type: ignore[assignment]
     try:
-        forkserver.ensure_running()
+        _server.ensure_running()
     finally:
-        util.spawnv_passfds = spawn  # type: ignore[attr-defined]
+        util.spawnv_passfds = spawn
 
 
 def _serve(program: str, others: Iterable[int]) -> None:
@@ -181,10 +211,9 @@ def _serve(program: str, others: Iterable[int]) -> None:
     status = 1
     try:
         for descriptor in others:
-            with suppress(OSError):  # The one that listed them is among them.
+            with suppress(OSError):  # What was closed meanwhile.
                 os.close(descriptor)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _forget_the_program()
         gc.freeze()  # What is there for good stays where it is, in memory that all processes share.
         _take_over()
         _serve_for_all()
@@ -198,10 +227,27 @@ def _serve(program: str, others: Iterable[int]) -> None:
         os._exit(status)
 
 
+def _forget_the_program() -> None:
+    """What a new interpreter would not have: handlers of signals, what is to be done at the end, and a title."""
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+    with suppress(ImportError):
+        importlib.import_module("setproctitle").setproctitle("EFT::ForkServer")
+
+
 def _serve_for_all() -> None:
     """Let the processes that come from here use this server, too; multiprocessing's would start one each."""
+    global _server  # noqa: PLW0603 (it is the process's)
     _take_over()
-    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
+    # It notes in its own module where it listens.
+    _server = forkserver._forkserver
+    _server._lock = threading.Lock()  # type: ignore[attr-defined]
+    _server.ensure_running = forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
 
 
 def _take_over() -> None:
@@ -218,14 +264,41 @@ def _overwrite(module: str, name: str, value: Any) -> None:
     setattr(target, name, value)
 
 
+class _Popen(popen_forkserver.Popen):
+    """Asks this module's server for a process; the program's own use of multiprocessing's is left alone."""
+
+    def _launch(self, process_obj: Any) -> None:
+        with _launching:
+            multiprocessings = popen_forkserver.forkserver  # type: ignore[attr-defined]
+            popen_forkserver.forkserver = SimpleNamespace(  # type: ignore[attr-defined]
+                connect_to_new_process=_server.connect_to_new_process, read_signed=forkserver.read_signed
+            )
+            try:
+                super()._launch(process_obj)  # type: ignore[misc]
+            finally:
+                popen_forkserver.forkserver = multiprocessings  # type: ignore[attr-defined]
+
+
 class _Process(context.ForkServerProcess):
     """A process that has the environment of the one that starts it, as if it were a new interpreter."""
 
     _environment: dict[str, str]
 
+    @staticmethod
+    def _Popen(process_obj: Any) -> _Popen:
+        return _Popen(process_obj)
+
     def start(self) -> None:
         self._environment = dict(os.environ)
         super().start()
+
+    def _bootstrap(self, parent_sentinel: int | None = None) -> NoReturn:
+        """Do the process's work, then end it as an interpreter ends: some things are put away by C's exit alone."""
+        status = super()._bootstrap(parent_sentinel)  # type: ignore[misc]
+        atexit._run_exitfuncs()
+        util._flush_std_streams()  # type: ignore[attr-defined]
+        ctypes.CDLL(None).exit(status)
+        raise AssertionError("C's exit does not return")
 
     def run(self) -> None:
         before = dict(os.environ)
@@ -239,13 +312,15 @@ class _Process(context.ForkServerProcess):
 class _Context(context.ForkServerContext):
     """What vLLM takes its processes, locks, pipes and queues from."""
 
-    Process = _Process  # type: ignore[assignment]
+    Process = _Process
 
 
 def _run_in_fork(work: Callable[[], T]) -> T:
     """Run a function elsewhere, for its result: vLLM looks into model classes so, lest they set up CUDA here."""
     import cloudpickle
 
+    if multiprocessing.current_process().daemon:  # It may have no processes of multiprocessing's.
+        return _vllms[_REGISTRY, "_run_in_subprocess"](work)
     mp = _Context()
     receiver, sender = mp.Pipe(duplex=False)
     process = mp.Process(target=_send_result, args=(cloudpickle.dumps(work), sender), daemon=True)
@@ -261,7 +336,7 @@ def _run_in_fork(work: Callable[[], T]) -> T:
     process.join()
     if error is not None:
         raise error
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def _send_result(work: bytes, sender: Connection) -> None:

@@ -19,7 +19,7 @@ from typing import Protocol, Self, TypeVar
 
 from eft_server.sizes import in_words
 
-__all__ = ["Stages", "member_is_loaded", "process_began_s", "weights_are_loading"]
+__all__ = ["Stages", "member_is_loaded", "weights_are_loading"]
 
 _SOCKET = "EFT_START_SOCKET"
 _LONGEST = 4096
@@ -64,13 +64,6 @@ def _send(name: str, weight_bytes: int, *, loaded: bool) -> None:
         sender.sendto(message, address)
 
 
-def process_began_s() -> float:
-    """When this process began, in seconds since the epoch."""
-    import psutil
-
-    return psutil.Process().create_time()
-
-
 class Stages:
     """The stages of a start, shown as they begin and end. Use it in a ``with`` statement.
 
@@ -86,7 +79,8 @@ class Stages:
         """
         self._began_s = time.time() if began_s is None else began_s
         self._quiet = quiet
-        self._is_live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        isatty = getattr(sys.stderr, "isatty", bool)  # There may be no stderr, or one that is not a file.
+        self._is_live = isatty() and os.environ.get("TERM") != "dumb"
         self._stage: tuple[str, float] | None = None
         self._told_s = 0.0
         self._listener: _Listener | None = None
@@ -122,7 +116,10 @@ class Stages:
     def listen(self) -> None:
         """Tell of members as they are loaded, from now on."""
         if not self._quiet:
-            self._listener = _Listener(self._tell_of_member)
+            with suppress(
+                OSError
+            ):  # A folder for temporary files may have a path that is too long for a socket.
+                self._listener = _Listener(self._tell_of_member)
 
     def _tell_of_member(self, name: str, weight_bytes: int, loaded: bool) -> None:
         if loaded:
@@ -156,7 +153,7 @@ class Stages:
             self.tell(f"{stage}: {how}{time.time() - since_s:.1f} s")
 
     def _write(self, text: str) -> None:
-        if not self._quiet:
+        if not self._quiet and sys.stderr is not None:
             sys.stderr.write(text)
             sys.stderr.flush()
 

@@ -4,7 +4,10 @@ import logging
 import os
 import warnings
 
-__all__ = ["Unexpected", "leave_out_the_expected"]
+__all__ = ["SHORT", "Unexpected", "leave_out_the_expected"]
+
+SHORT = "EFT_SHORT_LOG"
+"""The variable of the environment that says so to all processes of an engine, and to no other program of vLLM's."""
 
 _EXPECTED = (
     # What this package decides; `eft check` shows it.
@@ -34,11 +37,10 @@ class Unexpected(logging.Filter):
 
 
 def leave_out_the_expected() -> None:
-    """Do so in this process; a second call does nothing. Debug and info logs are left whole."""
+    """Do so in this process, where the program wants a short log; a second call does nothing."""
     from vllm import logger
 
-    level = logging.getLevelName(os.environ.get("VLLM_LOGGING_LEVEL", "INFO").upper())
-    if not isinstance(level, int) or level < logging.WARNING:
+    if SHORT not in os.environ:
         return
     # From here vLLM sets its handler up, some processes earlier than others.
     logger.DEFAULT_LOGGING_CONFIG["filters"] = {"unexpected": {"()": f"{__name__}.Unexpected"}}
