@@ -4,6 +4,14 @@
 set -eu
 venv=$1 lock=$2 python=${PYTHON:-python3} here=$(dirname "$0")
 
+[ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || {
+  echo "The locks are for Linux on x86-64; this is $(uname -s) on $(uname -m)" >&2
+  exit 1
+}
+command -v "$python" >/dev/null || {
+  echo "There is no $python. Try: make PYTHON=/path/to/python3.11 install" >&2
+  exit 1
+}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
   echo "Python 3.11 or newer is needed; $python is $("$python" -V 2>&1). Try: make PYTHON=python3.12 install" >&2
   exit 1

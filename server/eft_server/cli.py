@@ -153,10 +153,10 @@ def serve(  # noqa: PLR0913 (one for each option)
 @contextmanager
 def _start() -> Iterator["Stages"]:
     """A start that is shown, and that a signal ends at once; once there is an engine, that has to be stopped."""
-    from eft_server.api.interrupts import ended_by_signals
+    from eft_server.api.interrupts import ended_by_signals, raise_if_interrupted
     from eft_server.engine.launcher.stages import Stages
 
-    with ended_by_signals(), Stages(began_s=_BEGAN_S) as stages:
+    with ended_by_signals(), Stages(began_s=_BEGAN_S, may_go_on=raise_if_interrupted) as stages:
         from eft_server.engine.launcher import fork_server
 
         stages.begin("importing vLLM and PyTorch")
@@ -259,17 +259,16 @@ def check(  # noqa: PLR0913 (one for each option)
     with _errors_in_words():
         use_hub(offline=offline, cache_dir=cache_dir)
         config = load_config(family, overrides or (), revision=revision)
-        from eft_server.engine.launcher import fork_server
+        with _start() as stages:
+            stages.begin("reading the members' configs and tokenizers")
+            report = _inspect(config)
+            from eft_server.check import print_options, print_prompts, print_report
 
-        fork_server.start()  # In which vLLM looks into model classes.
-        report = _inspect(config)
-        from eft_server.check import print_options, print_prompts, print_report
-
-        try:
-            plan = _plan(config, report, vllm_arguments or ())
-        except EftError:
-            print_report(console, report, {})
-            raise
+            try:
+                plan = _plan(config, report, vllm_arguments or ())
+            except EftError:
+                print_report(console, report, {})
+                raise
         print_report(console, report, plan.options)
         print_prompts(console, config, plan.templates, plan.own_tokenizers)
         print_options(console, plan.options, plan.environment)

@@ -1,12 +1,11 @@
 """What has to be in the environment before vLLM and the hub's client are imported, which read it once."""
 
-import logging
 import os
 import sys
 from enum import StrEnum
 from pathlib import Path
 
-from eft_server.engine.launcher.vllm_log import SHORT
+from eft_server.engine.launcher.vllm_log import SHORT, quieten_imports
 from eft_server.errors import ConfigError
 
 __all__ = ["LogLevel", "log_vllm", "use_hub"]
@@ -37,11 +36,7 @@ def log_vllm(level: LogLevel | None, *, default: LogLevel = LogLevel.WARNING) ->
     else:
         os.environ[SHORT] = "1"
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # How memory is bound to its node, on CPUs.
-        for name in (
-            "torch._library.triton",
-            "vllm.triton_utils.importing",
-        ):  # Which Triton is there, if any.
-            logging.getLogger(name).setLevel(logging.ERROR)
+        quieten_imports()
 
 
 def use_hub(*, offline: bool = False, cache_dir: Path | None = None) -> None:

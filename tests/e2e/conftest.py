@@ -1,5 +1,6 @@
 """One real server, started with the real command, for the whole session."""
 
+import os
 import re
 import signal
 import subprocess
@@ -39,7 +40,9 @@ class Server:
 def start_server(family: str, *options: str) -> Server:
     """Run `eft serve` on a free port and wait until it is ready."""
     command = [str(Path(sys.executable).with_name("eft")), "serve", family, "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     server = Server(process)
     ready = threading.Event()
     threading.Thread(target=server.read, args=(ready,), daemon=True).start()
@@ -51,8 +54,11 @@ def start_server(family: str, *options: str) -> Server:
 
 
 def stop_server(server: Server, number: int = signal.SIGTERM) -> int:
-    """Send a signal, wait, and return the exit status."""
-    server.process.send_signal(number)
+    """Send a signal, an interrupt as a terminal does to the whole group, wait, and return the exit status."""
+    if number == signal.SIGINT:
+        os.killpg(server.process.pid, number)
+    else:
+        server.process.send_signal(number)
     try:
         return server.process.wait(timeout=60)
     finally:

@@ -32,7 +32,8 @@ def facts():
             continue
     return dict(
         imported="vllm.v1.engine.core" in sys.modules and "eft_server.engine.composite" in sys.modules,
-        parent=os.getppid(), environment=dict(os.environ), descriptors=links, threads=torch.get_num_threads(),
+        parent=os.getppid(), session=os.getsid(0),
+        environment=dict(os.environ), descriptors=links, threads=torch.get_num_threads(),
         places=[sorted(os.sched_getaffinity(int(task))) for task in sorted(os.listdir("/proc/self/task"), key=int)],
     )
 
@@ -70,7 +71,7 @@ if __name__ == "__main__":
     utils.get_mp_context().Process(target=children.child_with_child, args=(str(facts),)).start()
     while not facts.exists() or not facts.read_text():
         time.sleep(0.02)
-    own = dict(pid=os.getpid(), listener=os.readlink(f"/proc/self/fd/{listener.fileno()}"))
+    own = dict(pid=os.getpid(), session=os.getsid(0), listener=os.readlink(f"/proc/self/fd/{listener.fileno()}"))
     facts.with_suffix(".own").write_text(json.dumps(own))
     print("up", flush=True)
     time.sleep(600)
@@ -132,6 +133,10 @@ def test_a_process_has_the_environment_of_the_one_that_started_it(ran: Ran) -> N
 def test_what_the_program_had_open_is_not_open_in_its_processes(ran: Ran) -> None:
     assert ran.own["listener"].startswith("socket:")
     assert ran.own["listener"] not in (*ran.child["descriptors"], *ran.inner["descriptors"])
+
+
+def test_a_terminals_interrupt_is_for_the_program_alone(ran: Ran) -> None:
+    assert ran.own["session"] not in (ran.child["session"], ran.inner["session"])
 
 
 def test_openmp_computes_where_the_environment_says(ran: Ran) -> None:

@@ -93,6 +93,23 @@ def test_a_start_that_fails_leaves_its_stage(screen: Screen) -> None:
     assert re.fullmatch(r"loading: failed after \d+\.\d s" if screen.is_terminal else "loading", line)
 
 
+def test_a_start_that_is_called_off_ends_between_two_stages(screen: Screen) -> None:
+    asked: list[str] = []
+
+    def may_go_on() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    start = Stages(may_go_on=may_go_on)
+    start.begin("first")
+    asked.append("a signal")
+    with pytest.raises(KeyboardInterrupt):
+        start.begin("second")
+    with pytest.raises(KeyboardInterrupt):
+        start.end("ready")
+    assert "second" not in screen.getvalue() and "ready" not in screen.getvalue()
+
+
 def test_a_quiet_start_shows_nothing(screen: Screen) -> None:
     with Stages(quiet=True) as start:
         start.begin("loading")

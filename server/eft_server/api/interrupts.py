@@ -10,17 +10,73 @@ from types import FrameType
 
 import psutil
 
-__all__ = ["GRACE_S", "STOP_SIGNALS", "ended_by_signals", "interrupted_by_signals"]
+__all__ = ["GRACE_S", "STOP_SIGNALS", "ended_by_signals", "interrupted_by_signals", "raise_if_interrupted"]
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_S = 10
+START_GRACE_S = 3
+"""How long a stage of a start may go on once a signal has asked for its end."""
 
 
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Turn a stop signal into KeyboardInterrupt, which ends a start wherever it is."""
-    with _handled_by(_interrupt):
-        yield
+    """Let a stop signal end the start of an engine: between two stages, or by force if that takes too long.
+
+    The signal's handler raises nothing: where it would hit, vLLM would show its insides, or lose the exception.
+    """
+    _asked.clear()
+    with _handled_by(_note):
+        try:
+            yield
+        finally:
+            _asked.clear()
+
+
+def raise_if_interrupted() -> None:
+    """Call a start off that a signal has asked to end.
+
+    Raises:
+        KeyboardInterrupt: It has.
+    """
+    if _asked:
+        _asked.insist(GRACE_S)
+        raise KeyboardInterrupt
+
+
+class _Asked:
+    """Whether a signal came, and a timer that ends the program if nothing else does."""
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._timer: threading.Timer | None = None
+
+    def __bool__(self) -> bool:
+        return self._number is not None
+
+    def note(self, number: int) -> None:
+        self._number = number
+        self.insist(START_GRACE_S)
+
+    def insist(self, after_s: float) -> None:
+        self._stop()
+        self._timer = threading.Timer(after_s, _leave, (self._number,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def clear(self) -> None:
+        self._number = None
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+_asked = _Asked()
+
+
+def _note(number: int, _frame: FrameType | None) -> None:
+    _asked.note(number)
 
 
 @contextmanager
@@ -46,14 +102,6 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
 def _leave_at_once(number: int, _frame: FrameType | None) -> None:
     util._run_finalizers()  # type: ignore[attr-defined]  # The fork server's folder.
     os._exit(128 + number)
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """Stop a start. vLLM sometimes loses the exception while it waits for its processes, so a timer insists."""
-    timer = threading.Timer(GRACE_S, _leave, (number,))
-    timer.daemon = True
-    timer.start()
-    raise KeyboardInterrupt
 
 
 def _leave(number: int) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -75,6 +76,12 @@ async def _serve(
 
 class _Server(uvicorn.Server):
     """Uvicorn's server, which answers a signal by stopping and does not raise it again afterwards."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Say that the signal has come: what is under way may take a while."""
+        if not self.should_exit:
+            print("Stopping", file=sys.stderr, flush=True)
+        super().handle_exit(sig, frame)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Start the engine that a plan describes, and stop it."""
 
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from vllm.v1.engine.input_processor import InputProcessor
 
 
+_LONGEST_FOLDER = 50
+"""Of the 107 characters of a socket's path; vLLM's names and ours take the rest."""
+
+
 @asynccontextmanager
 async def open_engine(plan: EnginePlan, stages: Stages) -> AsyncIterator["AsyncLLM"]:
     """Start the engine, and stop it on the way out.
@@ -32,19 +37,29 @@ async def open_engine(plan: EnginePlan, stages: Stages) -> AsyncIterator["AsyncL
     from vllm import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    with environment(plan.environment):
+    with _sockets() as sockets, environment({**plan.environment, **sockets}):
         stages.begin("loading the members")
         stages.listen()
         _prepare(plan)
         with _method_of_the_operator():
             engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**plan.options))
-        stages.tell(f"  KV cache: {_kv_cache_in_words(engine.vllm_config)}")
-        stages.begin("preparing the endpoints")
-        _end_with(engine.input_processor, plan)
         try:
+            stages.tell(f"  KV cache: {_kv_cache_in_words(engine.vllm_config)}")
+            stages.begin("preparing the endpoints")
+            _end_with(engine.input_processor, plan)
             yield engine
         finally:
             engine.shutdown()
+
+
+@contextmanager
+def _sockets() -> Iterator[dict[str, str]]:
+    """A folder for the sockets between vLLM's processes, which it leaves where they are."""
+    usual = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(
+        prefix="eft-", dir=usual if len(usual) <= _LONGEST_FOLDER else "/tmp", ignore_cleanup_errors=True
+    ) as folder:
+        yield {"VLLM_RPC_BASE_PATH": folder}
 
 
 def open_offline(plan: EnginePlan) -> "LLM":

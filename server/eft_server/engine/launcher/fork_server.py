@@ -31,6 +31,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn, TypeVar
 
 from eft_server.engine.launcher import openmp
+from eft_server.engine.launcher.vllm_log import quieten_imports
 from eft_server.engine.orphans import end_with_parent
 
 __all__ = ["import_engine", "is_running", "leave_to_vllm", "process_context", "start"]
@@ -115,6 +116,7 @@ def import_engine() -> None:
     global _is_clean  # noqa: PLW0603 (it is the process's)
     if _is_clean is None:
         _is_clean = _nothing_happened()
+    quieten_imports()
     with suppress(ImportError):
         # It looks for a title's room when it is first used, and finds it as long as the environment has not changed.
         importlib.import_module("setproctitle").getproctitle()
@@ -241,8 +243,12 @@ def _forget_the_program() -> None:
 
 
 def _serve_for_all() -> None:
-    """Let the processes that come from here use this server, too; multiprocessing's would start one each."""
+    """Let the processes that come from here use this server, too; multiprocessing's would start one each.
+
+    A terminal's Ctrl-C is for the program alone, which stops them or does not.
+    """
     global _server  # noqa: PLW0603 (it is the process's)
+    os.setsid()
     _take_over()
     # It notes in its own module where it listens.
     _server = forkserver._forkserver

@@ -70,13 +70,21 @@ class Stages:
     Nothing here runs in a thread until `listen` is called, so that the program can be forked before.
     """
 
-    def __init__(self, *, quiet: bool = False, began_s: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        began_s: float | None = None,
+        may_go_on: Callable[[], None] = lambda: None,
+    ) -> None:
         """Begin.
 
         Args:
             quiet: Show nothing.
             began_s: When the start began, in seconds since the epoch; None means now.
+            may_go_on: Called between stages; raises if the start has been called off.
         """
+        self._may_go_on = may_go_on
         self._began_s = time.time() if began_s is None else began_s
         self._quiet = quiet
         isatty = getattr(sys.stderr, "isatty", bool)  # There may be no stderr, or one that is not a file.
@@ -102,6 +110,7 @@ class Stages:
     def begin(self, stage: str) -> None:
         """End the stage that is going on and begin another."""
         self._end_stage()
+        self._may_go_on()
         self._stage = stage, time.time()
         if not self._is_live:
             self.tell(stage)
@@ -133,6 +142,7 @@ class Stages:
         """End the start, with a line that says how."""
         self._stop_listening()
         self._end_stage()
+        self._may_go_on()
         self.tell(fact)
 
     def _stop_listening(self) -> None:

@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 
-__all__ = ["SHORT", "Unexpected", "leave_out_the_expected"]
+__all__ = ["SHORT", "Unexpected", "leave_out_the_expected", "quieten_imports"]
 
 SHORT = "EFT_SHORT_LOG"
 """The variable of the environment that says so to all processes of an engine, and to no other program of vLLM's."""
@@ -26,6 +26,13 @@ _EXPECTED = (
     "%s is not found in LD_PRELOAD",
     "Speculative decoding on CPU without Intel OpenMP",
 )
+
+
+def quieten_imports() -> None:
+    """The same for what is said while vLLM and torch are imported: which Triton is there, if any."""
+    if SHORT in os.environ:
+        for name in ("torch._library.triton", "vllm.triton_utils.importing"):
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class Unexpected(logging.Filter):

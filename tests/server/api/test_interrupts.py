@@ -1,0 +1,38 @@
+"""Signals while an engine starts: noted, acted on between two stages, and forgotten afterwards."""
+
+import os
+import signal
+
+import pytest
+
+from eft_server.api import interrupts
+from eft_server.api.interrupts import STOP_SIGNALS, interrupted_by_signals, raise_if_interrupted
+
+
+@pytest.fixture
+def insisted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Stand in for the timer: after how many seconds it would end the program."""
+    after_s: list[float] = []
+    monkeypatch.setattr(interrupts._Asked, "insist", lambda _, seconds: after_s.append(seconds))
+    return after_s
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_raises_nothing_where_it_hits_and_ends_the_start_later(
+    number: int, insisted: list[float]
+) -> None:
+    with interrupted_by_signals():
+        raise_if_interrupted()
+        os.kill(os.getpid(), number)
+        assert insisted == [interrupts.START_GRACE_S]
+        with pytest.raises(KeyboardInterrupt):
+            raise_if_interrupted()
+        assert insisted == [interrupts.START_GRACE_S, interrupts.GRACE_S]
+    raise_if_interrupted()
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    with interrupted_by_signals():
+        assert [signal.getsignal(number) for number in STOP_SIGNALS] != before
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
