@@ -32,7 +32,7 @@ def facts():
             continue
     return dict(
         imported="vllm.v1.engine.core" in sys.modules and "eft_server.engine.composite" in sys.modules,
-        parent=os.getppid(), session=os.getsid(0),
+        parent=os.getppid(), group=os.getpgid(0),
         environment=dict(os.environ), descriptors=links, threads=torch.get_num_threads(),
         places=[sorted(os.sched_getaffinity(int(task))) for task in sorted(os.listdir("/proc/self/task"), key=int)],
     )
@@ -71,7 +71,7 @@ if __name__ == "__main__":
     utils.get_mp_context().Process(target=children.child_with_child, args=(str(facts),)).start()
     while not facts.exists() or not facts.read_text():
         time.sleep(0.02)
-    own = dict(pid=os.getpid(), session=os.getsid(0), listener=os.readlink(f"/proc/self/fd/{listener.fileno()}"))
+    own = dict(pid=os.getpid(), group=os.getpgid(0), listener=os.readlink(f"/proc/self/fd/{listener.fileno()}"))
     facts.with_suffix(".own").write_text(json.dumps(own))
     print("up", flush=True)
     time.sleep(600)
@@ -136,7 +136,7 @@ def test_what_the_program_had_open_is_not_open_in_its_processes(ran: Ran) -> Non
 
 
 def test_a_terminals_interrupt_is_for_the_program_alone(ran: Ran) -> None:
-    assert ran.own["session"] not in (ran.child["session"], ran.inner["session"])
+    assert ran.own["group"] not in (ran.child["group"], ran.inner["group"])
 
 
 def test_openmp_computes_where_the_environment_says(ran: Ran) -> None:

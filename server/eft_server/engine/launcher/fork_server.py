@@ -245,10 +245,11 @@ def _forget_the_program() -> None:
 def _serve_for_all() -> None:
     """Let the processes that come from here use this server, too; multiprocessing's would start one each.
 
-    A terminal's Ctrl-C is for the program alone, which stops them or does not.
+    A terminal's Ctrl-C is for the program alone, which stops them or does not: they are another process group. They are
+    not another session: to those, Linux gives equal shares of the cores, however many processes compute in each.
     """
     global _server  # noqa: PLW0603 (it is the process's)
-    os.setsid()
+    os.setpgid(0, 0)
     _take_over()
     # It notes in its own module where it listens.
     _server = forkserver._forkserver
