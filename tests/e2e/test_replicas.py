@@ -34,6 +34,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def replicas(family: Path) -> Iterator[Server]:
     options = ("--set", "speculative={draft: helpful, tokens: 2}", "--set", "vllm.tensor_parallel_size=2")
+    # Seven processes start to compute at once on a few cores.
+    options += ("--set", "server.body_timeout_s=30")
     shared = set(os.listdir("/dev/shm"))
     server = start_server(str(family), *options, "--", "--data-parallel-size", "2")
     yield server
