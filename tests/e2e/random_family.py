@@ -28,7 +28,7 @@ experts: {helpful: ./helpful, harmless: ./harmless, broken: ./broken}
 defaults: {weights: {helpful: 0.5, harmless: 0.5}}
 aliases:
   tiny-helpful: {weights: {helpful: 1.0}, description: Only helpful.}
-server: {max_n: 4, max_logprobs: 5, max_prompts: 4, max_body_bytes: 65536, body_timeout_s: 1.0, tool_parser: hermes}
+server: {max_n: 4, max_logprobs: 5, max_prompts: 4, max_body_bytes: 65536, body_timeout_s: 3.0, tool_parser: hermes}
 vllm: {dtype: float32, max_model_len: 256, max_num_seqs: 32, kv_cache_memory_bytes: 134217728}
 """
 
