@@ -10,7 +10,14 @@ from types import FrameType
 
 import psutil
 
-__all__ = ["GRACE_S", "STOP_SIGNALS", "ended_by_signals", "interrupted_by_signals", "raise_if_interrupted"]
+__all__ = [
+    "GRACE_S",
+    "STOP_SIGNALS",
+    "ended_by_signals",
+    "handled_by",
+    "interrupted_by_signals",
+    "raise_if_interrupted",
+]
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_S = 10
@@ -25,7 +32,7 @@ def interrupted_by_signals() -> Iterator[None]:
     The signal's handler raises nothing: where it would hit, vLLM would show its insides, or lose the exception.
     """
     _asked.clear()
-    with _handled_by(_note):
+    with handled_by(_note):
         try:
             yield
         finally:
@@ -85,12 +92,13 @@ def ended_by_signals() -> Iterator[None]:
 
     An exception could be lost: Python drops those that are raised in destructors.
     """
-    with _handled_by(_leave_at_once):
+    with handled_by(_leave_at_once):
         yield
 
 
 @contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Give stop signals to a handler, and back to the former ones afterwards."""
     before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
         yield

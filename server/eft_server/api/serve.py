@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import copy
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from vllm.engine.protocol import EngineClient
 
 from eft_server.api.app import create_app
 from eft_server.api.connection import Connection
-from eft_server.api.interrupts import GRACE_S, STOP_SIGNALS
+from eft_server.api.interrupts import GRACE_S, handled_by
 from eft_server.api.renderer import voices_of
 from eft_server.config import ServerConfig
 from eft_server.engine.launch import open_engine
@@ -85,12 +84,8 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self.handle_exit) for number in STOP_SIGNALS}
-        try:
+        with handled_by(self.handle_exit):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 async def _stop_with(engine: EngineClient, server: uvicorn.Server) -> None:

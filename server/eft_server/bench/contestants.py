@@ -117,9 +117,8 @@ class Contestant:
         """Stop it, and the processes that it started; there is nothing to be saved."""
         if self._process.pid is None or not self._process.is_alive():
             return
-        _kill_children(
-            self._process.pid
-        )  # Those from the fork server are not among them, and end by themselves.
+        # Those from the fork server are not among them, and end by themselves.
+        _kill_children(self._process.pid)
         self._process.kill()
         self._process.join()
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Annotated
 
 import httpx
@@ -19,6 +18,8 @@ import psutil
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from eft_server.bench.rounds import spread
 
 console = Console()
 
@@ -149,28 +150,22 @@ def _complete(url: str) -> str:
 
 
 def _print(family: str, imports_s: Sequence[float], started: dict[str, list[Started]]) -> None:
-    table = Table("", *started, title=f"{family}: a start beside a bare `{BARE}` of {_spread(imports_s)} s")
+    table = Table("", *started, title=f"{family}: a start beside a bare `{BARE}` of {spread(imports_s)} s")
     runs = started.values()
     healthy_s = [[one.healthy_s for one in ways] for ways in runs]
-    table.add_row("healthy after, s", *map(_spread, healthy_s))
+    table.add_row("healthy after, s", *map(spread, healthy_s))
     bounds_s = [1.3 * import_s + 8 for import_s in imports_s]
     ratios = [[ours / bound for ours, bound in zip(ways, bounds_s, strict=True)] for ways in healthy_s]
-    table.add_row("of 1.3 × import + 8 s", *map(_spread, ratios))
+    table.add_row("of 1.3 × import + 8 s", *map(spread, ratios))
     for title, name in (("resident", "resident_bytes"), ("shared pages once", "shared_once_bytes")):
         sizes = [[getattr(one, name) / MIB for one in ways] for ways in runs]
-        table.add_row(f"memory, {title}, MiB", *(_spread(ways, 0) for ways in sizes))
+        table.add_row(f"memory, {title}, MiB", *(spread(ways, 0) for ways in sizes))
     for index, batch in enumerate(BATCHES):
         rates = [[one.tokens_per_s[index] for one in ways] for ways in runs]
-        table.add_row(f"tokens/s, {batch} at once", *(_spread(ways, 0) for ways in rates))
+        table.add_row(f"tokens/s, {batch} at once", *(spread(ways, 0) for ways in rates))
     console.print(table)
     texts = {one.text for ways in runs for one in ways}
     console.print("All greedy answers are equal." if len(texts) == 1 else f"Greedy answers differ: {texts}")
-
-
-def _spread(values: Sequence[float], digits: int = 2) -> str:
-    """The median, and the least and the most."""
-    middle, least, most = (f"{value:,.{digits}f}" for value in (median(values), min(values), max(values)))
-    return middle if len(values) == 1 else f"{middle} ({least} to {most})"
 
 
 if __name__ == "__main__":

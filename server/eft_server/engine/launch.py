@@ -76,8 +76,8 @@ def open_offline(plan: EnginePlan) -> "LLM":
 
 def _kv_cache_in_words(config: "VllmConfig") -> str:
     cache = config.cache_config
-    blocks, tokens = cache.num_gpu_blocks or 0, (cache.num_gpu_blocks or 0) * cache.block_size
-    return f"{tokens:,} tokens in {blocks:,} blocks"
+    blocks = cache.num_gpu_blocks or 0
+    return f"{blocks * cache.block_size:,} tokens in {blocks:,} blocks"
 
 
 def _end_with(processor: "InputProcessor", plan: EnginePlan) -> None:

@@ -217,7 +217,6 @@ def _serve(program: str, others: Iterable[int]) -> None:
                 os.close(descriptor)
         _forget_the_program()
         gc.freeze()  # What is there for good stays where it is, in memory that all processes share.
-        _take_over()
         _serve_for_all()
         exec(program, {})
         status = 0

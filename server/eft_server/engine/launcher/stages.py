@@ -125,9 +125,8 @@ class Stages:
     def listen(self) -> None:
         """Tell of members as they are loaded, from now on."""
         if not self._quiet:
-            with suppress(
-                OSError
-            ):  # A folder for temporary files may have a path that is too long for a socket.
+            # A folder for temporary files may have a path that is too long for a socket.
+            with suppress(OSError):
                 self._listener = _Listener(self._tell_of_member)
 
     def _tell_of_member(self, name: str, weight_bytes: int, loaded: bool) -> None:
