@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from eft_server.engine.coefficients import attach, detach, is_filtered, mixture_of
+from eft_server.engine.coefficients import (
+    attach,
+    columns,
+    counting,
+    counting_rows,
+    detach,
+    is_filtered,
+    mixture_of,
+    taken_apart,
+)
 from eft_server.engine.manifest import Checkpoint, Manifest
 
 DEFAULTS = (1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -19,7 +28,10 @@ def test_coefficients_survive_the_ride_bit_for_bit(dtype: torch.dtype) -> None:
     ]
     hidden = [torch.randn(3, size).to(dtype) for size in (6, 2, 4)]
     rows = torch.tensor([2, 0, 0])
-    parts, coefficients, filters = detach(attach(hidden, mixtures)[rows], [6, 2, 4])
+    columns_TC = torch.empty((3, columns([6, 2, 4], dtype)), dtype=dtype)
+    columns_TC[:, :12] = torch.cat(hidden, dim=-1)
+    attach(columns_TC, mixtures)
+    parts, coefficients, filters = detach(columns_TC[rows], [6, 2, 4])
     carried = torch.cat(
         [coefficients, filters.delta_RM, filters.kind_R.unsqueeze(-1), filters.top_p_R.unsqueeze(-1)], -1
     )
@@ -58,3 +70,21 @@ def test_the_manifest_survives_the_base_config() -> None:
 def test_a_config_without_a_manifest_is_refused() -> None:
     with pytest.raises(ValueError, match=r"eft_server\.engine\.launch"):
         Manifest.from_hf(object())
+
+
+@pytest.mark.parametrize(
+    ("mixture", "expected"),
+    [
+        ((1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), [True, False, False]),
+        ((0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0), [False, False, True]),
+        ((0.0, 0.0, 1.0, 1.0, -1.0, 0.0, 1.0, 0.9), [True, True, True]),
+        ((0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 2.0, 0.9), [True, False, True]),
+        ((math.nan, math.nan, math.nan, 0.0, 0.0, 0.0, 0.0, 0.0), [True, True, True]),
+    ],
+)
+def test_members_count_where_a_coefficient_a_delta_or_a_filter_wants_them(
+    mixture: tuple[float, ...], expected: list[bool]
+) -> None:
+    assert list(counting(mixture)) == expected
+    rows = counting_rows(*taken_apart(torch.tensor([mixture])))
+    assert rows.tolist() == [expected]

@@ -87,11 +87,31 @@ def test_prompts_longer_than_a_chunk_equal_the_reference(running: Running) -> No
 
 def test_prefix_cache_hits_bring_tokens_and_not_weights(running: Running) -> None:
     shared = prompt(40, 80)
-    check(running, [greedy(shared, UP_SCALED, 4)])
+    check(running, [greedy(shared, MIXED, 4)])
     outputs = check(
         running, [greedy(shared + prompt(41 + i, 4), setting, 4) for i, setting in enumerate(SETTINGS)]
     )
     assert all(output["cached_tokens"] >= 64 for output in outputs)
+
+
+def test_a_member_never_takes_for_read_what_only_others_have_read(running: Running) -> None:
+    """A block serves whoever needs no more members than have read it; until then each set reads for itself."""
+    shared = prompt(240, 70)
+    needed = [BASE, EXPERT_ALONE, UP_SCALED, BASE, EXPERT_ALONE, MIXED, NEGATIVE, UP_SCALED]
+    outputs = [check(running, [greedy(shared, setting, 3)])[0] for setting in needed]
+    found = [output["cached_tokens"] for output in outputs]
+    # Where b drafts it is needed, and has read, everywhere.
+    assert found == [0, 0, 0, 64, 64, 64 if running.speculative else 0, 64, 64]
+
+
+def test_members_join_and_leave_a_running_batch(running: Running) -> None:
+    """Every request needs others, their prompts are of one chunk or several, and each ends when it likes."""
+    single = [[1.0 if place == member else 0.0 for place in range(4)] for member in range(4)]
+    settings = [*single, UP_SCALED, MIXED, FILTERED_BY_EXPERT, FILTERED_BY_BASE]
+    check(
+        running,
+        [greedy(prompt(250 + i, 4 + 37 * (i % 4)), setting, 3 + i) for i, setting in enumerate(settings)],
+    )
 
 
 def test_preempted_requests_resume_with_their_weights(running: Running) -> None:
@@ -145,10 +165,10 @@ def test_ids_that_not_all_members_share_are_never_sampled(running: Running) -> N
 
 
 def test_a_non_finite_request_leaves_nothing_behind_in_the_cache(running: Running) -> None:
-    """It goes unnoticed where its broken member counts for nothing, and its blocks go to others."""
-    poisoned = [greedy([POISON] * 100 + prompt(114 + i, 3), BASE, 2) for i in range(6)]
+    """Its blocks go to others, with what its broken member has written."""
+    poisoned = [greedy([POISON] * 100 + prompt(114 + i, 3), MIXED, 2) for i in range(6)]
     assert {output["choices"][0]["finish_reason"] for output in running.engine.generate(poisoned)} == {
-        "length"
+        "error"
     }
     check(running, [greedy(prompt(124 + i, 40 + i), MIXED, 3) for i in range(12)])
 

@@ -13,6 +13,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from eft_server.engine.manifest import KEY, Checkpoint, Manifest
 from eft_server.engine.scheduler import EftScheduler
 from eft_server.engine.scoring import Scoring, scoring_params
 
@@ -28,6 +29,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("scheduler") / "base", 0)
 
 
+def _checkpoint(name: str) -> Checkpoint:
+    return Checkpoint(name, "unread")
+
+
 @pytest.fixture
 def scheduler(checkpoint: Path) -> EftScheduler:
     config = AsyncEngineArgs(
@@ -37,6 +42,7 @@ def scheduler(checkpoint: Path) -> EftScheduler:
         max_model_len=512,
         block_size=BLOCK,
         max_num_batched_tokens=CHUNK,
+        hf_overrides={KEY: Manifest((), tuple(map(_checkpoint, "rab")), (), (*BASE, *(0.0,) * 6)).to_hf()},
     ).create_engine_config()
     spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=32, dtype=torch.float32)
     cache = KVCacheConfig(64, [], [KVCacheGroupSpec(["layer"], spec)])

@@ -128,7 +128,7 @@ class Measured:
             short, whole = Job(prompts, max(4, self.tokens // 8)), Job(prompts, self.tokens)
             yield f"batch {size}", [short, *(whole for _ in range(self.rounds))]
             for title, mixture in self.mixtures.items():
-                other = replace(whole, mixture=mixture)
+                other = replace(whole, mixtures=[mixture])
                 yield f"batch {size}, {title}", [short, *(other for _ in range(self.rounds))]
         for size in self.batches if self.prefill else ():
             fresh = [self._prompts(size, self.prefill, shuffled) for _ in range(self.rounds + 1)]
@@ -241,7 +241,7 @@ def _with_variants(config: ServerConfig, contestants: dict[str, Contestant]) -> 
     composite = contestants[COMPOSITE]
     return {
         **contestants,
-        **{name: Variant(composite, {"mixture": mixture.numbers}) for name, mixture in mixtures.items()},
+        **{name: Variant(composite, {"mixtures": [mixture.numbers]}) for name, mixture in mixtures.items()},
         APART: Variant(composite, {"skipped": skipped}),
     }
 

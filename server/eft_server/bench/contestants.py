@@ -29,13 +29,13 @@ class Job:
     Attributes:
         prompts: token ids.
         tokens: how many are generated behind each.
-        mixture: for the composite, `mixture.Mixture.numbers`; None for the family's defaults.
+        mixtures: for the composite, `mixture.Mixture.numbers` of the requests, in turns; None for the defaults.
         skipped: for the composite, how many of a prompt's first tokens each member does not read; None for none.
     """
 
     prompts: Sequence[Sequence[int]]
     tokens: int
-    mixture: tuple[float, ...] | None = None
+    mixtures: Sequence[tuple[float, ...]] | None = None
     skipped: tuple[int, ...] | None = None
 
     @property
@@ -48,10 +48,11 @@ class Job:
         """The tokens whose rate is told: those generated, or, where reading is measured, those read."""
         return sum(len(prompt) if self.reads else self.tokens for prompt in self.prompts)
 
-    def extra_args(self, prompt: Sequence[int]) -> dict[str, Any]:
+    def extra_args(self, index: int) -> dict[str, Any]:
         """What goes with one prompt, as the server sends it."""
+        prompt = self.prompts[index]
         own = {} if self.skipped is None else {PROMPTS_KEY: [list(prompt[count:]) for count in self.skipped]}
-        return own | ({} if self.mixture is None else {KEY: list(self.mixture)})
+        return own | ({} if self.mixtures is None else {KEY: list(self.mixtures[index % len(self.mixtures)])})
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,9 @@ class Engine:
             "ignore_eos": True,
             "detokenize": False,
         }
-        params: Any = [SamplingParams(**greedy, extra_args=job.extra_args(p)) for p in job.prompts]
+        params: Any = [
+            SamplingParams(**greedy, extra_args=job.extra_args(i)) for i in range(len(job.prompts))
+        ]
         prompts: Any = [{"prompt_token_ids": list(prompt)} for prompt in job.prompts]
         self._engine.generate(prompts, params, use_tqdm=False)
 

@@ -6,7 +6,7 @@ whatever order it likes. Columns that ride along arrive with the right row every
 A *mixture* is all that a row has to know: one coefficient a member, and for its filter one delta coefficient a
 member, the filter's kind and its top_p (`blend.Filters`), 2M + 2 numbers.
 
-Shape suffixes: T tokens, R rows, M members, W a mixture's numbers, H hidden size.
+Shape suffixes: T tokens, R rows, M members, W a mixture's numbers, H hidden size, C columns of all of these.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ import torch
 
 from eft_server.blend import Filters
 from eft_server.engine.manifest import KEY
+from eft_server.mixture import BASE_FILTER
 
 
 def mixture_width(members: int) -> int:
@@ -51,16 +52,36 @@ def is_filtered(mixture: Sequence[float]) -> bool:
     return mixture[-2] != 0
 
 
-def attach(hidden_M: Sequence[torch.Tensor], mixture_TW: torch.Tensor) -> torch.Tensor:
-    """Put the members' hidden states, each of shape (T, H_m), and the float32 mixtures side by side."""
-    riders = [hidden_TH.to(hidden_M[0].dtype) for hidden_TH in hidden_M]
-    return torch.cat([*riders, mixture_TW.view(hidden_M[0].dtype)], dim=-1)
+def counting(mixture: Sequence[float]) -> tuple[bool, ...]:
+    """Tell of each member whether it makes a difference to a row with this mixture (W numbers)."""
+    members = (len(mixture) - 2) // 2
+    coefficients, delta = mixture[:members], mixture[members : 2 * members]
+    counted = [c != 0 or u != 0 for c, u in zip(coefficients, delta, strict=True)]
+    return (counted[0] or mixture[-2] == BASE_FILTER, *counted[1:])
+
+
+def counting_rows(coefficients_RM: torch.Tensor, filters: Filters) -> torch.Tensor:
+    """The same for rows: bool (R, M)."""
+    counted_RM = (coefficients_RM != 0) | (filters.delta_RM != 0)
+    counted_RM[:, 0] |= filters.kind_R == BASE_FILTER
+    return counted_RM
+
+
+def columns(sizes_M: Sequence[int], dtype: torch.dtype) -> int:
+    """C: how many columns of a dtype hold the members' hidden states and a mixture."""
+    return sum(sizes_M) + mixture_width(len(sizes_M)) * (torch.float32.itemsize // dtype.itemsize)
+
+
+def attach(columns_TC: torch.Tensor, mixture_TW: torch.Tensor) -> None:
+    """Write the float32 mixtures behind the members' hidden states."""
+    riders = mixture_TW.view(columns_TC.dtype)
+    columns_TC[:, -riders.shape[-1] :] = riders
 
 
 def detach(
     columns_RC: torch.Tensor, sizes_M: Sequence[int]
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor, Filters]:
-    """Undo `attach` on any choice of rows: the members' hidden states, float32 coefficients (R, M), filters."""
+    """Take any choice of rows apart: the members' hidden states, float32 coefficients (R, M), filters."""
     members = len(sizes_M)
     per_float = torch.float32.itemsize // columns_RC.dtype.itemsize
     parts = columns_RC.split([*sizes_M, mixture_width(members) * per_float], dim=-1)

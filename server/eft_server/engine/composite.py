@@ -6,41 +6,50 @@ one model with more layers.
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig
 from vllm.compilation.backends import set_model_tag
 from vllm.config import VllmConfig
+from vllm.forward_context import get_forward_context, override_forward_context
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_prefix
 from vllm.sequence import IntermediateTensors
 from vllm.transformers_utils.config import get_config, get_hf_text_config
 
-from eft_server.blend import blend
 from eft_server.engine.adapters import fingerprint, read_low_rank, share_weights, weightless
-from eft_server.engine.coefficients import attach, detach, taken_apart
+from eft_server.engine.coefficients import attach, columns, detach
+from eft_server.engine.inputs import Inputs
 from eft_server.engine.launcher.stages import member_is_loaded, weights_are_loading
 from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
 from eft_server.engine.parallel import placement, whole
-from eft_server.engine.prompts import Reading
 from eft_server.engine.quantisation import as_named_in_the_checkpoint, own_quantisation
+from eft_server.engine.rows import RowBlender
+
+
+class Part(Protocol):
+    """A member's part of a step, where it is not simply the whole step."""
+
+    def run(self, model: "EftForCausalLM", name: str, states_TH: torch.Tensor) -> None:
+        """Run the member, and write the rows that it has read."""
 
 
 class EftForCausalLM(nn.Module):
     """The composite. Its `hidden states` are all members', with each token's mixture behind them.
 
-    Shape suffixes: T tokens, R rows, M members (the base first), W numbers of a mixture, C columns of `attach`.
+    Shape suffixes: T tokens, R rows, M members (the base first), W numbers of a mixture, H a member's hidden size,
+    C columns of all of these, V the base's vocabulary.
 
     Attributes:
         names: the members', in the order of the coefficients.
-        filtering: whether a request of this step has a filter; the runners say so before each step.
+        inputs: what each member reads, at addresses that stay the same.
     """
-
-    filtering = False
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -62,9 +71,17 @@ class EftForCausalLM(nn.Module):
             for item in self.manifest.members
             if item.reference is None
         ]
-        device = vllm_config.device_config.device
+        device: Any = vllm_config.device_config.device
         self.defaults_W = torch.tensor(self.manifest.defaults, dtype=torch.float32, device=device)
         self.unshared_U = torch.tensor(list(self.manifest.unshared_ids()), dtype=torch.long, device=device)
+        scheduler = vllm_config.scheduler_config
+        # A draft reads a token of each request beside a step's own.
+        tokens = scheduler.max_num_batched_tokens + scheduler.max_num_seqs
+        heads = [partial(self._logits, name) for name in self.names]
+        self._blender = RowBlender(heads, self.unshared_U, self.vocabulary)
+        self.inputs = Inputs(list(self._last_id.values()), tokens, device)
+        dtype: Any = vllm_config.model_config.dtype
+        self.columns_TC = torch.zeros((tokens, columns(self._sizes_M, dtype)), dtype=dtype, device=device)
 
     def _config_of(self, name: str, vllm_config: VllmConfig) -> VllmConfig:
         """The settings with which vLLM builds a member."""
@@ -119,9 +136,12 @@ class EftForCausalLM(nn.Module):
         intermediate_tensors: IntermediateTensors | None = None,
         inputs_embeds: torch.Tensor | None = None,
         mixture_TW: torch.Tensor | None = None,
-        readings: Mapping[str, Reading] | None = None,
+        parts: Mapping[str, Part | None] | None = None,
     ) -> torch.Tensor:
-        """Run every member on the same tokens, or on those of its own prompt.
+        """Run every member on the tokens that it is to read.
+
+        Each member's states are copied out as soon as it has run: what a compiled member returns may lie in the one
+        pool of all CUDA graphs, where the next member's graphs write (vLLM's gemma3n.py has the same remedy).
 
         Args:
             input_ids: shape (T,).
@@ -129,90 +149,88 @@ class EftForCausalLM(nn.Module):
             intermediate_tensors: unused, there is no pipeline parallelism.
             inputs_embeds: unused, inputs are token ids.
             mixture_TW: float32; where there is none (profiling runs), the family's defaults.
-
-            readings: by name, what members read whose prompts are their own.
+            parts: by name, the members that run; None for one that reads the whole step. Without it, all do.
 
         Returns:
-            (T, C): see `coefficients.attach`.
+            (T, C), valid until the next call: each member's states in the rows that it has read, and anything in the
+            others; behind them the mixtures (see `coefficients`).
         """
         assert intermediate_tensors is None and inputs_embeds is None
-        apart = readings or {}
-        hidden_M = [self._run(name, input_ids, positions, apart.get(name)) for name in self.names]
+        columns_TC = self.columns_TC[: len(input_ids)]
+        for name, states_TH in zip(
+            self.names, columns_TC.split([*self._sizes_M, self._riders], -1), strict=False
+        ):
+            part = parts.get(name) if parts is not None else None
+            if part is not None:
+                part.run(self, name, states_TH)
+            elif parts is None or name in parts:
+                states_TH.copy_(self.run_member(name, input_ids, positions))
         if mixture_TW is None:
             mixture_TW = self.defaults_W.expand(len(input_ids), -1).contiguous()
-        return attach(hidden_M, mixture_TW)
+        attach(columns_TC, mixture_TW)
+        return columns_TC
+
+    @property
+    def _riders(self) -> int:
+        """How many columns the mixtures take."""
+        return self.columns_TC.shape[-1] - sum(self._sizes_M)
+
+    def states(self, member: int) -> torch.Tensor:
+        """Where a member's hidden states are, by its place: (T, H)."""
+        start = sum(self._sizes_M[:member])
+        return self.columns_TC[:, start : start + self._sizes_M[member]]
 
     def run_member(self, name: str, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """One member's hidden states alone, for drafting: (T, H)."""
-        return self._run(name, input_ids, positions, None)
+        """One member's hidden states alone: (T, H)."""
+        member, padding_T = self.names.index(name), get_forward_context().is_padding
+        self.inputs.put(member, input_ids, positions)
+        if padding_T is not None:
+            self.inputs.padding_MT[member, : len(input_ids)] = padding_T[: len(input_ids)]
+        return self.run_inputs(name, len(input_ids))
+
+    def run_inputs(self, name: str, count: int) -> torch.Tensor:
+        """The same for the first of what is in the member's inputs already."""
+        member, context = self.names.index(name), get_forward_context()
+        own = None if context.is_padding is None else self.inputs.padding_MT[member, :count]
+        with self._placed(name), override_forward_context(replace(context, is_padding=own)):
+            hidden_TH: torch.Tensor = self._member(name)(*self.inputs.of(member, count))
+        return hidden_TH
 
     def shared_logits(self, name: str, hidden_RH: torch.Tensor) -> torch.Tensor:
         """One member's logits over the base's vocabulary, −inf where an id is not everybody's: (R, V)."""
         logits_RV = self._logits(name, hidden_RH)
         assert logits_RV is not None, "drafts are made on every rank"
-        beyond = self._last_id[self.manifest.base] + 1 - logits_RV.shape[-1]
+        beyond = self.vocabulary - logits_RV.shape[-1]
         logits_RV = nn.functional.pad(logits_RV, (0, beyond), value=-torch.inf)
         return logits_RV.index_fill(-1, self.unshared_U, -torch.inf)
 
-    def _run(
-        self, name: str, input_ids: torch.Tensor, positions: torch.Tensor, reading: Reading | None
-    ) -> torch.Tensor:
-        with self._placed(name):
-            if reading is None:
-                hidden_TH: torch.Tensor = self._member(name)(self._readable(name, input_ids), positions)
-                return hidden_TH
-            reading.enter()
-            own_ids = reading.input_ids_T.clamp(max=self._last_id[name])
-            return reading.put_back(self._member(name)(own_ids, reading.positions_T))
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return self._last_id[self.manifest.base] + 1
 
     def _logits(self, name: str, hidden_RH: torch.Tensor) -> torch.Tensor | None:
         with self._placed(name):
             logits_RV: torch.Tensor | None = self._member(name).compute_logits(hidden_RH)
         return logits_RV
 
-    def _readable(self, name: str, input_ids: torch.Tensor) -> torch.Tensor:
-        """Keep ids inside a member's embedding: a plain-base row may hold the base's own padding ids."""
-        last_id = self._last_id[name]
-        return input_ids.clamp(max=last_id) if last_id < self._last_id[self.manifest.base] else input_ids
-
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Blend the logits of any rows of `forward`'s result: float32 (R, V), or None off the first rank."""
         hidden_M, coefficients_RM, filters = detach(hidden_states, self._sizes_M)
-        logits_M = self._members_logits(hidden_M)
-        if logits_M is None:
-            return None
-        return blend(logits_M, coefficients_RM, self.unshared_U, filters if self.filtering else None)
+        return self._blender.blend(hidden_M, coefficients_RM, filters)
 
-    def blends(
-        self, hidden_states: torch.Tensor, mixtures_KW: torch.Tensor, *, filtering: bool
-    ) -> Iterator[torch.Tensor]:
+    def blends(self, hidden_states: torch.Tensor, mixtures_KW: torch.Tensor) -> Iterator[torch.Tensor]:
         """Blend the logits of rows of `forward`'s result once for each of several mixtures, whatever rides with them.
 
         Args:
             hidden_states: any rows.
             mixtures_KW: float32.
-            filtering: whether any of them has a filter.
 
         Yields:
             As `compute_logits` for each mixture; nothing off the first rank.
         """
         hidden_M, _, _ = detach(hidden_states, self._sizes_M)
-        logits_M = self._members_logits(hidden_M)
-        if logits_M is None:
-            return
-        for mixture_W in mixtures_KW:
-            coefficients_RM, filters = taken_apart(mixture_W.expand(len(hidden_states), -1))
-            yield blend(logits_M, coefficients_RM, self.unshared_U, filters if filtering else None)
-
-    def _members_logits(self, hidden_M: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
-        """Every member's, or None off the first rank."""
-        logits_M = []
-        for name, hidden_RH in zip(self.names, hidden_M, strict=True):
-            logits_RV = self._logits(name, hidden_RH)
-            if logits_RV is None:
-                return None
-            logits_M.append(logits_RV)
-        return logits_M
+        return self._blender.blends(hidden_M, mixtures_KW)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Hand every member its own checkpoint, which the loader streams one after the other."""

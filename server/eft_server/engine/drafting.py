@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
-from eft_server.engine.prompts import NO_SLOT, MemberAttention, Prompts, block_size, cache_block, shifted
+from eft_server.engine.message import EngineRequest
+from eft_server.engine.prompts import MemberAttention, cache_block, shifted
 
 
 class Draft(nn.Module):
@@ -38,6 +41,10 @@ class Draft(nn.Module):
         return logits
 
 
+NO_SLOT = -1
+"""The slot of a row that writes nothing to the KV cache."""
+
+
 @dataclass(frozen=True)
 class DraftBatch:
     """Requests that are drafted for, one token each in every pass, in the member's own positions.
@@ -45,6 +52,7 @@ class DraftBatch:
     Attributes:
         attention: the member's layers.
         tables: block tables (R, blocks) for each group of the KV cache, with leftovers behind a request's own blocks.
+        block_sizes: how many tokens are in a block of each of those.
         owned: how many blocks each request has, int64 (R,) for each group. A draft may run past them, for vLLM
             allocates none ahead of a prompt's first step; what lies there is others'.
         offset_R: how far the member is behind the scheduler, in tokens.
@@ -54,6 +62,7 @@ class DraftBatch:
 
     attention: MemberAttention
     tables: Sequence[torch.Tensor]
+    block_sizes: Sequence[int]
     owned: Sequence[torch.Tensor]
     offset_R: torch.Tensor
     active_R: torch.Tensor
@@ -84,7 +93,7 @@ class DraftBatch:
         return self.attention.by_layer(metadata), self.attention.by_layer(slots)
 
     def _slots(self, group: Any, scheduled_R: torch.Tensor) -> torch.Tensor:
-        size = block_size(group)
+        size = self.block_sizes[group.kv_cache_group_id]
         position_R = (scheduled_R - self.offset_R % cache_block(group)).clamp(0, self.max_len - 1)
         table = self._own_tables[group.kv_cache_group_id]
         blocks_R = table.gather(1, (position_R // size).unsqueeze(-1)).squeeze(-1).long()
@@ -107,7 +116,12 @@ class DraftBatch:
             num_actual_tokens=count,
             max_query_len=1,
             max_seq_len=min(longest, self.max_len),
-            block_table_tensor=shifted(self._own_tables[group.kv_cache_group_id], group, self.offset_R),
+            block_table_tensor=shifted(
+                self._own_tables[group.kv_cache_group_id],
+                group,
+                self.offset_R,
+                self.block_sizes[group.kv_cache_group_id],
+            ),
             slot_mapping=slots_R,
             positions=positions_R,
             is_prefilling=torch.zeros(count, dtype=torch.bool),
@@ -119,7 +133,7 @@ def _without_leftovers(table_RB: torch.Tensor, owned_R: torch.Tensor) -> torch.T
     return torch.where(columns_B < owned_R.unsqueeze(-1), table_RB, 0)
 
 
-def offsets(prompts_R: Sequence[Prompts | None], member: int, device: torch.device) -> torch.Tensor:
+def offsets(requests_R: Sequence[EngineRequest], member: int, device: torch.device) -> torch.Tensor:
     """How far a member is behind the scheduler in each request: int64 (R,)."""
-    values = [prompts.offset(member) if prompts else 0 for prompts in prompts_R]
-    return torch.tensor(values, dtype=torch.int64).to(device, non_blocking=True)
+    values = np.array([request.offsets[member] for request in requests_R], dtype=np.int64)
+    return async_tensor_h2d(values, device=device)

@@ -72,12 +72,12 @@ class MemberProposer(DraftModelProposer):
         names = list(runner.member_attention)
         tables = runner.input_batch.block_table.block_tables
         owned = [torch.from_numpy(table.num_blocks_per_row[:count].astype("int64")) for table in tables]
-        prompts_R = runner.prompts_of_batch[:count]
         return DraftBatch(
             runner.member_attention[self.member],
             [table.get_device_tensor(count) for table in tables],
+            [table.block_size for table in tables],
             [blocks_R.to(self.device, non_blocking=True) for blocks_R in owned],
-            offsets(prompts_R, names.index(self.member), self.device),
+            offsets(runner.batch[:count], names.index(self.member), self.device),
             ~runner.discard_request_mask.gpu[:count],
             self.max_model_len,
         )

@@ -3,15 +3,18 @@
 Shape suffixes: R requests.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator
 
-from eft_server.engine.drafting import Draft, DraftBatch, offsets
-from eft_server.engine.prompts import MemberAttention
+from eft_server.engine.drafting import Draft, DraftBatch
+from eft_server.engine.graphs_v2 import GraphBatch, GraphPart
+from eft_server.engine.members_v2 import Members
 
 
 class MemberSpeculator(StandaloneARSpeculator):
@@ -29,13 +32,6 @@ class MemberSpeculator(StandaloneARSpeculator):
         self.draft_attn_layer_names = set()
         target: Any = target_model
         self._place = target.names.index(self.member)
-
-    def set_attn(self, *args: Any, **options: Any) -> None:
-        """As vLLM's, with builders of the member's own."""
-        super().set_attn(*args, **options)
-        self._attention = MemberAttention(
-            f"members.{self.member}.", self.target_attn_groups, self.vllm_config
-        )
 
     def _prefill(
         self,
@@ -83,9 +79,11 @@ class MemberSpeculator(StandaloneARSpeculator):
         count = len(ids_R)
         scheduled_R = self.expanded_positions[:count] + step
         longest = int(input_batch.seq_lens_cpu_upper_bound[:count].max()) + 1 + step
-        metadata, slots = self._batch.context(scheduled_R, longest)
-        positions_R = self._batch.positions(scheduled_R)
-        hidden_RH = self._run_model(ids_R.int(), positions_R, metadata, slots, num_tokens_across_dp)
+        hidden_RH = self._batch.replay(ids_R, scheduled_R, longest)
+        if hidden_RH is None:
+            metadata, slots = self._batch.context(scheduled_R, longest)
+            positions_R = self._batch.positions(scheduled_R)
+            hidden_RH = self._run_model(ids_R.int(), positions_R, metadata, slots, num_tokens_across_dp)
         self.current_draft_step.fill_(step)
         self.draft_tokens[:count, step] = self.sample_draft(
             hidden_RH,
@@ -97,16 +95,66 @@ class MemberSpeculator(StandaloneARSpeculator):
             self.draft_logits,
         )
 
-    def _draft_batch(self, input_batch: InputBatch, count: int) -> DraftBatch:
+    def _draft_batch(self, input_batch: InputBatch, count: int) -> "_Batch":
         state: Any = self.model_state
         read = input_batch.num_computed_tokens_np[:count] + input_batch.num_scheduled_tokens[:count]
         done = torch.from_numpy(read >= input_batch.prefill_len_np[:count])
         owned = self.block_tables.num_blocks.np[:, input_batch.idx_mapping_np[:count]].astype("int64")
-        return DraftBatch(
-            self._attention,
+        return _Batch(
+            state.members.attention[self.member],
             [table[:count] for table in self.block_tables.input_block_tables],
+            self.block_tables.block_sizes,
             [torch.from_numpy(blocks_R).to(self.device, non_blocking=True) for blocks_R in owned],
-            offsets(state.prompts_of(input_batch.req_ids), self._place, self.device),
+            state.offsets(input_batch, self._place),
             done.to(self.device, non_blocking=True),
             self.max_model_len,
+            state.members,
+            input_batch.idx_mapping[:count],
+            self._place,
         )
+
+
+@dataclass(frozen=True)
+class _Batch(DraftBatch):
+    """A batch that may run as a graph.
+
+    Attributes:
+        members: how they run.
+        slot_R: int64; where the runner keeps each request.
+        place: of the member that drafts.
+    """
+
+    members: Members
+    slot_R: torch.Tensor
+    place: int
+
+    def replay(self, ids_R: torch.Tensor, scheduled_R: torch.Tensor, longest: int) -> torch.Tensor | None:
+        """The hidden states (R, H) of one token for each request; None where no graph fits.
+
+        Args:
+            ids_R: the tokens.
+            scheduled_R: their positions, the scheduler's.
+            longest: at least as long as the longest text with them.
+        """
+        count = len(ids_R)
+        shape = self.members.graphs.draft_shape_for(count)
+        if shape is None:
+            return None
+        lengths = np.full(count, min(longest, self.max_len), dtype=np.int32)
+        part = GraphPart(self.place, np.arange(count), np.ones(count, dtype=np.int64), lengths, shape)
+        position_R = scheduled_R.clamp(max=self.max_len - 1)
+        usable_R = self.active_R & (scheduled_R < self.max_len)
+        batch = GraphBatch(
+            self.slot_R,
+            ids_R,
+            position_R,
+            torch.arange(count + 1, dtype=torch.int32, device=ids_R.device),
+            (position_R + 1).int(),
+            self.tables,
+            [torch.where(usable_R, owned_R, 0).int() for owned_R in self.owned],
+        )
+        self.members.inputs.fill([part], batch)
+        self.members.inputs.context(part)
+        self.members.graphs.by_member[self.place, shape].replay()
+        states_RH: torch.Tensor = self.members.inputs.states(part)
+        return states_RH

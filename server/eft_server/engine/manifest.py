@@ -57,6 +57,15 @@ class Manifest:
     base: str = "base"
     draft: str | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The members', the base first: the order of the coefficients."""
+        return (self.base, *(item.name for item in self.members))
+
+    def place(self, name: str) -> int:
+        """A member's place in that order."""
+        return self.names.index(name)
+
     def unshared_ids(self) -> Iterator[int]:
         """Every id that not all members share, ascending."""
         for start, stop in self.unshared:

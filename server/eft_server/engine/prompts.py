@@ -1,10 +1,13 @@
-"""A prompt per member: members read texts of their own, and share what is generated.
+"""What each member reads in a step: the tokens of the requests that need it, in prompts of its own.
 
-The scheduler knows one prompt, the longest of the members', L tokens. A member whose own has L_m tokens sits
-`offset` = L − L_m tokens behind: at the scheduler's position p it reads its token q = p − offset, and where q is
-negative it has nothing to read. Its keys and values go to slots of the same blocks, moved by whole blocks as far as
-possible: `shift` = offset rounded down to blocks, so that its token q lies in slot q + shift. What it generates thus
-never reaches further back than the last `offset` mod block slots of the prompt.
+A member that no request of a step needs is left out, and one that some need reads their tokens alone.
+
+Members may have a prompt each, and share what is generated. The scheduler knows one prompt, the longest of the
+members', L tokens. A member whose own has L_m tokens sits `offset` = L − L_m tokens behind: at the scheduler's position
+p it reads its token q = p − offset, and where q is negative it has nothing to read. Its keys and values go to slots of
+the same blocks, moved by whole blocks as far as possible: `shift` = offset rounded down to blocks, so that its token q
+lies in slot q + shift. What it generates thus never reaches further back than the last `offset` mod block slots of the
+prompt.
 
 Shape suffixes: T tokens of a step, R requests, M members.
 """
@@ -12,12 +15,13 @@ Shape suffixes: T tokens of a step, R requests, M members.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from vllm.config import VllmConfig
-from vllm.forward_context import get_forward_context
+from vllm.forward_context import get_forward_context, override_forward_context
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.core.kv_cache_utils import BlockHash, generate_block_hash_extra_keys, hash_block_tokens
 from vllm.v1.request import Request
@@ -25,8 +29,8 @@ from vllm.v1.worker.utils import AttentionGroup
 
 from eft_server.engine.manifest import PROMPTS_KEY
 
-NO_SLOT = -1
-"""The slot of a row that writes nothing to the KV cache."""
+if TYPE_CHECKING:
+    from eft_server.engine.composite import EftForCausalLM
 
 
 @dataclass(frozen=True)
@@ -60,33 +64,40 @@ class Step:
     """What a runner knows of a step, in the order of its batch.
 
     Attributes:
-        prompts_R: each request's own prompts, None where its members read the same.
+        needed_RM: bool; whether a request needs a member.
+        offset_RM: int64; how far a member is behind the scheduler in a request, in tokens.
+        reading_R: bool; whether the members are still reading prompts of their own.
+        prompts_R: those prompts, by request.
         computed_R: tokens that the scheduler counts as computed before the step.
         scheduled_R: tokens of the step.
-        input_ids_T: the scheduler's tokens, padding behind them.
+        input_ids_T: the scheduler's tokens.
         positions_T: the scheduler's positions.
         seq_lens_R: computed and scheduled tokens, on the device.
         block_tables: one tensor (R, blocks) for each group of the KV cache.
+        block_sizes: how many tokens are in a block of each of those.
     """
 
-    prompts_R: Sequence[Prompts | None]
+    needed_RM: np.ndarray
+    offset_RM: np.ndarray
+    reading_R: np.ndarray
+    prompts_R: Mapping[int, Prompts]
     computed_R: np.ndarray
     scheduled_R: np.ndarray
     input_ids_T: torch.Tensor
     positions_T: torch.Tensor
     seq_lens_R: torch.Tensor
     block_tables: Sequence[torch.Tensor]
+    block_sizes: Sequence[int]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one member reads in a step, and where the rows that come out belong.
+    """What one member reads in a step, and which of the step's rows that is.
 
     Attributes:
-        input_ids_T: its tokens; those rows first that it has something to read in.
+        input_ids_T: its tokens.
         positions_T: its positions.
-        rows_T: for each of the step's rows, the member's row.
-        idle_T: the step's rows in which it has nothing to read; whatever comes out there counts for nothing.
+        rows_T: for each of its rows, the step's row.
         attention: metadata by layer.
         slots: KV slots by layer.
     """
@@ -94,19 +105,20 @@ class Reading:
     input_ids_T: torch.Tensor
     positions_T: torch.Tensor
     rows_T: torch.Tensor
-    idle_T: torch.Tensor
     attention: Mapping[str, Any]
     slots: Mapping[str, torch.Tensor]
 
-    def enter(self) -> None:
-        """Tell the member's attention layers, for the rest of this step's forward pass."""
-        context: Any = get_forward_context()
-        context.attn_metadata = {**context.attn_metadata, **self.attention}
-        context.slot_mapping = {**context.slot_mapping, **self.slots}
-
-    def put_back(self, hidden_TH: torch.Tensor) -> torch.Tensor:
-        """Bring a member's hidden states back into the order of the step."""
-        return hidden_TH[self.rows_T].masked_fill(self.idle_T.unsqueeze(-1), 0)
+    def run(self, model: "EftForCausalLM", name: str, states_TH: torch.Tensor) -> None:
+        """Run a member, and write its hidden states to the step's rows; the others stay what they were."""
+        step: Any = get_forward_context()
+        own = replace(
+            step,
+            attn_metadata={**step.attn_metadata, **self.attention},
+            slot_mapping={**step.slot_mapping, **self.slots},
+            is_padding=None,
+        )
+        with override_forward_context(own):
+            states_TH[self.rows_T] = model.run_member(name, self.input_ids_T, self.positions_T)
 
 
 class ApartHasher:
@@ -160,16 +172,20 @@ class ApartHasher:
 
 
 class MemberAttention:
-    """One member's attention layers, with metadata builders that no other member uses."""
+    """One member's attention layers, with metadata builders that no other member uses.
+
+    Args:
+        prefix: what its layers' names begin with.
+        groups: the runner's, for each group of the KV cache.
+        config: the member's own, by whose heads a builder sizes what it keeps.
+    """
 
     def __init__(self, prefix: str, groups: Sequence[Sequence[AttentionGroup]], config: VllmConfig) -> None:
         self.groups: list[AttentionGroup] = []
         for group in (group for per_cache in groups for group in per_cache):
             layers = [name for name in group.layer_names if name.startswith(prefix)]
             if layers:
-                shared = group.get_metadata_builder(0)
-                builder = type(shared)(shared.kv_cache_spec, layers, config, shared.device)
-                self.groups.append(replace(group, layer_names=layers, metadata_builders=[builder]))
+                self.groups.append(_own(group, layers, config))
 
     def by_layer(self, values: Sequence[Any]) -> dict[str, Any]:
         """One value a group, spread over its layers."""
@@ -177,8 +193,19 @@ class MemberAttention:
         return {layer: value for group, value in pairs for layer in group.layer_names}
 
 
+def _own(group: AttentionGroup, layers: list[str], config: VllmConfig) -> AttentionGroup:
+    """A group of some of its layers, built as vLLM builds the whole: with the workspace that all builders share."""
+    shared: Any = group.get_metadata_builder(0)
+    own = replace(group, layer_names=layers, metadata_builders=[], kernel_block_table=None)
+    own.create_metadata_builders(config, shared.device, block_size(group))
+    for builder in own.metadata_builders:
+        if hasattr(builder, "set_workspace_buffer") and hasattr(shared, "_get_workspace_buffer"):
+            builder.set_workspace_buffer(shared._get_workspace_buffer())
+    return own
+
+
 def block_size(group: AttentionGroup) -> int:
-    """The size of the blocks that a block table counts."""
+    """The size of the blocks that a group's kernels count."""
     return int(group.get_metadata_builder(0).kv_cache_spec.block_size)
 
 
@@ -187,130 +214,153 @@ def cache_block(group: AttentionGroup) -> int:
     return int(group.kv_cache_spec.block_size)
 
 
-def shifted(table_RB: torch.Tensor, group: AttentionGroup, offset_R: torch.Tensor) -> torch.Tensor:
-    """Block tables without the whole blocks that lie before a member's first token: (R, B)."""
+def shifted(
+    table_RB: torch.Tensor, group: AttentionGroup, offset_R: torch.Tensor, table_block: int
+) -> torch.Tensor:
+    """Block tables without the whole blocks that lie before a member's first token: (R, B).
+
+    Args:
+        table_RB: in blocks of `table_block` tokens.
+        group: whose layers read it.
+        offset_R: int64; tokens that the member is behind.
+        table_block: tokens.
+    """
     block = cache_block(group)
-    shift_R = offset_R // block * (block // block_size(group))
+    shift_R = offset_R // block * (block // table_block)
     columns_RB = torch.arange(table_RB.shape[1], device=table_RB.device) + shift_R.unsqueeze(-1)
     return table_RB.gather(1, columns_RB.clamp_(max=table_RB.shape[1] - 1)).contiguous()
 
 
-def read(step: Step, member: int, attention: MemberAttention) -> Reading | None:
-    """Work out what a member reads in a step; None where that is what the scheduler says."""
-    requests = zip(step.prompts_R, step.computed_R, strict=True)
-    if all(prompts is None or _reads_the_same(prompts, member, computed) for prompts, computed in requests):
-        return None
-    return _Layout(step, member).reading(attention)
+def read(step: Step, attention: Mapping[str, MemberAttention]) -> dict[str, Reading | None]:
+    """Work out what the members read in a step.
+
+    Args:
+        step: the step.
+        attention: all members' layers, in the order of the coefficients.
+
+    Returns:
+        By name, those members that read something; None for one that reads what the scheduler says.
+    """
+    layouts = {name: Layout(step, member) for member, name in enumerate(attention)}
+    return {
+        name: None if layout.is_whole else layout.reading(attention[name])
+        for name, layout in layouts.items()
+        if layout.count
+    }
 
 
-def _reads_the_same(prompts: Prompts, member: int, computed: int) -> bool:
-    """A full-length prompt makes no difference once it has been read."""
-    return not prompts.offset(member) and computed >= prompts.length
+class Layout:
+    """One member's rows of a step: which tokens are in them, and where they lie.
 
-
-class _Layout:
-    """One member's rows of a step: which it has, which tokens are in them, and where they lie."""
+    Attributes:
+        count: how many there are.
+        kept_R: how many of each request; the last ones of it.
+        is_whole: whether they are the step's, and what the member reads is what the scheduler says.
+    """
 
     def __init__(self, step: Step, member: int) -> None:
         self._step = step
         self._member = member
         self._device = step.input_ids_T.device
-        self._offset_R = np.array([p.offset(member) if p else 0 for p in step.prompts_R], dtype=np.int64)
-        self._idle_R = np.clip(self._offset_R - step.computed_R, 0, step.scheduled_R)
-        self._kept_R = step.scheduled_R - self._idle_R
-        self._active = np.flatnonzero(self._kept_R)
+        self._offset_R = step.offset_RM[:, member]
+        idle_R = np.clip(self._offset_R - step.computed_R, 0, step.scheduled_R)
+        self._idle_R = np.where(step.needed_RM[:, member], idle_R, step.scheduled_R)
+        self.kept_R = step.scheduled_R - self._idle_R
+        self.count = int(self.kept_R.sum())
+        alike = not step.reading_R.any() and not self._offset_R.any()
+        self.is_whole = alike and bool(step.needed_RM[:, member].all())
+
+    @cached_property
+    def active(self) -> np.ndarray:
+        """The requests of which it has rows."""
+        return np.flatnonzero(self.kept_R)
+
+    @property
+    def lengths_A(self) -> np.ndarray:
+        """How long the texts of those are after the step, in the member's tokens, at most."""
+        lengths_R = self._step.computed_R + self._step.scheduled_R - self._offset_R
+        return lengths_R[self.active].astype(np.int32)
+
+    @property
+    def reads_its_prompt(self) -> bool:
+        """Whether any of its rows may hold a token of a prompt of its own."""
+        return bool(self._step.reading_R[self.active].any())
+
+    @cached_property
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """For each of its rows, the request and the step's row."""
+        request = np.repeat(np.arange(len(self.kept_R)), self.kept_R)
+        within = np.arange(self.count) - np.repeat(self.kept_R.cumsum() - self.kept_R, self.kept_R)
+        # A request is idle in its first rows.
+        starts_R = self._step.scheduled_R.cumsum() - self._step.scheduled_R + self._idle_R
+        return request, starts_R[request] + within
+
+    @cached_property
+    def rows_T(self) -> torch.Tensor | None:
+        """For each of its rows, the step's row; None where they are the same."""
+        if self.count == self._step.scheduled_R.sum():
+            return None
+        return self._send(self._rows[1])
 
     def reading(self, attention: MemberAttention) -> Reading:
-        total, kept = len(self._step.input_ids_T), int(self._kept_R.sum())
-        idle = self._idle_rows(total)
-        order = np.concatenate([np.flatnonzero(~idle), np.flatnonzero(idle)])
-        rows = np.empty(total, dtype=np.int64)
-        rows[order] = np.arange(total)
-        order_T = self._send(order)
-        own_T = self._send(self._own_tokens(total)[order])
-        offset_T = self._send(np.repeat(self._offset_R, self._step.scheduled_R), total)[order_T]
-        positions_T = (self._step.positions_T[order_T] - offset_T).clamp_(min=0)
-        ids_T = torch.where(own_T >= 0, own_T, self._step.input_ids_T[order_T])
-        slots = [self._slots(group, order_T, kept) for group in attention.groups]
-        if kept:
-            tables = zip(attention.groups, slots, strict=True)
-            metadata = [self._metadata(group, slot_T, positions_T, kept) for group, slot_T in tables]
-        else:  # As in a profiling run: attention is skipped.
-            metadata = [None] * len(slots)
-        return Reading(
-            ids_T.to(self._step.input_ids_T.dtype),
-            positions_T,
-            self._send(rows),
-            self._send(idle),
-            attention.by_layer(metadata),
-            attention.by_layer(slots),
-        )
+        """What the member reads, where it is not simply the step."""
+        request, rows = self._rows
+        rows_T = self._send(rows)
+        positions_T = self._step.positions_T[rows_T] - self._send(self._offset_R[request])
+        ids_T = self._step.input_ids_T[rows_T]
+        if self.reads_its_prompt:
+            own_T = self._send(self._own_tokens(request))
+            ids_T = torch.where(own_T >= 0, own_T.to(ids_T.dtype), ids_T)
+        slots = [self._slots(group, request, rows_T) for group in attention.groups]
+        metadata = [
+            self._metadata(group, slots_T, positions_T)
+            for group, slots_T in zip(attention.groups, slots, strict=True)
+        ]
+        return Reading(ids_T, positions_T, rows_T, attention.by_layer(metadata), attention.by_layer(slots))
 
-    def _send(self, values: np.ndarray, total: int = 0) -> torch.Tensor:
-        if len(values) < total:
-            values = np.pad(values, (0, total - len(values)))
-        return torch.from_numpy(values).to(self._device, non_blocking=True)
+    def _send(self, values: np.ndarray) -> torch.Tensor:
+        return async_tensor_h2d(values, device=self._device)
 
-    def _idle_rows(self, total: int) -> np.ndarray:
-        """The first rows of a request, as many as it is idle in, and the padding behind all requests."""
-        within = np.concatenate([np.arange(count) for count in self._step.scheduled_R])
-        idle = np.ones(total, dtype=bool)
-        idle[: len(within)] = within < np.repeat(self._idle_R, self._step.scheduled_R)
-        return idle
-
-    def _own_tokens(self, total: int) -> np.ndarray:
-        """The member's own tokens where they come from its prompt, −1 where they are everybody's."""
-        own = np.full(total, -1, dtype=np.int64)
-        start = 0
-        for row, count in enumerate(self._step.scheduled_R):
-            prompts = self._step.prompts_R[row]
-            if prompts is not None:
-                tokens = prompts.tokens_M[self._member]
-                first = int(self._step.computed_R[row]) + int(self._idle_R[row]) - int(self._offset_R[row])
-                taken = tokens[first : first + int(self._kept_R[row])]
-                begin = start + int(self._idle_R[row])
-                own[begin : begin + len(taken)] = taken
-            start += int(count)
+    def _own_tokens(self, request: np.ndarray) -> np.ndarray:
+        """The member's prompt where a row holds a token of it, −1 where the scheduler's tokens count."""
+        own = np.full(self.count, -1, dtype=np.int64)
+        first_R = self._step.computed_R + self._idle_R - self._offset_R
+        for index in np.flatnonzero(self._step.reading_R & (self.kept_R > 0)):
+            rows = np.flatnonzero(request == index)
+            tokens = self._step.prompts_R[index].tokens_M[self._member][first_R[index] :][: len(rows)]
+            own[rows[: len(tokens)]] = tokens
         return own
 
-    def _slots(self, group: AttentionGroup, order_T: torch.Tensor, kept: int) -> torch.Tensor:
+    def _slots(self, group: AttentionGroup, request: np.ndarray, rows_T: torch.Tensor) -> torch.Tensor:
         """A token's slot is that of the scheduler's position, less what whole blocks leave of the offset."""
-        size = block_size(group)
-        request = np.repeat(np.arange(len(self._offset_R)), self._step.scheduled_R)
-        request_T = self._send(request, len(order_T))[order_T][:kept]
-        rest_T = self._send(self._offset_R % cache_block(group))[request_T]
-        position_T = self._step.positions_T[order_T][:kept] - rest_T
+        size = self._step.block_sizes[group.kv_cache_group_id]
+        rest_T = self._send((self._offset_R % cache_block(group))[request])
+        position_T = self._step.positions_T[rows_T] - rest_T
         table = self._step.block_tables[group.kv_cache_group_id]
-        slots_T = torch.full((len(order_T),), NO_SLOT, dtype=torch.int64, device=self._device)
-        slots_T[:kept] = table[request_T, position_T // size].long() * size + position_T % size
-        return slots_T
+        blocks_T = table[self._send(request), position_T // size].long()
+        return blocks_T * size + position_T % size
 
-    def _metadata(
-        self, group: AttentionGroup, slots_T: torch.Tensor, positions_T: torch.Tensor, kept: int
-    ) -> Any:
-        active_A = self._send(self._active)
-        starts = np.concatenate([[0], self._kept_R[self._active].cumsum()]).astype(np.int32)
-        lengths_A = self._step.seq_lens_R[active_A] - self._send(self._offset_R[self._active])
-        upper = self._step.computed_R + self._step.scheduled_R - self._offset_R
-        lengths_cpu = torch.from_numpy(upper[self._active].astype(np.int32))
+    def _metadata(self, group: AttentionGroup, slots_T: torch.Tensor, positions_T: torch.Tensor) -> Any:
+        active_A = self._send(self.active)
+        offset_A = self._send(self._offset_R[self.active])
+        starts = np.concatenate([[0], self.kept_R[self.active].cumsum()]).astype(np.int32)
+        lengths_A = self._step.seq_lens_R[active_A] - offset_A
         starts_cpu = torch.from_numpy(starts)
+        table_AB = self._step.block_tables[group.kv_cache_group_id][active_A]
         common = CommonAttentionMetadata(
-            query_start_loc=starts_cpu.to(self._device),
+            query_start_loc=starts_cpu.to(self._device, non_blocking=True),
             query_start_loc_cpu=starts_cpu,
             seq_lens=lengths_A.to(self._step.seq_lens_R.dtype),
-            seq_lens_cpu_upper_bound=lengths_cpu,
-            num_reqs=len(self._active),
-            num_actual_tokens=kept,
-            max_query_len=int(self._kept_R.max()),
-            max_seq_len=int(lengths_cpu.max()),
-            block_table_tensor=self._table(group, active_A),
-            slot_mapping=slots_T[:kept],
-            positions=positions_T[:kept],
-            is_prefilling=torch.from_numpy(self._kept_R[self._active] > 1),
+            seq_lens_cpu_upper_bound=torch.from_numpy(self.lengths_A),
+            num_reqs=len(self.active),
+            num_actual_tokens=self.count,
+            max_query_len=int(self.kept_R.max()),
+            max_seq_len=int(self.lengths_A.max()),
+            block_table_tensor=shifted(
+                table_AB, group, offset_A, self._step.block_sizes[group.kv_cache_group_id]
+            ),
+            slot_mapping=slots_T,
+            positions=positions_T,
+            is_prefilling=torch.from_numpy(self.kept_R[self.active] > 1),
         )
         return group.build_metadata(common)
-
-    def _table(self, group: AttentionGroup, active_A: torch.Tensor) -> torch.Tensor:
-        """Block tables without the whole blocks that lie before the member's first token."""
-        table_AB = self._step.block_tables[group.kv_cache_group_id][active_A]
-        return shifted(table_AB, group, self._send(self._offset_R[self._active]))

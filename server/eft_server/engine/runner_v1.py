@@ -19,12 +19,12 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
 from eft_server.blend import is_broken
-from eft_server.engine.coefficients import is_filtered, mixture_of
 from eft_server.engine.cpu_kernels import register_cpu_kernels
 from eft_server.engine.drafting_v1 import MemberProposer
 from eft_server.engine.manifest import Manifest
-from eft_server.engine.prompts import MemberAttention, Prompts, Reading, Step, prompts_of, read
-from eft_server.engine.scoring import Scores, scoring_of
+from eft_server.engine.message import EngineRequest
+from eft_server.engine.prompts import MemberAttention, Reading, Step, read
+from eft_server.engine.scoring import Scores
 from eft_server.engine.windows import keep_whole
 
 
@@ -37,7 +37,8 @@ class CoefficientRunner(GPUModelRunner):
     _rows_R: list[int]
     _sampled_R: list[int]
     _scheduled_R: np.ndarray
-    prompts_of_batch: Sequence[Prompts | None] = ()
+    batch: Sequence[EngineRequest] = ()
+    """The requests of this step, in the order of the batch."""
 
     def let_a_member_draft(self) -> None:
         """Re-type vLLM's proposer where the draft is a member, before it loads anything."""
@@ -58,24 +59,25 @@ class CoefficientRunner(GPUModelRunner):
     def _update_states(self, scheduler_output: SchedulerOutput) -> Any:
         updated = super()._update_states(scheduler_output)
         for req_id in scheduler_output.finished_req_ids:
-            self._prompts.pop(req_id, None)
+            self._asked.pop(req_id, None)
             self._scores.pop(req_id, None)
         for request in scheduler_output.scheduled_new_reqs:
             params = request.sampling_params
-            extra_args = params.extra_args if params else None
-            prompts = prompts_of(extra_args)
-            if prompts is not None:
-                self._prompts[request.req_id] = prompts
-            scoring = scoring_of(extra_args, self._defaults)
-            if scoring is not None:
-                self._scores[request.req_id] = Scores(scoring, self.device)
+            asked = EngineRequest.read(params.extra_args if params else None, self._manifest)
+            self._asked[request.req_id] = asked
+            if asked.scoring is not None:
+                self._scores[request.req_id] = Scores(asked.scoring, self.device)
                 self.num_prompt_logprobs.pop(request.req_id, None)
-        self.prompts_of_batch = [self._prompts.get(req_id) for req_id in self.input_batch.req_ids]
+        self.batch = [self._asked[req_id] for req_id in self.input_batch.req_ids]
         return updated
 
     @cached_property
-    def _prompts(self) -> dict[str, Prompts]:
-        """Of the requests whose members read prompts of their own."""
+    def _manifest(self) -> Manifest:
+        return Manifest.from_hf(self.model_config.hf_config)
+
+    @cached_property
+    def _asked(self) -> dict[str, EngineRequest]:
+        """What the requests that are not finished have brought."""
         return {}
 
     @cached_property
@@ -103,53 +105,40 @@ class CoefficientRunner(GPUModelRunner):
     def member_attention(self) -> dict[str, MemberAttention]:
         """The members' attention layers, by name, in the order of the coefficients."""
         model: Any = self.get_model()
-        config = self.vllm_config
-        return {name: MemberAttention(f"members.{name}.", self.attn_groups, config) for name in model.names}
+        return {
+            name: MemberAttention(f"members.{name}.", self.attn_groups, self.vllm_config)
+            for name in model.names
+        }
 
-    def _determine_batch_execution_and_padding(self, *args: Any, **options: Any) -> Any:
-        """Run steps with prompts of the members' own without graphs, which know one prompt a request."""
-        if self._reads_apart:
-            options["force_eager"] = True
-        return super()._determine_batch_execution_and_padding(*args, **options)
-
-    @property
-    def _reads_apart(self) -> bool:
-        return any(prompts is not None for prompts in self.prompts_of_batch)
-
-    def _readings(self, input_ids: torch.Tensor, positions: torch.Tensor) -> dict[str, Reading]:
+    def _parts(self, input_ids: torch.Tensor, positions: torch.Tensor) -> dict[str, Reading | None]:
+        """What each member reads in this step."""
         count = self.input_batch.num_reqs
         tables = self.input_batch.block_table.block_tables
+        computed_R = self.input_batch.num_computed_tokens_cpu[:count].astype(np.int64)
+        lengths_R = np.array([asked.length for asked in self.batch])
         step = Step(
-            self.prompts_of_batch,
-            self.input_batch.num_computed_tokens_cpu[:count].astype(np.int64),
+            np.array([asked.needed for asked in self.batch]),
+            np.array([asked.offsets for asked in self.batch], dtype=np.int64),
+            computed_R < lengths_R,
+            {row: asked.prompts for row, asked in enumerate(self.batch) if asked.prompts is not None},
+            computed_R,
             self._scheduled_R,
             input_ids,
             positions,
             self.seq_lens[:count],
             [table.get_device_tensor(count) for table in tables],
+            [table.block_size for table in tables],
         )
-        read_M = {
-            name: read(step, member, layers)
-            for member, (name, layers) in enumerate(self.member_attention.items())
-        }
-        return {name: reading for name, reading in read_M.items() if reading is not None}
+        return read(step, self.member_attention)
 
     def _fill(self, num_scheduled_tokens: np.ndarray) -> None:
-        requests = (self.requests[req_id].sampling_params for req_id in self.input_batch.req_ids)
-        rows_RW = [mixture_of(params.extra_args if params else None, self._defaults) for params in requests]
-        model: Any = self.get_model()
-        model.filtering = any(map(is_filtered, rows_RW))
-        scheduled_TW = np.repeat(np.asarray(rows_RW, dtype=np.float32), num_scheduled_tokens, axis=0)
-        self._buffer_TW[: len(scheduled_TW)].copy_(torch.from_numpy(scheduled_TW), non_blocking=True)
-
-    @cached_property
-    def _defaults(self) -> tuple[float, ...]:
-        return Manifest.from_hf(self.model_config.hf_config).defaults
+        mixtures_RW = np.array([asked.mixture for asked in self.batch], dtype=np.float32)
+        scheduled_TW = np.repeat(mixtures_RW, num_scheduled_tokens, axis=0)
+        self._buffer_TW[: len(scheduled_TW)].copy_(torch.from_numpy(scheduled_TW))
 
     @cached_property
     def _buffer_TW(self) -> torch.Tensor:
-        """One address for good: captured graphs read from it."""
-        shape = (self.max_num_tokens, len(self._defaults))
+        shape = (self.max_num_tokens, len(self._manifest.defaults))
         return torch.zeros(shape, dtype=torch.float32, device=self.device)
 
     def _model_forward(
@@ -162,8 +151,6 @@ class CoefficientRunner(GPUModelRunner):
     ) -> Any:
         assert input_ids is not None
         assert positions is not None
-        if self._reads_apart:
-            model_kwargs["readings"] = self._readings(input_ids, positions)
         return super()._model_forward(
             input_ids,
             positions,
@@ -171,6 +158,7 @@ class CoefficientRunner(GPUModelRunner):
             inputs_embeds,
             **model_kwargs,
             mixture_TW=self._buffer_TW[: len(input_ids)],  # type: ignore[arg-type]
+            parts=self._parts(input_ids, positions),
         )
 
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:  # type: ignore[override]

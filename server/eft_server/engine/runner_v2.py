@@ -4,7 +4,7 @@ Shape suffixes: T tokens, Q request slots, W numbers of a mixture.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from torch import nn
 from vllm.config import VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.triton_utils import tl, triton
-from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
+from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.outputs import LogprobsTensors
+from vllm.v1.worker.gpu.block_table import BlockTables
 from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.mm.encoder_cache import EncoderCache
@@ -27,18 +28,24 @@ from vllm.v1.worker.gpu.states import RequestState
 from vllm.v1.worker.utils import AttentionGroup
 
 from eft_server.blend import is_broken
-from eft_server.engine.coefficients import is_filtered, mixture_of
+from eft_server.engine.coefficients import is_filtered
 from eft_server.engine.drafting_v2 import MemberSpeculator
-from eft_server.engine.manifest import PROMPTS_KEY, Manifest
-from eft_server.engine.prompts import MemberAttention, Prompts, Reading, Step, prompts_of, read
+from eft_server.engine.graphs_v2 import MemberGraphs, Replay
+from eft_server.engine.manifest import Manifest
+from eft_server.engine.members_v2 import Members, Pass
+from eft_server.engine.message import EngineRequest
+from eft_server.engine.prompts import Prompts, Step
 from eft_server.engine.scoring import Scores, scoring_of
 
 
 class EftModelState(DefaultModelState):
-    """A table of mixtures by request slot, spread over a step's tokens on the device.
+    """What the requests bring, in a table by request slot, and from it what each member reads in a step.
 
-    The per-token buffer has one address for good, so that captured graphs replay with it.
+    Attributes:
+        members: how they run; None as long as there is no KV cache.
     """
+
+    members: Members | None = None
 
     def __init__(
         self,
@@ -48,46 +55,60 @@ class EftModelState(DefaultModelState):
         device: torch.device,
     ) -> None:
         super().__init__(vllm_config, model, encoder_cache, device)
-        self._defaults = Manifest.from_hf(self.model_config.hf_config).defaults
-        width = len(self._defaults)
+        self._manifest = Manifest.from_hf(self.model_config.hf_config)
+        width = len(self._manifest.defaults)
         self._table_QW = StagedWriteTensor((self.max_num_reqs, width), torch.float32, device)
         self._tokens_TW = torch.zeros((self.max_num_tokens, width), dtype=torch.float32, device=device)
         self._filtered_Q = np.zeros(self.max_num_reqs, dtype=bool)
-        self._prompts: dict[str, Prompts] = {}
-        self._layers: dict[str, MemberAttention] = {}
-        self._readings: dict[str, Reading] = {}
+        shape = (self.max_num_reqs, len(self._manifest.names))
+        self._needed_QM = np.zeros(shape, dtype=bool)
+        self._offset_QM = np.zeros(shape, dtype=np.int64)
+        self._sent_offset_QM = StagedWriteTensor(shape, torch.int32, device)
+        self._length_Q = np.zeros(self.max_num_reqs, dtype=np.int64)
+        self._prompts: dict[int, Prompts] = {}
+        self._slot_of: dict[str, int] = {}
+        self._parts: dict[str, Pass | Replay] | None = None
+
+    def set_up(
+        self, attn_groups: list[list[AttentionGroup]], tables: BlockTables, graphs: MemberGraphs
+    ) -> None:
+        """Prepare how members run, now that the KV cache is there.
+
+        vLLM does this twice, for it captures some graphs to find out what they need.
+        """
+        self.members = Members(self.model, attn_groups, tables, self._sent_offset_QM.gpu, graphs)
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
-        """Note a new request's mixture (a resumed one arrives here again)."""
+        """Note what a new request brings (a resumed one arrives here again)."""
         super().add_request(req_index, new_req_data)
         params = new_req_data.sampling_params
-        mixture = mixture_of(params.extra_args if params else None, self._defaults)
-        self._table_QW.stage_write(req_index, 0, mixture)
-        self._filtered_Q[req_index] = is_filtered(mixture)
-        prompts = prompts_of(params.extra_args if params else None)
-        if prompts is not None:
-            self._prompts[new_req_data.req_id] = prompts
+        asked = EngineRequest.read(params.extra_args if params else None, self._manifest)
+        self._slot_of[new_req_data.req_id] = req_index
+        self._table_QW.stage_write(req_index, 0, asked.mixture)
+        self._sent_offset_QM.stage_write(req_index, 0, asked.offsets)
+        self._filtered_Q[req_index] = is_filtered(asked.mixture)
+        self._needed_QM[req_index] = asked.needed
+        self._offset_QM[req_index] = asked.offsets
+        self._length_Q[req_index] = asked.length
+        self._prompts.pop(req_index, None)
+        if asked.prompts is not None:
+            self._prompts[req_index] = asked.prompts
 
     def remove_request(self, req_id: str) -> None:
-        """Forget a request's prompts."""
+        """Forget a request."""
         super().remove_request(req_id)
-        self._prompts.pop(req_id, None)
-
-    def prompts_of(self, req_ids: Sequence[str]) -> list[Prompts | None]:
-        """The members' own prompts of a batch, None for requests without."""
-        return [self._prompts.get(req_id) for req_id in req_ids]
-
-    def reads_apart(self, scheduler_output: SchedulerOutput) -> bool:
-        """Tell whether the members of any request of a step read prompts of their own."""
-        new = (request.sampling_params for request in scheduler_output.scheduled_new_reqs)
-        if any(params and PROMPTS_KEY in (params.extra_args or {}) for params in new):
-            return True
-        return any(req_id in self._prompts for req_id in scheduler_output.num_scheduled_tokens)
+        self._prompts.pop(self._slot_of.pop(req_id, -1), None)
 
     def apply_staged_writes(self) -> None:
         """Send what was noted to the device."""
         super().apply_staged_writes()
         self._table_QW.apply_write()
+        self._sent_offset_QM.apply_write()
+
+    def offsets(self, input_batch: InputBatch, member: int) -> torch.Tensor:
+        """How far a member is behind the scheduler in each request: int64 (R,)."""
+        offset_R: torch.Tensor = self._sent_offset_QM.gpu[input_batch.idx_mapping, member].long()
+        return offset_R
 
     def prepare_attn(
         self,
@@ -99,50 +120,57 @@ class EftModelState(DefaultModelState):
         *args: Any,
         **options: Any,
     ) -> dict[str, Any]:
-        """As vLLM's; what members read whose prompts are their own is noted for `prepare_inputs`."""
-        prompts_R = self.prompts_of(input_batch.req_ids)
-        self._readings = {}
-        if any(prompts is not None for prompts in prompts_R):
-            count = input_batch.num_reqs
-            step = Step(
-                prompts_R,
-                input_batch.num_computed_tokens_np[:count].astype(np.int64),
-                input_batch.num_scheduled_tokens[:count],
-                input_batch.input_ids,
-                input_batch.positions,
-                input_batch.seq_lens[:count],
-                [table[:count] for table in block_tables],
+        """The step's attention metadata, and with it how each member runs (`prepare_inputs` hands that over)."""
+
+        def build(groups: list[list[AttentionGroup]]) -> dict[str, Any]:
+            return super(EftModelState, self).prepare_attn(
+                input_batch, cudagraph_mode, block_tables, slot_mappings, groups, *args, **options
             )
-            self._readings = self._read(step, attn_groups)
-        return super().prepare_attn(
-            input_batch, cudagraph_mode, block_tables, slot_mappings, attn_groups, *args, **options
+
+        self._parts = None
+        if self.members is None:
+            return build(attn_groups)
+        if input_batch.req_ids[0] not in self._slot_of:  # A dummy, which all members read.
+            return build(self.members.groups(self._manifest.names))
+        step = self._step(input_batch, block_tables)
+        self._parts = self.members.parts(step, input_batch, slot_mappings, build)
+        return {}
+
+    def _step(self, input_batch: InputBatch, block_tables: Sequence[torch.Tensor]) -> Step:
+        assert self.members is not None
+        count = input_batch.num_reqs
+        slots = input_batch.idx_mapping_np[:count]
+        computed_R = input_batch.num_computed_tokens_np[:count].astype(np.int64)
+        reading_R = computed_R < self._length_Q[slots]
+        return Step(
+            self._needed_QM[slots],
+            self._offset_QM[slots],
+            reading_R,
+            {int(row): self._prompts[slots[row]] for row in np.flatnonzero(reading_R)},
+            computed_R,
+            input_batch.num_scheduled_tokens[:count],
+            input_batch.input_ids,
+            input_batch.positions,
+            input_batch.seq_lens[:count],
+            [table[:count] for table in block_tables],
+            self.members.tables.block_sizes,
         )
 
-    def _read(self, step: Step, attn_groups: list[list[AttentionGroup]]) -> dict[str, Reading]:
-        model: Any = self.model
-        for name in model.names:
-            if name not in self._layers:
-                self._layers[name] = MemberAttention(f"members.{name}.", attn_groups, self.vllm_config)
-        read_M = {name: read(step, member, self._layers[name]) for member, name in enumerate(model.names)}
-        return {name: reading for name, reading in read_M.items() if reading is not None}
-
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
-        """Spread the table over this step's tokens; a keyword of the composite's forward."""
+        """Spread the table over this step's tokens; keywords of the composite's forward."""
         inputs = super().prepare_inputs(input_batch, req_states)
-        model: Any = self.model
-        model.filtering = bool(self._filtered_Q[input_batch.idx_mapping_np].any())
         if input_batch.num_reqs:
             _spread_kernel[(input_batch.num_reqs,)](
                 self._tokens_TW,
                 self._table_QW.gpu,
                 input_batch.idx_mapping,
                 input_batch.query_start_loc,
-                len(self._defaults),
-                WIDTH=triton.next_power_of_2(len(self._defaults)),
+                len(self._manifest.defaults),
+                WIDTH=triton.next_power_of_2(len(self._manifest.defaults)),
                 BLOCK=64,
             )
-        inputs["mixture_TW"] = self._tokens_TW[: input_batch.num_tokens_after_padding]
-        return inputs | ({"readings": self._readings} if self._readings else {})
+        mixture_TW = self._tokens_TW[: input_batch.num_tokens_after_padding]
+        return {**inputs, "mixture_TW": mixture_TW, "parts": self._parts}
 
     def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
         """The same buffer, for profiling and for graph capture."""
@@ -161,7 +189,7 @@ class EftModelState(DefaultModelState):
 
 
 class EftRunner(GPUModelRunner):
-    """vLLM's Model Runner V2, without graphs in the steps that they do not fit."""
+    """vLLM's Model Runner V2, with graphs of each member in place of those of the whole."""
 
     def let_a_member_draft(self) -> None:
         """Re-type vLLM's speculator where the draft is a member, before it loads anything."""
@@ -179,17 +207,12 @@ class EftRunner(GPUModelRunner):
         worker.model, worker.scores = self.model, {}
         worker.defaults = Manifest.from_hf(self.model_config.hf_config).defaults
 
-    def execute_model(self, scheduler_output: SchedulerOutput, *args: Any, **options: Any) -> Any:
-        """Run steps with prompts of the members' own eagerly: graphs know one prompt a request."""
-        state: Any = self.model_state
-        manager: Any = self.cudagraph_manager
-        if manager is None or not manager._graphs_captured or not state.reads_apart(scheduler_output):
-            return super().execute_model(scheduler_output, *args, **options)
-        manager._graphs_captured = False
-        try:
-            return super().execute_model(scheduler_output, *args, **options)
-        finally:
-            manager._graphs_captured = True
+    def initialize_kv_cache(self, *args: Any, **options: Any) -> None:
+        """Prepare the members' own ways of running as well."""
+        super().initialize_kv_cache(*args, **options)
+        manager, state = cast(Any, self.cudagraph_manager), cast(Any, self.model_state)
+        manager.__class__ = MemberGraphs
+        state.set_up(self.attn_groups, self.block_tables, manager)
 
 
 def retyped(runner: type[GPUModelRunner]) -> type[GPUModelRunner]:

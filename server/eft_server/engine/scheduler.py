@@ -11,8 +11,10 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from eft_server.engine.grammars import limit_grammars
+from eft_server.engine.manifest import Manifest
 from eft_server.engine.orphans import end_with_parent
-from eft_server.engine.prompts import ApartHasher, Prompts, prompts_of
+from eft_server.engine.prefix_cache import know_members, note_members
+from eft_server.engine.prompts import ApartHasher, Prompts
 from eft_server.engine.scoring import first_scored
 
 
@@ -32,14 +34,16 @@ class EftScheduler(Scheduler):
         self.needs_kv_cache_zeroing = True
         for manager in self.kv_cache_manager.coordinator.single_type_managers:
             manager._record_new_block_ids = True
+        know_members(self.kv_cache_manager)
+        self._manifest = Manifest.from_hf(self.vllm_config.model_config.hf_config)
 
     def add_request(self, request: Request) -> None:
         """Let requests whose members read prompts of their own share cache blocks that are the same for all.
 
         And those to be scored the blocks in front of what is scored: of that, the rows are needed.
         """
-        extra_args = request.sampling_params.extra_args if request.sampling_params else None
-        prompts, first = prompts_of(extra_args), first_scored(extra_args)
+        asked = note_members(request, self._manifest)
+        prompts, first = asked.prompts, asked.scoring.first if asked.scoring else None
         if (prompts is not None or first is not None) and request._block_hasher is not None:
             hash_function = get_hash_fn_by_name(self.cache_config.prefix_caching_hash_algo)
             request._block_hasher = ApartHasher(

@@ -164,9 +164,7 @@ class Scores:
         return computed < stop <= computed + len(hidden_TX)
 
     def _score(self, model: Any, hidden_RX: torch.Tensor, places: slice) -> None:
-        blends: Iterator[torch.Tensor] = model.blends(
-            hidden_RX, self._mixtures_KW, filtering=self._scoring.filtering
-        )
+        blends: Iterator[torch.Tensor] = model.blends(hidden_RX, self._mixtures_KW)
         for index, logits_RV in enumerate(blends):
             total_R = logits_RV.logsumexp(dim=-1)
             chosen_R1 = logits_RV.gather(-1, self._targets_C[places].unsqueeze(-1))

@@ -1,0 +1,169 @@
+"""`python -m eft_server.bench.needed`: does a request pay for the members that it needs, and for no others?"""
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from eft_server.behaviours import Behaviours
+from eft_server.bench.contestants import Contestant, Job, composite, member
+from eft_server.bench.prompts import random_ids
+from eft_server.bench.rounds import spread
+from eft_server.config import BASE, ServerConfig, load_config
+from eft_server.engine.launcher import fork_server
+from eft_server.engine.plan import plan
+from eft_server.errors import EftError
+from eft_server.family import FamilyReport, inspect_family
+from eft_server.mixture import Mixture
+
+COMPOSITE = "composite"
+WORK = Path(".bench")
+
+console = Console()
+
+
+def main(
+    family: Annotated[
+        str,
+        typer.Argument(help="A bundled name, a YAML file, or five: the demo's members, with five experts"),
+    ] = "five",
+    batch: Annotated[int, typer.Option(help="Requests at once where there are several", min=2)] = 16,
+    tokens: Annotated[int, typer.Option(help="Tokens that each request generates", min=8)] = 48,
+    prompt: Annotated[int, typer.Option(help="Tokens in each prompt", min=1)] = 32,
+    rounds: Annotated[int, typer.Option(help="How often each is measured, in turns", min=1)] = 5,
+) -> None:
+    """Ask a composite for each member alone, for each expert up-scaled, and for all of that in one batch.
+
+    Each is held against the members that it needs, alone in plain vLLM: where a member runs on n requests of a batch,
+    the bound reckons with its rate at n at once. Ratios are taken within a round.
+    """
+    fork_server.start()
+    try:
+        config = load_config(str(_five(WORK / family)) if family == "five" else family)
+        _measure(config, inspect_family(config), Sizes(batch, tokens, prompt, rounds))
+    except EftError as error:
+        console.print(f"[red]{error}")
+        raise SystemExit(2) from None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured, in requests, tokens and rounds; see `main`."""
+
+    batch: int
+    tokens: int
+    prompt: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A batch of requests, by what each asks of the members."""
+
+    title: str
+    mixtures: tuple[Mixture, ...]
+
+    @property
+    def needed(self) -> Counter[int]:
+        """By member, how many of the requests need it."""
+        return Counter(place for mixture in self.mixtures for place in mixture.counting)
+
+
+def _five(folder: Path) -> Path:
+    """The demo's members, with five experts; two checkpoints serve for all of them."""
+    demo = load_config("demo")
+    experts = {name: str(demo.checkpoint(name).model) for name in demo.experts}
+    models = list(experts.values())
+    family = {
+        "name": "five",
+        "base": demo.base.model,
+        "references": {"small": demo.checkpoint("small").model},
+        "experts": {f"expert{number}": models[number % len(models)] for number in range(5)},
+        "vllm": {"dtype": "float32"},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "five.yaml"
+    path.write_text(yaml.safe_dump(family, sort_keys=False))
+    return path
+
+
+def _batches(config: ServerConfig, batch: int) -> Iterator[Asked]:
+    behaviours = Behaviours(config)
+    alone = {name: behaviours.resolve(f"{config.name}/{name}").mixture for name in config.members}
+    scaled = {
+        name: behaviours.resolve(config.name, {"weights": {name: 1.0}}).mixture for name in config.experts
+    }
+    for count in (1, batch):
+        yield Asked(f"{BASE} alone, {count} at once", (alone[BASE],) * count)
+    for name in config.members[1:]:
+        yield Asked(f"{name} alone, {batch} at once", (alone[name],) * batch)
+    for name, mixture in scaled.items():
+        yield Asked(f"{name} up-scaled, {batch} at once", (mixture,) * batch)
+    kinds = [alone[BASE], *scaled.values(), *(alone[name] for name in config.experts)]
+    yield Asked(f"all of these, {batch} at once", tuple(kinds[i % len(kinds)] for i in range(batch)))
+
+
+def _measure(config: ServerConfig, report: FamilyReport, sizes: Sizes) -> None:
+    asked = list(_batches(config, sizes.batch))
+    planned = plan(config, report)
+    with ExitStack() as stack:
+        contestants: dict[str, Contestant] = {}
+        for name in config.members:  # One engine serves for members of one checkpoint.
+            model = str(config.checkpoint(name).model)
+            if model not in contestants:
+                contestants[model] = member(name, config, planned)
+                stack.callback(contestants[model].close)
+        contestants[COMPOSITE] = composite(COMPOSITE, planned)
+        stack.callback(contestants[COMPOSITE].close)
+        for number, contestant in enumerate(contestants.values(), 1):
+            with console.status(f"waiting for engine {number} of {len(contestants)}"):
+                contestant.wait_until_ready()
+        table = Table(
+            "what", "tokens/s", "of the bound", title=f"{config.name}, {sizes.rounds} rounds", min_width=60
+        )
+        for one in asked:
+            rates, ratios = _rounds(one, config, report, sizes, contestants)
+            table.add_row(one.title, spread(rates, 0), spread(ratios))
+    console.print(table)
+
+
+def _rounds(
+    asked: Asked,
+    config: ServerConfig,
+    report: FamilyReport,
+    sizes: Sizes,
+    contestants: Mapping[str, Contestant],
+) -> tuple[list[float], list[float]]:
+    """The composite's tokens per second, and of its bound, by round."""
+    drawn = random.Random(0)
+    count = len(asked.mixtures)
+    rates, ratios = [], []
+    for number in range(sizes.rounds + 1):
+        prompts = [random_ids(sizes.prompt, report.vocabulary, drawn) for _ in range(count)]
+        seconds: dict[tuple[str, int], float] = {}
+        alone = {(str(config.checkpoint(config.members[m]).model), n) for m, n in asked.needed.items()}
+        measured: list[tuple[str, int]] = [*sorted(alone), (COMPOSITE, count)]
+        for name, size in drawn.sample(measured, len(measured)):
+            numbers = [mixture.numbers for mixture in asked.mixtures] if name == COMPOSITE else None
+            job = Job(prompts[:size], sizes.tokens, numbers)
+            with console.status(f"{asked.title}: round {number} of {sizes.rounds}"):
+                seconds[name, size] = contestants[name].time(job).seconds
+        if number:  # The first warms up.
+            bound_s = sum(
+                seconds[str(config.checkpoint(config.members[m]).model), n] for m, n in asked.needed.items()
+            )
+            rates.append(count * sizes.tokens / seconds[COMPOSITE, count])
+            ratios.append(bound_s / seconds[COMPOSITE, count])
+    return rates, ratios
+
+
+if __name__ == "__main__":
+    typer.run(main)

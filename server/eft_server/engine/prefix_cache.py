@@ -1,0 +1,96 @@
+"""The prefix cache knows which members have read a block.
+
+A member that a request does not need is not run for it, so the request's blocks hold nothing of that member's. Another
+request may use them if it needs no more members than have read them.
+"""
+
+from typing import Any
+
+from vllm.v1.core.block_pool import BlockPool
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
+from vllm.v1.core.kv_cache_utils import BlockHash, KVCacheBlock, make_block_hash_with_group_id
+from vllm.v1.request import Request
+
+from eft_server.engine.manifest import Manifest
+from eft_server.engine.message import EngineRequest
+
+_Members = frozenset[int]
+"""Their places."""
+
+
+class MemberBlockPool(BlockPool):
+    """vLLM's pool of blocks, handing out those that the members in question have read.
+
+    Attributes:
+        readers: by the block's id, who has read what is in it; of blocks that are not cached, nothing of use.
+        needed: the members of the request for which blocks are looked up.
+    """
+
+    readers: dict[int, _Members]
+    needed: _Members
+
+    def get_cached_block(
+        self, block_hash: BlockHash, kv_cache_group_ids: list[int]
+    ) -> list[KVCacheBlock] | None:
+        """As vLLM's; of blocks that hold the same tokens, one that all needed members have read."""
+        found = []
+        for group_id in kv_cache_group_ids:
+            key = make_block_hash_with_group_id(block_hash, group_id)
+            cached: Any = self.cached_block_hash_to_block._cache.get(key)
+            blocks = cached.values() if isinstance(cached, dict) else [] if cached is None else [cached]
+            block = next((one for one in blocks if self.needed <= self._readers(one)), None)
+            if block is None:
+                return None
+            found.append(block)
+        return found
+
+    def _readers(self, block: KVCacheBlock) -> _Members:
+        return self.readers.get(block.block_id, frozenset())
+
+    def cache_full_blocks(
+        self,
+        request: Request,
+        blocks: list[KVCacheBlock],
+        num_cached_blocks: int,
+        num_full_blocks: int,
+        *args: Any,
+        **options: Any,
+    ) -> None:
+        """As vLLM's, noting who reads them."""
+        super().cache_full_blocks(request, blocks, num_cached_blocks, num_full_blocks, *args, **options)
+        members = members_of(request)
+        self.readers.update((block.block_id, members) for block in blocks[num_cached_blocks:num_full_blocks])
+
+
+class MemberCacheManager(KVCacheManager):
+    """vLLM's manager, telling the pool for whom it looks blocks up."""
+
+    def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]:
+        """As vLLM's."""
+        pool: Any = self.block_pool
+        pool.needed = members_of(request)
+        return super().get_computed_blocks(request)
+
+
+def know_members(manager: KVCacheManager) -> None:
+    """Re-type vLLM's manager and its pool."""
+    pool: Any = manager.block_pool
+    pool.__class__ = MemberBlockPool
+    pool.readers, pool.needed = {}, frozenset()
+    manager.__class__ = MemberCacheManager
+
+
+def note_members(request: Request, manifest: Manifest) -> EngineRequest:
+    """Read what a request brings, and keep with it which members it needs."""
+    asked = EngineRequest.read(
+        request.sampling_params.extra_args if request.sampling_params else None, manifest
+    )
+    with_members: Any = request
+    with_members.eft_members = asked.members
+    return asked
+
+
+def members_of(request: Any) -> _Members:
+    """The members that a request needs."""
+    members: _Members = request.eft_members
+    return members

@@ -1,0 +1,119 @@
+"""From the members' hidden states to blended logits, each member's head only on the rows that need it.
+
+This is how CPUs do it, where looking at a number costs nothing. Shape suffixes: R rows, N some of them, M members,
+V the base's vocabulary, K mixtures, W numbers of a mixture, U ids that not all members share.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from eft_server.blend import Filters, blend
+from eft_server.engine.coefficients import counting_rows, taken_apart
+
+Head = Callable[[torch.Tensor], torch.Tensor | None]
+"""From a member's hidden states (N, H) to its logits, or None off the first rank."""
+
+
+@dataclass(frozen=True)
+class _Logits:
+    """A member's, of those rows that need it.
+
+    Attributes:
+        logits_NV: any floating dtype.
+        place_R: where each row is among them; None where all are there.
+    """
+
+    logits_NV: torch.Tensor
+    place_R: torch.Tensor | None = None
+
+    def at(self, rows_N: torch.Tensor) -> "_Logits":
+        """Those of some of the rows."""
+        return _Logits(self.logits_NV[rows_N if self.place_R is None else self.place_R[rows_N]])
+
+
+class RowBlender:
+    """Blends rows of a family.
+
+    Args:
+        heads_M: the members', the base's first.
+        unshared_U: as for `blend.blend`.
+        vocabulary: V.
+    """
+
+    def __init__(self, heads_M: Sequence[Head], unshared_U: torch.Tensor, vocabulary: int) -> None:
+        self._heads_M, self._unshared_U, self._vocabulary = heads_M, unshared_U, vocabulary
+
+    def blend(
+        self, hidden_M: Sequence[torch.Tensor], coefficients_RM: torch.Tensor, filters: Filters
+    ) -> torch.Tensor | None:
+        """Blend rows as `blend.blend` does: float32 (R, V), or None off the first rank."""
+        counted_RM = counting_rows(coefficients_RM, filters)
+        logits_M = self._logits(hidden_M, counted_RM)
+        if logits_M is None:
+            return None
+        groups = list(_groups(counted_RM))
+        if len(groups) == 1:
+            return self._blend(logits_M, coefficients_RM, filters, groups[0][0])
+        blended_RV = torch.empty((len(coefficients_RM), self._vocabulary), dtype=torch.float32)
+        for members, rows_N in groups:
+            own_M = [None if logits is None else logits.at(rows_N) for logits in logits_M]
+            blended_RV[rows_N] = self._blend(own_M, coefficients_RM[rows_N], filters.at(rows_N), members)
+        return blended_RV
+
+    def blends(self, hidden_M: Sequence[torch.Tensor], mixtures_KW: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Blend the same rows once for each mixture: float32 (R, V) each; nothing off the first rank."""
+        rows = len(hidden_M[0])
+        counted_KM = counting_rows(*taken_apart(mixtures_KW))
+        logits_M = self._logits(hidden_M, counted_KM.any(dim=0).expand(rows, -1))
+        if logits_M is None:
+            return
+        for mixture_W, counted_M in zip(mixtures_KW, counted_KM, strict=True):
+            coefficients_RM, filters = taken_apart(mixture_W.expand(rows, -1))
+            yield self._blend(logits_M, coefficients_RM, filters, _members(counted_M))
+
+    def _logits(
+        self, hidden_M: Sequence[torch.Tensor], counted_RM: torch.Tensor
+    ) -> list[_Logits | None] | None:
+        """Every member's, None for one that no row needs; or None off the first rank."""
+        found: list[_Logits | None] = []
+        for head, hidden_RH, counted_R in zip(self._heads_M, hidden_M, counted_RM.T, strict=True):
+            rows = int(counted_R.sum())
+            if not rows:
+                found.append(None)
+                continue
+            everywhere = rows == len(counted_R)
+            logits_NV = head(hidden_RH if everywhere else hidden_RH[counted_R])
+            if logits_NV is not None:
+                found.append(_Logits(logits_NV, None if everywhere else counted_R.cumsum(0) - 1))
+        # Off the first rank all heads have been asked as well: the first waits for this rank's part.
+        return found if len(found) == len(self._heads_M) else None
+
+    def _blend(
+        self,
+        logits_M: Sequence[_Logits | None],
+        coefficients_RM: torch.Tensor,
+        filters: Filters,
+        members: tuple[int, ...],
+    ) -> torch.Tensor:
+        """Blend rows in which these members count and no others."""
+        chosen = [logits.logits_NV for member in members if (logits := logits_M[member]) is not None]
+        if members[:1] != (0,):  # The base gives rows their width also where it is absent.
+            members = (0, *members)
+            chosen = [torch.zeros((1, 1)).expand(len(coefficients_RM), self._vocabulary), *chosen]
+        places = list(members)
+        own = Filters(filters.delta_RM[:, places], filters.kind_R, filters.top_p_R)
+        filtering = bool(filters.kind_R.any())
+        return blend(chosen, coefficients_RM[:, places], self._unshared_U, own if filtering else None)
+
+
+def _groups(counted_RM: torch.Tensor) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
+    """Rows that the same members count in, and those members."""
+    sets_GM, group_R = torch.unique(counted_RM, dim=0, return_inverse=True)
+    for group, counted_M in enumerate(sets_GM):
+        yield _members(counted_M), (group_R == group).nonzero().squeeze(-1)
+
+
+def _members(counted_M: torch.Tensor) -> tuple[int, ...]:
+    return tuple(counted_M.nonzero().squeeze(-1).tolist())
