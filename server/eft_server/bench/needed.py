@@ -1,6 +1,7 @@
 """`python -m eft_server.bench.needed`: does a request pay for the members that it needs, and for no others?"""
 
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -39,6 +40,9 @@ def main(
     tokens: Annotated[int, typer.Option(help="Tokens that each request generates", min=8)] = 48,
     prompt: Annotated[int, typer.Option(help="Tokens in each prompt", min=1)] = 32,
     rounds: Annotated[int, typer.Option(help="How often each is measured, in turns", min=1)] = 5,
+    rest: Annotated[
+        float, typer.Option(help="Seconds before each measurement, since vLLM's processes poll for 1 s", min=0)
+    ] = 1.2,
 ) -> None:
     """Ask a composite for each member alone, for each expert up-scaled, and for all of that in one batch.
 
@@ -48,7 +52,7 @@ def main(
     fork_server.start()
     try:
         config = load_config(str(_five(WORK / family)) if family == "five" else family)
-        _measure(config, inspect_family(config), Sizes(batch, tokens, prompt, rounds))
+        _measure(config, inspect_family(config), Sizes(batch, tokens, prompt, rounds, rest))
     except EftError as error:
         console.print(f"[red]{error}")
         raise SystemExit(2) from None
@@ -62,6 +66,7 @@ class Sizes:
     tokens: int
     prompt: int
     rounds: int
+    rest_s: float
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,7 @@ def _rounds(
             numbers = [mixture.numbers for mixture in asked.mixtures] if name == COMPOSITE else None
             job = Job(prompts[:size], sizes.tokens, numbers)
             with console.status(f"{asked.title}: round {number} of {sizes.rounds}"):
+                time.sleep(sizes.rest_s)
                 seconds[name, size] = contestants[name].time(job).seconds
         if number:  # The first warms up.
             bound_s = sum(

@@ -29,7 +29,7 @@ from eft_server.engine.windows import keep_whole
 
 
 class CoefficientRunner(GPUModelRunner):
-    """vLLM's runner, bringing every scheduled token its request's mixture.
+    """vLLM's runner, bringing every scheduled token its request's mixture, and every member its tokens.
 
     Shape suffixes: T tokens, R requests, W numbers of a mixture.
     """
@@ -214,13 +214,6 @@ class EftCPUModelRunner(CoefficientRunner, CPUModelRunner):
                 self.compilation_config.static_forward_context[layer].kv_cache.index_fill_(0, blocks, 0)
 
 
-class EftGPUModelRunner(CoefficientRunner):
-    """The runner of a GPU worker, where somebody asks for Model Runner V1."""
-
-
-_RUNNERS: dict[type, type] = {CPUModelRunner: EftCPUModelRunner, GPUModelRunner: EftGPUModelRunner}
-
-
 class EftWorker(Worker):
     """What our workers add to vLLM's, for either model runner."""
 
@@ -228,8 +221,13 @@ class EftWorker(Worker):
         """Re-type the runner that vLLM built: its worker names the class, and a second one would double buffers."""
         super().init_device()
         runner: Any = self.model_runner
-        if type(runner) in _RUNNERS:
-            runner.__class__ = _RUNNERS[type(runner)]
+        if type(runner) is CPUModelRunner:
+            runner.__class__ = EftCPUModelRunner
+        elif isinstance(runner, GPUModelRunner):
+            raise RuntimeError(
+                "GPUs need vLLM's Model Runner V2, and this engine was given V1: unset VLLM_USE_V2_MODEL_RUNNER, and "
+                "leave out the options that vLLM's log above says V2 does not support"
+            )
         else:
             from eft_server.engine.runner_v2 import retyped
 

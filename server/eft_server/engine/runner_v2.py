@@ -251,7 +251,7 @@ class ScoringWorker(PromptLogprobsWorker):
     ) -> dict[str, LogprobsTensors]:
         """As vLLM's, and the scores of the requests whose prompts have been read."""
         found = super().compute_prompt_logprobs(logits_fn, hidden_states, input_batch, *args)
-        for row, req_id in enumerate(input_batch.req_ids):
+        for row, req_id in enumerate(input_batch.req_ids) if self.scores else ():
             scores = self.scores.get(req_id)
             if scores is None:
                 continue

@@ -72,8 +72,8 @@ def test_other_weights_are_measured_beside_the_defaults():
     )
     planned = dict(measured.jobs())
     assert list(planned) == ["batch 1", "batch 1, helpful=1"]
-    assert planned["batch 1, helpful=1"][1].mixture == (1.0, -1.0, 1.0)
-    assert planned["batch 1"][1].mixture is None
+    assert planned["batch 1, helpful=1"][1].mixtures == [(1.0, -1.0, 1.0)]
+    assert planned["batch 1"][1].mixtures is None
 
 
 def test_every_number_of_drafted_tokens_is_a_contestant():
