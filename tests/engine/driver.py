@@ -37,6 +37,9 @@ class Engine:
 
     `generate` takes requests as dictionaries: `prompt` (token ids or text) and keyword arguments of
     vLLM's SamplingParams; `coefficients` go where the server puts them.
+
+    With `graphs`, a compilation configuration of vLLM's, the engine captures and replays emulated CUDA graphs; on Model
+    Runner V2 alone.
     """
 
     def __init__(
@@ -45,9 +48,10 @@ class Engine:
         overrides: Sequence[str] = (),
         v2: bool = False,
         environment: Mapping[str, str] | None = None,
+        graphs: Mapping[str, Any] | None = None,
     ) -> None:
         self._log = Path(family).parent / f"engine-{'v2' if v2 else 'v1'}-{abs(hash(tuple(overrides)))}.log"
-        environment = dict(environment or {})
+        environment = dict(environment or {}) | ({GRAPHS: json.dumps(graphs)} if graphs else {})
         # What is on the path is read by an interpreter as it starts.
         nursery = _nursery(v2, environment.get("PYTHONPATH"))
         self._socket = socket.socket(socket.AF_UNIX)
@@ -144,12 +148,20 @@ def _live(connection: socket.socket) -> None:
         os._exit(status)
 
 
+GRAPHS = "EFT_TEST_GRAPHS"
+"""Names the environment's variable with the compilation configuration under which graphs are emulated."""
+
 PLAIN = "--plain"
 """Instead of overrides: the path is a checkpoint, for plain vLLM."""
 
 
 def start(path: str, overrides: Sequence[str]) -> Any:
     """Start the composite, or plain vLLM with the same settings."""
+    compilation = json.loads(os.environ.get(GRAPHS, "null"))
+    if compilation:
+        from graphs.replacements import install
+
+        install()
     if PLAIN in overrides:
         from vllm import LLM
 
@@ -157,7 +169,8 @@ def start(path: str, overrides: Sequence[str]) -> Any:
         return LLM(
             model=path,
             dtype="float32",
-            enforce_eager=True,
+            enforce_eager=not compilation,
+            compilation_config=compilation or {},
             max_model_len=256,
             max_num_seqs=16,
             max_num_batched_tokens=64,
@@ -171,7 +184,8 @@ def start(path: str, overrides: Sequence[str]) -> Any:
     from eft_server.engine.plan import plan
     from eft_server.family import inspect_family
 
-    config = load_config(path, overrides)
+    graphed = ["vllm.enforce_eager=false", f"vllm.compilation_config={json.dumps(compilation)}"]
+    config = load_config(path, [*overrides, *(graphed if compilation else [])])
     fork_server.start()
     if not config.vllm.get("tensor_parallel_size"):
         _stay_in_this_process()
@@ -189,7 +203,8 @@ def serve(lines: TextIO, path: str, *overrides: str) -> None:
     """Start an engine and answer batches until the other side has no more."""
     llm = start(path, overrides)
     runner = llm.collective_rpc(_runner_name)[0]
-    _reply(lines, {"runner": runner, "kv_bytes_per_token": llm.collective_rpc(_kv_bytes_per_token)})
+    facts = {"runner": runner, "kv_bytes_per_token": llm.collective_rpc(_kv_bytes_per_token)}
+    _reply(lines, facts | {"graphs": _graphs()["captured"]})
     while line := lines.readline():
         _reply(lines, _generate(llm, json.loads(line)))
     llm.llm_engine.engine_core.shutdown()
@@ -248,7 +263,16 @@ def _scored(output: Any, scoring: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _metrics(llm: Any) -> dict[str, float]:
-    return {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
+    metrics = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
+    return metrics | {"graphs:replayed": _graphs()["replayed"]}
+
+
+def _graphs() -> dict[str, int]:
+    if not os.environ.get(GRAPHS):
+        return {"captured": 0, "replayed": 0}
+    from graphs.recorder import CUDAGraph
+
+    return {"captured": CUDAGraph.captures, "replayed": CUDAGraph.replays}
 
 
 def _plain(output: Any, metrics: dict[str, float]) -> dict[str, Any]:

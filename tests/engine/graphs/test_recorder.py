@@ -2,13 +2,22 @@
 
 import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
 from .arena import ALIGNMENT, Arena
 from .recorder import OUTSIDE, CaptureError, CUDAGraph, graph, in_an_arena, new_pool, remade, weakly
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_collect() -> Iterator[None]:
+    """A capture begins with a collection of garbage, which looks through all that has been imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def captured(function: Callable[[], torch.Tensor], pool: object = None) -> tuple[CUDAGraph, torch.Tensor]:

@@ -1,0 +1,149 @@
+"""What torch and vLLM's CPU platform have to be told for vLLM's graphs to be captured and replayed without a card.
+
+Each function here stands for something that a GPU's platform has and the CPU's has not. Whatever is not replaced is
+vLLM's own: the managers of graphs, their wrappers, pools, buffers and dispatch, and the splitting of compiled models.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .recorder import CUDAGraph, graph, new_pool, refuse, remade, weakly
+
+_KEPT = ("mode", "backend", "cudagraph_capture_sizes", "inductor_compile_config", "ir_enable_torch_wrap")
+
+
+def install() -> None:
+    """Put everything in place, in a process that is to start one engine; before vLLM's configuration is made."""
+    _torch()
+    _hidden_waits()
+    _platform()
+    _attention()
+    _worker()
+    _kernels_that_hide()
+
+
+def in_capture() -> bool:
+    """Tell whether a model's own code is being recorded, and not a kernel run for a recording."""
+    return CUDAGraph.capturing is not None and torch._C._len_torch_dispatch_stack() > 0
+
+
+def _torch() -> None:
+    import vllm.v1.worker.cpu.shm  # noqa: F401  (its stand-ins for streams come first)
+    from vllm.utils import torch_utils
+
+    cuda: Any = torch.cuda
+    cuda.CUDAGraph = CUDAGraph
+    cuda.graph = graph
+    cuda.graph_pool_handle = new_pool
+    cuda.is_current_stream_capturing = lambda: CUDAGraph.capturing is not None
+    # `weak_ref_tensors`, which others have imported by name, looks this up.
+    torch_utils.weak_ref_tensor = lambda item: weakly(item) if isinstance(item, torch.Tensor) else item
+
+
+def _hidden_waits() -> None:
+    """On the CPU these do not reach the dispatcher."""
+    for owner, name in [
+        (torch.Tensor, "tolist"),
+        (torch.Tensor, "numpy"),
+        (torch.Tensor, "__array__"),
+        (torch.Tensor, "cpu"),
+        (torch.cuda, "synchronize"),
+        (torch.accelerator, "synchronize"),
+    ]:
+        setattr(owner, name, _refused_in_a_capture(getattr(owner, name), name))
+
+
+def _refused_in_a_capture(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        if in_capture():
+            refuse(name)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _platform() -> None:
+    from vllm.platforms.cpu import CpuPlatform
+
+    platform: Any = CpuPlatform
+    check: Any = CpuPlatform.check_and_update_config.__func__  # type: ignore[attr-defined]
+
+    def check_and_update_config(cls: Any, vllm_config: Any) -> None:
+        config = vllm_config.compilation_config
+        kept = {name: getattr(config, name) for name in _KEPT}
+        check(cls, vllm_config)
+        vars(config).update(kept)
+        for name, value in vars(config.pass_config).items():
+            if value is True:  # Fusions of CUDA's kernels.
+                setattr(config.pass_config, name, False)
+
+    platform.check_and_update_config = classmethod(check_and_update_config)
+    platform.support_static_graph_mode = classmethod(lambda cls: True)
+    platform.graph_pool_handle = lambda self: new_pool()
+    platform.get_static_graph_wrapper_cls = classmethod(
+        lambda cls: "vllm.compilation.cuda_graph.CUDAGraphWrapper"
+    )
+
+
+def _attention() -> None:
+    """CPU attention takes a graph's padding: requests of query length and sequence length 0.
+
+    Its schedule is made on the host from lengths, in each step. A replay would read that of the capture, which is no
+    fault of a GPU's; so it is made anew from where the lengths lie.
+    """
+    from vllm import _custom_ops
+    from vllm.v1.attention.backend import AttentionCGSupport
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadataBuilder
+
+    CPUAttentionMetadataBuilder._cudagraph_support = AttentionCGSupport.ALWAYS
+    scheduled = _custom_ops.cpu_attn_get_scheduler_metadata
+    _custom_ops.cpu_attn_get_scheduler_metadata = lambda **kwargs: remade(scheduled, **kwargs)
+
+
+def _worker() -> None:
+    """Prepare workspaces and capture, as `gpu_worker.Worker` does."""
+    from vllm.v1.worker.cpu_worker import CPUWorker
+    from vllm.v1.worker.workspace import init_workspace_manager
+
+    worker: Any = CPUWorker
+    init_device, warm_up = worker.init_device, worker.compile_or_warm_up_model
+
+    def init_device_and_workspaces(self: Any) -> None:
+        init_workspace_manager(torch.device("cpu"), 1)
+        init_device(self)
+
+    def compile_or_warm_up_model(self: Any) -> Any:
+        if not self.model_config.enforce_eager:
+            with self._get_cudagraph_capture_context():
+                self.model_runner.capture_model()
+        return warm_up(self)
+
+    worker.init_device = init_device_and_workspaces
+    worker.compile_or_warm_up_model = compile_or_warm_up_model
+
+
+def _kernels_that_hide() -> None:
+    """Triton's under its interpreter, and Inductor's: neither are calls of the dispatcher."""
+    from triton.runtime.interpreter import GridExecutor
+    from vllm.compilation.piecewise_backend import PiecewiseBackend
+
+    launch, piece = GridExecutor.__call__, PiecewiseBackend.__call__
+
+    def launch_recorded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not in_capture():
+            return launch(self, *args, **kwargs)
+        capturing = CUDAGraph.capturing
+        assert capturing is not None
+        return capturing.run(launch, (self, *args), kwargs, writes=True)
+
+    def piece_recorded(self: Any, *args: Any) -> Any:
+        if self.compilation_config.backend == "eager" or not in_capture():
+            return piece(self, *args)
+        capturing = CUDAGraph.capturing
+        assert capturing is not None
+        return capturing.run(piece, (self, *args), {}, writes=True)
+
+    GridExecutor.__call__ = launch_recorded
+    PiecewiseBackend.__call__ = piece_recorded
