@@ -41,7 +41,8 @@ def main(
     prompt: Annotated[int, typer.Option(help="Tokens in each prompt", min=1)] = 32,
     rounds: Annotated[int, typer.Option(help="How often each is measured, in turns", min=1)] = 5,
     rest: Annotated[
-        float, typer.Option(help="Seconds before each measurement, since vLLM's processes poll for 1 s", min=0)
+        float,
+        typer.Option(help="Seconds before each measurement, since vLLM's processes poll for 1 s", min=0),
     ] = 1.2,
 ) -> None:
     """Ask a composite for each member alone, for each expert up-scaled, and for all of that in one batch.

@@ -185,13 +185,13 @@ class EftForCausalLM(nn.Module):
         member, padding_T = self.names.index(name), get_forward_context().is_padding
         self.inputs.put(member, input_ids, positions)
         if padding_T is not None:
-            self.inputs.padding_MT[member, : len(input_ids)] = padding_T[: len(input_ids)]
+            self.inputs.padding_M[member][: len(input_ids)] = padding_T[: len(input_ids)]
         return self.run_inputs(name, len(input_ids))
 
     def run_inputs(self, name: str, count: int) -> torch.Tensor:
         """The same for the first of what is in the member's inputs already."""
         member, context = self.names.index(name), get_forward_context()
-        own = None if context.is_padding is None else self.inputs.padding_MT[member, :count]
+        own = None if context.is_padding is None else self.inputs.padding_M[member][:count]
         with self._placed(name), override_forward_context(replace(context, is_padding=own)):
             hidden_TH: torch.Tensor = self._member(name)(*self.inputs.of(member, count))
         return hidden_TH

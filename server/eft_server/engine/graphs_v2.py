@@ -24,6 +24,7 @@ from vllm.triton_utils import tl, triton
 from vllm.utils.torch_utils import async_tensor_h2d, current_stream
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.worker.gpu.block_table import BlockTables
+from vllm.v1.worker.gpu.buffer_utils import _load_ptr
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, ModelCudaGraphManager
 
 from eft_server.engine.prompts import MemberAttention, cache_block
@@ -114,7 +115,8 @@ class GraphInputs:
         self._names = list(attention)
         device = offset_QM.device
         members, requests = len(attention), tables.max_num_reqs
-        tokens = model.inputs.ids_MT.shape[1]
+        tokens, inputs = model.inputs.tokens, model.inputs
+        self._addresses_3M = _addresses((inputs.ids_M, inputs.positions_M, inputs.padding_M), device)
         self._last_ids_M = torch.tensor(model.inputs.last_ids, dtype=torch.int32, device=device)
         self._starts_MR = torch.zeros((members, requests + 1), dtype=torch.int32, device=device)
         self._lengths_MR = torch.zeros((members, requests), dtype=torch.int32, device=device)
@@ -139,7 +141,6 @@ class GraphInputs:
             row[_HEADER : _HEADER + len(part.requests)] = part.requests
             row[_HEADER + requests : _HEADER + requests + part.padded + 1] = part.starts
         plan_KR = async_tensor_h2d(plan, device=batch.slot_R.device)
-        inputs = self._model.inputs
         for group, table_RB in enumerate(batch.tables):
             _fill_kernel[(len(parts_K), requests + 1)](
                 plan_KR,
@@ -153,10 +154,8 @@ class GraphInputs:
                 self._offset_QM,
                 self._offset_QM.stride(0),
                 self._last_ids_M,
-                inputs.ids_MT,
-                inputs.positions_MT,
-                inputs.padding_MT,
-                inputs.ids_MT.stride(0),
+                self._addresses_3M,
+                len(self._names),
                 self._starts_MR,
                 self._starts_MR.stride(0),
                 self._lengths_MR,
@@ -197,7 +196,7 @@ class GraphInputs:
                 max_seq_len=int(part.lengths.max()),
                 block_table_tensor=self._block_tables[cache][member, :padded],
                 slot_mapping=self._slots[cache][member, : shape.num_tokens],
-                positions=self._model.inputs.positions_MT[member, : shape.num_tokens],
+                positions=self._model.inputs.positions_M[member][: shape.num_tokens],
                 is_prefilling=torch.from_numpy(np.diff(part.starts) > (shape.uniform_token_count or 1)),
             )
             build = group.build_metadata_for_cudagraph_capture if for_capture else group.build_metadata
@@ -209,7 +208,7 @@ class GraphInputs:
     def forward(self, part: GraphPart, context: Mapping[str, Any]) -> torch.Tensor:
         """Run a member's part; its hidden states go to the first of its rows. This is what a graph captures."""
         count = part.shape.num_tokens
-        padding_T = self._model.inputs.padding_MT[part.member, :count]
+        padding_T = self._model.inputs.padding_M[part.member][:count]
         with set_forward_context(vllm_config=self._config, num_tokens=count, is_padding=padding_T, **context):
             states_TH = self._model.run_inputs(self._names[part.member], count)
         own_TH: torch.Tensor = self._model.states(part.member)[:count]
@@ -240,7 +239,7 @@ class GraphInputs:
             table_MRB[member, :requests] = 0
         for values_T in self._model.inputs.of(member, shape.num_tokens):
             values_T.zero_()
-        self._model.inputs.padding_MT[member, : shape.num_tokens] = True
+        self._model.inputs.padding_M[member][: shape.num_tokens] = True
         return part
 
 
@@ -366,6 +365,12 @@ class Replay:
             states_TH[self.rows_T] = model.states(self.part.member)[: len(self.rows_T)].clone()
 
 
+def _addresses(tensors: Sequence[Sequence[torch.Tensor]], device: torch.device) -> torch.Tensor:
+    """Where tensors are, for a kernel."""
+    found = [[tensor.data_ptr() for tensor in row] for row in tensors]
+    return torch.tensor(found, dtype=torch.uint64, device=device)
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _fill_kernel(
     plan_ptr: Any,
@@ -379,10 +384,8 @@ def _fill_kernel(
     offset_ptr: Any,
     offset_stride: Any,
     last_id_ptr: Any,
-    own_ids_ptr: Any,
-    own_positions_ptr: Any,
-    own_padding_ptr: Any,
-    tokens_stride: Any,
+    addresses_ptr: Any,
+    members: Any,
     own_starts_ptr: Any,
     own_starts_stride: Any,
     own_lengths_ptr: Any,
@@ -411,16 +414,18 @@ def _fill_kernel(
         return
     own_start = tl.load(plan + 4 + plan_requests + row)
     tl.store(own_starts_ptr + member * own_starts_stride + row, own_start)
-    own_token = member * tokens_stride
+    own_ids = _load_ptr(addresses_ptr + member, tl.int32)
+    own_positions = _load_ptr(addresses_ptr + members + member, tl.int64)
+    own_padding = _load_ptr(addresses_ptr + 2 * members + member, tl.int8)
     own_slots = own_slots_ptr + member * own_slots_stride
     if row == padded:
         for first in range(own_start, tl.load(plan + 3), TOKENS):
             token = first + tl.arange(0, TOKENS)
             inside = token < tl.load(plan + 3)
             zero = tl.zeros((TOKENS,), tl.int32)
-            tl.store(own_ids_ptr + own_token + token, zero, mask=inside)
-            tl.store(own_positions_ptr + own_token + token, zero.to(tl.int64), mask=inside)
-            tl.store(own_padding_ptr + own_token + token, zero == 0, mask=inside)
+            tl.store(own_ids + token, zero, mask=inside)
+            tl.store(own_positions + token, zero.to(tl.int64), mask=inside)
+            tl.store(own_padding + token, (zero + 1).to(tl.int8), mask=inside)
             tl.store(own_slots + token, zero.to(tl.int64) - 1, mask=inside)
         return
     own_length = own_lengths_ptr + member * own_lengths_stride + row
@@ -449,15 +454,15 @@ def _fill_kernel(
         inside = token < tokens
         ids = tl.load(ids_ptr + start + token, mask=inside, other=0).to(tl.int32)
         position = tl.load(positions_ptr + start + token, mask=inside, other=0)
-        target = own_token + own_start + token
-        tl.store(own_ids_ptr + target, tl.minimum(ids, last_id), mask=inside)
-        tl.store(own_positions_ptr + target, tl.maximum(position - offset, 0), mask=inside)
-        tl.store(own_padding_ptr + target, token < 0, mask=inside)
+        target = own_start + token
+        tl.store(own_ids + target, tl.minimum(ids, last_id), mask=inside)
+        tl.store(own_positions + target, tl.maximum(position - offset, 0), mask=inside)
+        tl.store(own_padding + target, tl.zeros((TOKENS,), tl.int8), mask=inside)
         place = position - rest
         writable = inside & (place >= 0) & (place // TABLE_BLOCK < owned)
         block_of = tl.load(table + place // TABLE_BLOCK, mask=writable, other=0).to(tl.int64)
         slot = tl.where(writable, block_of * TABLE_BLOCK + place % TABLE_BLOCK, -1)
-        tl.store(own_slots + own_start + token, slot, mask=inside)
+        tl.store(own_slots + target, slot, mask=inside)
     tl.store(own_length, length - offset)
     used = tl.minimum((length - rest + TABLE_BLOCK - 1) // TABLE_BLOCK, table_width) - shift
     for first in range(0, used, BLOCK):

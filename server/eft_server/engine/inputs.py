@@ -23,10 +23,15 @@ class Inputs:
 
     def __init__(self, last_ids: Sequence[int], tokens: int, device: torch.device) -> None:
         self.last_ids = tuple(last_ids)
-        shape = (len(last_ids), tokens)
-        self.ids_MT = torch.zeros(shape, dtype=torch.int32, device=device)
-        self.positions_MT = torch.zeros(shape, dtype=torch.int64, device=device)
-        self.padding_MT = torch.zeros(shape, dtype=torch.bool, device=device)
+        # Each a tensor by itself: a compiled model would take its place in a larger one for a size that may change.
+        self.ids_M = [torch.zeros(tokens, dtype=torch.int32, device=device) for _ in last_ids]
+        self.positions_M = [torch.zeros(tokens, dtype=torch.int64, device=device) for _ in last_ids]
+        self.padding_M = [torch.zeros(tokens, dtype=torch.bool, device=device) for _ in last_ids]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens there is room for."""
+        return len(self.ids_M[0])
 
     def put(self, member: int, ids_T: torch.Tensor, positions_T: torch.Tensor) -> None:
         """Have a member read these."""
@@ -36,9 +41,9 @@ class Inputs:
 
     def pad(self, member: int, count: int, padded: int) -> None:
         """Have what is behind so many tokens read as padding."""
-        self.padding_MT[member, :count] = False
-        self.padding_MT[member, count:padded] = True
+        self.padding_M[member][:count] = False
+        self.padding_M[member][count:padded] = True
 
     def of(self, member: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A member's first ids and positions."""
-        return self.ids_MT[member, :count], self.positions_MT[member, :count]
+        return self.ids_M[member][:count], self.positions_M[member][:count]

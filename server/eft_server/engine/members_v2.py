@@ -55,7 +55,7 @@ class Pass:
             num_tokens=padded,
             cudagraph_runtime_mode=self.shape.cg_mode,
             batch_descriptor=BatchDescriptor(num_tokens=padded),
-            is_padding=model.inputs.padding_MT[self.member, :padded],
+            is_padding=model.inputs.padding_M[self.member][:padded],
             **self.context,
         ):
             own_TH = model.run_inputs(name, padded)[:count]
