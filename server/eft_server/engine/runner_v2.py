@@ -295,14 +295,15 @@ def _by_request(broken_R: torch.Tensor, starts: torch.Tensor, sampled: torch.Ten
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _spread_kernel(
-    tokens_ptr: Any,
-    table_ptr: Any,
-    slot_ptr: Any,
-    start_ptr: Any,
-    width: Any,
+    tokens_ptr: tl.tensor,
+    table_ptr: tl.tensor,
+    slot_ptr: tl.tensor,
+    start_ptr: tl.tensor,
+    width: tl.tensor,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
+    # Triton compiles the annotations too, and knows its own names alone.
     request = tl.program_id(0)
     slot = tl.load(slot_ptr + request)
     start = tl.load(start_ptr + request)
