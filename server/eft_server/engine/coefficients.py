@@ -78,14 +78,11 @@ def attach(columns_TC: torch.Tensor, mixture_TW: torch.Tensor) -> None:
     columns_TC[:, -riders.shape[-1] :] = riders
 
 
-def detach(
-    columns_RC: torch.Tensor, sizes_M: Sequence[int]
-) -> tuple[tuple[torch.Tensor, ...], torch.Tensor, Filters]:
-    """Take any choice of rows apart: the members' hidden states, float32 coefficients (R, M), filters."""
-    members = len(sizes_M)
+def detach(columns_RC: torch.Tensor, sizes_M: Sequence[int]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """Take any choice of rows apart: the members' hidden states, and float32 mixtures (R, W)."""
     per_float = torch.float32.itemsize // columns_RC.dtype.itemsize
-    parts = columns_RC.split([*sizes_M, mixture_width(members) * per_float], dim=-1)
-    return parts[:-1], *taken_apart(parts[-1].contiguous().view(torch.float32))
+    parts = columns_RC.split([*sizes_M, mixture_width(len(sizes_M)) * per_float], dim=-1)
+    return parts[:-1], parts[-1].contiguous().view(torch.float32)
 
 
 def taken_apart(mixture_RW: torch.Tensor) -> tuple[torch.Tensor, Filters]:

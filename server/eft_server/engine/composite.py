@@ -6,11 +6,11 @@ one model with more layers.
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -30,7 +30,10 @@ from eft_server.engine.launcher.stages import member_is_loaded, weights_are_load
 from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
 from eft_server.engine.parallel import placement, whole
 from eft_server.engine.quantisation import as_named_in_the_checkpoint, own_quantisation
-from eft_server.engine.rows import RowBlender
+from eft_server.engine.rows import Head, RowBlender, RowScores
+
+if TYPE_CHECKING:
+    from eft_server.engine.rows_v2 import KernelBlender, Needs
 
 
 class Part(Protocol):
@@ -49,7 +52,10 @@ class EftForCausalLM(nn.Module):
     Attributes:
         names: the members', in the order of the coefficients.
         inputs: what each member reads, at addresses that stay the same.
+        needs: from how many rows to what they need; Model Runner V2 says so before it asks for logits.
     """
+
+    needs: "Callable[[int], Needs]"
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -78,7 +84,11 @@ class EftForCausalLM(nn.Module):
         # A draft reads a token of each request beside a step's own.
         tokens = scheduler.max_num_batched_tokens + scheduler.max_num_seqs
         heads = [partial(self._logits, name) for name in self.names]
-        self._blender = RowBlender(heads, self.unshared_U, self.vocabulary)
+        self._blender: RowBlender | KernelBlender = (
+            _kernels(heads, self.vocabulary, self.unshared_U)
+            if vllm_config.use_v2_model_runner
+            else RowBlender(heads, self.unshared_U, self.vocabulary)
+        )
         self.inputs = Inputs(list(self._last_id.values()), tokens, device)
         dtype: Any = vllm_config.model_config.dtype
         self.columns_TC = torch.zeros((tokens, columns(self._sizes_M, dtype)), dtype=dtype, device=device)
@@ -216,21 +226,26 @@ class EftForCausalLM(nn.Module):
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Blend the logits of any rows of `forward`'s result: float32 (R, V), or None off the first rank."""
-        hidden_M, coefficients_RM, filters = detach(hidden_states, self._sizes_M)
-        return self._blender.blend(hidden_M, coefficients_RM, filters)
+        hidden_M, mixture_RW = detach(hidden_states, self._sizes_M)
+        if isinstance(self._blender, RowBlender):
+            return self._blender.blend(hidden_M, mixture_RW)
+        return self._blender.blend(hidden_M, mixture_RW, self.needs(len(mixture_RW)))
 
-    def blends(self, hidden_states: torch.Tensor, mixtures_KW: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Blend the logits of rows of `forward`'s result once for each of several mixtures, whatever rides with them.
+    def score(
+        self, hidden_states: torch.Tensor, mixtures: Sequence[Sequence[float]], targets_R: torch.Tensor
+    ) -> RowScores | None:
+        """Score one target for each row of `forward`'s result under several mixtures, whatever rides with them.
 
         Args:
-            hidden_states: any rows.
-            mixtures_KW: float32.
+            hidden_states: any rows, R of them.
+            mixtures: W numbers each.
+            targets_R: int64.
 
-        Yields:
-            As `compute_logits` for each mixture; nothing off the first rank.
+        Returns:
+            None off the first rank.
         """
-        hidden_M, _, _ = detach(hidden_states, self._sizes_M)
-        return self._blender.blends(hidden_M, mixtures_KW)
+        hidden_M, _ = detach(hidden_states, self._sizes_M)
+        return self._blender.score(hidden_M, mixtures, targets_R)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Hand every member its own checkpoint, which the loader streams one after the other."""
@@ -247,6 +262,13 @@ class EftForCausalLM(nn.Module):
     def _owner(self, weight_name: str) -> str:
         name, separator, _ = weight_name.partition(SEPARATOR)
         return name if separator else self.manifest.base
+
+
+def _kernels(heads: Sequence[Head], vocabulary: int, unshared_U: torch.Tensor) -> "KernelBlender":
+    from eft_server.engine.blending import Vocabulary  # Triton's kernels, of no use to the CPU build.
+    from eft_server.engine.rows_v2 import KernelBlender
+
+    return KernelBlender(heads, Vocabulary.of(vocabulary, unshared_U.tolist(), unshared_U.device))
 
 
 def _key(name: str) -> str:

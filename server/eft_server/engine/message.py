@@ -24,6 +24,7 @@ class EngineRequest:
         mixture: W numbers.
         prompts: the members' own, None where all of them read the same.
         scoring: what is to be scored, None where nothing is.
+        counting: by member, whether it makes a difference to what is sampled.
         needed: by member, whether it makes a difference to any row of the request. A member that drafts does. The
             others are not run for it.
     """
@@ -31,6 +32,7 @@ class EngineRequest:
     mixture: tuple[float, ...]
     prompts: Prompts | None
     scoring: Scoring | None
+    counting: tuple[bool, ...]
     needed: tuple[bool, ...]
 
     @classmethod
@@ -44,7 +46,8 @@ class EngineRequest:
         mixture = mixture_of(extra_args, manifest.defaults)
         scoring = scoring_of(extra_args, manifest.defaults)
         mixtures = (mixture,) if scoring is None else (mixture, *scoring.mixtures)
-        return cls(mixture, prompts_of(extra_args), scoring, _needed(mixtures, manifest))
+        needed = _needed(mixtures, manifest)
+        return cls(mixture, prompts_of(extra_args), scoring, counting(mixture), needed)
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:

@@ -1,7 +1,9 @@
 """From the members' hidden states to blended logits, each member's head only on the rows that need it.
 
-This is how CPUs do it, where looking at a number costs nothing. Shape suffixes: R rows, N some of them, M members,
-V the base's vocabulary, K mixtures, W numbers of a mixture, U ids that not all members share.
+This is how CPUs do it, where looking at a number costs nothing; `rows_v2` is for GPUs.
+
+Shape suffixes: R rows, N some of them, M members, H a member's hidden size, V the base's vocabulary, K mixtures, W
+numbers of a mixture, U ids that not all members share.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +16,32 @@ from eft_server.engine.coefficients import counting_rows, taken_apart
 
 Head = Callable[[torch.Tensor], torch.Tensor | None]
 """From a member's hidden states (N, H) to its logits, or None off the first rank."""
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """What is found out about each row's target under each mixture, all of shape (K, R).
+
+    Attributes:
+        chosen: float32; the target's log-probability: −inf where it cannot be, NaN where the row is broken.
+        likeliest: float32; the likeliest token's.
+        ranks: int32; 1 and the number of likelier tokens.
+    """
+
+    chosen: torch.Tensor
+    likeliest: torch.Tensor
+    ranks: torch.Tensor
+
+    def of(self, mixture: int) -> "RowScores":
+        """Those of one mixture: (1, R)."""
+        one = slice(mixture, mixture + 1)
+        return RowScores(self.chosen[one], self.likeliest[one], self.ranks[one])
+
+    @classmethod
+    def together(cls, scores: Sequence["RowScores"]) -> "RowScores":
+        """Those of several mixtures, in order."""
+        fields = [(one.chosen, one.likeliest, one.ranks) for one in scores]
+        return cls(*(torch.cat(values) for values in zip(*fields, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -45,10 +73,9 @@ class RowBlender:
     def __init__(self, heads_M: Sequence[Head], unshared_U: torch.Tensor, vocabulary: int) -> None:
         self._heads_M, self._unshared_U, self._vocabulary = heads_M, unshared_U, vocabulary
 
-    def blend(
-        self, hidden_M: Sequence[torch.Tensor], coefficients_RM: torch.Tensor, filters: Filters
-    ) -> torch.Tensor | None:
+    def blend(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
         """Blend rows as `blend.blend` does: float32 (R, V), or None off the first rank."""
+        coefficients_RM, filters = taken_apart(mixture_RW)
         counted_RM = counting_rows(coefficients_RM, filters)
         logits_M = self._logits(hidden_M, counted_RM)
         if logits_M is None:
@@ -56,22 +83,33 @@ class RowBlender:
         groups = list(_groups(counted_RM))
         if len(groups) == 1:
             return self._blend(logits_M, coefficients_RM, filters, groups[0][0])
-        blended_RV = torch.empty((len(coefficients_RM), self._vocabulary), dtype=torch.float32)
+        blended_RV = torch.empty((len(mixture_RW), self._vocabulary), dtype=torch.float32)
         for members, rows_N in groups:
             own_M = [None if logits is None else logits.at(rows_N) for logits in logits_M]
             blended_RV[rows_N] = self._blend(own_M, coefficients_RM[rows_N], filters.at(rows_N), members)
         return blended_RV
 
-    def blends(self, hidden_M: Sequence[torch.Tensor], mixtures_KW: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Blend the same rows once for each mixture: float32 (R, V) each; nothing off the first rank."""
-        rows = len(hidden_M[0])
+    def score(
+        self, hidden_M: Sequence[torch.Tensor], mixtures: Sequence[Sequence[float]], targets_R: torch.Tensor
+    ) -> RowScores | None:
+        """Score one target a row under several mixtures, whatever rides with the rows; None off the first rank.
+
+        Args:
+            hidden_M: the members' hidden states, (R, H) each.
+            mixtures: K of them, W numbers each.
+            targets_R: int64, 0 to V − 1.
+        """
+        rows, mixtures_KW = len(targets_R), torch.tensor(mixtures, dtype=torch.float32)
         counted_KM = counting_rows(*taken_apart(mixtures_KW))
         logits_M = self._logits(hidden_M, counted_KM.any(dim=0).expand(rows, -1))
         if logits_M is None:
-            return
+            return None
+        found = []
         for mixture_W, counted_M in zip(mixtures_KW, counted_KM, strict=True):
             coefficients_RM, filters = taken_apart(mixture_W.expand(rows, -1))
-            yield self._blend(logits_M, coefficients_RM, filters, _members(counted_M))
+            blended_RV = self._blend(logits_M, coefficients_RM, filters, _members(counted_M))
+            found.append(_scored(blended_RV, targets_R))
+        return RowScores(*(torch.stack(values) for values in zip(*found, strict=True)))
 
     def _logits(
         self, hidden_M: Sequence[torch.Tensor], counted_RM: torch.Tensor
@@ -106,6 +144,16 @@ class RowBlender:
         own = Filters(filters.delta_RM[:, places], filters.kind_R, filters.top_p_R)
         filtering = bool(filters.kind_R.any())
         return blend(chosen, coefficients_RM[:, places], self._unshared_U, own if filtering else None)
+
+
+def _scored(
+    blended_RV: torch.Tensor, targets_R: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `RowScores`, for one mixture."""
+    total_R = blended_RV.logsumexp(dim=-1)
+    chosen_R1 = blended_RV.gather(-1, targets_R.unsqueeze(-1))
+    likelier_R = (blended_RV > chosen_R1).sum(dim=-1, dtype=torch.int32)
+    return chosen_R1.squeeze(-1) - total_R, blended_RV.amax(dim=-1) - total_R, likelier_R + 1
 
 
 def _groups(counted_RM: torch.Tensor) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:

@@ -3,7 +3,8 @@
 Shape suffixes: T tokens, Q request slots, W numbers of a mixture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +22,11 @@ from vllm.v1.worker.gpu.mm.encoder_cache import EncoderCache
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
-from vllm.v1.worker.gpu.sample.prompt_logprob import PromptLogprobsWorker
+from vllm.v1.worker.gpu.sample.prompt_logprob import CHUNK_SIZE as PROMPT_ROWS
+from vllm.v1.worker.gpu.sample.prompt_logprob import (
+    PromptLogprobsWorker,
+    compute_prompt_logprobs_with_chunking,
+)
 from vllm.v1.worker.gpu.sample.sampler import Sampler
 from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
 from vllm.v1.worker.gpu.states import RequestState
@@ -35,7 +40,8 @@ from eft_server.engine.manifest import Manifest
 from eft_server.engine.members_v2 import Members, Pass
 from eft_server.engine.message import EngineRequest
 from eft_server.engine.prompts import Prompts, Step
-from eft_server.engine.scoring import Scores, scoring_of
+from eft_server.engine.rows_v2 import Needs
+from eft_server.engine.scoring import Scores, rows_at_once, scoring_of
 
 
 class EftModelState(DefaultModelState):
@@ -62,12 +68,22 @@ class EftModelState(DefaultModelState):
         self._filtered_Q = np.zeros(self.max_num_reqs, dtype=bool)
         shape = (self.max_num_reqs, len(self._manifest.names))
         self._needed_QM = np.zeros(shape, dtype=bool)
+        self._counting_QM = np.zeros(shape, dtype=bool)
         self._offset_QM = np.zeros(shape, dtype=np.int64)
         self._sent_offset_QM = StagedWriteTensor(shape, torch.int32, device)
         self._length_Q = np.zeros(self.max_num_reqs, dtype=np.int64)
         self._prompts: dict[int, Prompts] = {}
         self._slot_of: dict[str, int] = {}
         self._parts: dict[str, Pass | Replay] | None = None
+        self._of_step = Needs.alike([True] * len(self._manifest.names), 1, filtered=False)
+        self._of_samples: Needs | None = None
+        composite: Any = model
+        composite.needs = self.needs
+
+    @property
+    def defaults(self) -> tuple[float, ...]:
+        """The family's mixture, W numbers."""
+        return self._manifest.defaults
 
     def set_up(
         self, attn_groups: list[list[AttentionGroup]], tables: BlockTables, graphs: MemberGraphs
@@ -88,6 +104,7 @@ class EftModelState(DefaultModelState):
         self._sent_offset_QM.stage_write(req_index, 0, asked.offsets)
         self._filtered_Q[req_index] = is_filtered(asked.mixture)
         self._needed_QM[req_index] = asked.needed
+        self._counting_QM[req_index] = asked.counting
         self._offset_QM[req_index] = asked.offsets
         self._length_Q[req_index] = asked.length
         self._prompts.pop(req_index, None)
@@ -131,7 +148,11 @@ class EftModelState(DefaultModelState):
         if self.members is None:
             return build(attn_groups)
         if input_batch.req_ids[0] not in self._slot_of:  # A dummy, which all members read.
+            self._of_step = Needs.alike([True] * len(self._manifest.names), 1, filtered=False)
             return build(self.members.groups(self._manifest.names))
+        slots = input_batch.idx_mapping_np[: input_batch.num_reqs]
+        counting_M = self._counting_QM[slots].any(axis=0)
+        self._of_step = Needs.alike(counting_M, 1, filtered=bool(self._filtered_Q[slots].any()))
         step = self._step(input_batch, block_tables)
         self._parts = self.members.parts(step, input_batch, slot_mappings, build)
         return {}
@@ -155,6 +176,38 @@ class EftModelState(DefaultModelState):
             [table[:count] for table in block_tables],
             self.members.tables.block_sizes,
         )
+
+    def needs(self, rows: int) -> Needs:
+        """What rows need of which logits are asked for: those that are sampled, or any of this step's."""
+        if self._of_samples is not None:
+            assert len(self._of_samples.filtered_R) == rows, "logits are those of the rows that are sampled"
+            return self._of_samples
+        [counting_M], [filtered] = self._of_step.counting_RM, self._of_step.filtered_R
+        return Needs.alike(counting_M, rows, filtered=bool(filtered))
+
+    @contextmanager
+    def sampling(self, input_batch: InputBatch) -> Iterator[None]:
+        """While the step's samples are taken, logits are those of their rows."""
+        count = input_batch.num_reqs
+        slots = input_batch.idx_mapping_np[:count]
+        rows_R = np.diff(input_batch.cu_num_logits_np[: count + 1])
+        self._of_samples = Needs(
+            self._counting_QM[slots].repeat(rows_R, axis=0), self._filtered_Q[slots].repeat(rows_R)
+        )
+        try:
+            yield
+        finally:
+            self._of_samples = None
+
+    @contextmanager
+    def filtering(self) -> Iterator[None]:
+        """While memory is measured, any row may have a filter."""
+        before = self._of_step
+        self._of_step = Needs.alike(before.counting_RM[0], 1, filtered=True)
+        try:
+            yield
+        finally:
+            self._of_step = before
 
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         """Spread the table over this step's tokens; keywords of the composite's forward."""
@@ -206,6 +259,30 @@ class EftRunner(GPUModelRunner):
         worker.__class__ = ScoringWorker
         worker.model, worker.scores = self.model, {}
         worker.defaults = Manifest.from_hf(self.model_config.hf_config).defaults
+
+    def sample(
+        self, hidden_states: torch.Tensor, input_batch: InputBatch, *args: Any
+    ) -> tuple[SamplerOutput, torch.Tensor, torch.Tensor]:
+        """As vLLM's; each member's head on the rows that need it."""
+        state: Any = self.model_state
+        with state.sampling(input_batch):
+            return super().sample(hidden_states, input_batch, *args)
+
+    def _dummy_sampler_run(self, hidden_states: torch.Tensor) -> None:
+        """Measure what vLLM does, and then what may need more memory than that.
+
+        That is a filter on every row, as many rows as drafts bring, and the log-probabilities of prompts and scores.
+        """
+        super()._dummy_sampler_run(hidden_states)
+        model, state = cast(Any, self.model), cast(Any, self.model_state)
+        rows = max(self.max_num_reqs * self.decode_query_len, PROMPT_ROWS)
+        hidden_RC = model.columns_TC[: min(rows, len(model.columns_TC))]
+        targets_R = torch.zeros(len(hidden_RC), dtype=torch.int64, device=self.device)
+        with state.filtering():
+            model.compute_logits(hidden_RC)
+            compute_prompt_logprobs_with_chunking(targets_R, hidden_RC, model.compute_logits, 1)
+        scored = rows_at_once(len(model.names), model.vocabulary)
+        model.score(hidden_RC[:scored], [state.defaults], targets_R[:scored])
 
     def initialize_kv_cache(self, *args: Any, **options: Any) -> None:
         """Prepare the members' own ways of running as well."""

@@ -8,7 +8,7 @@ Shape suffixes: C scored tokens, R rows of a chunk, K mixtures, W numbers of a m
 vocabulary, X columns of `attach`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,19 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.outputs import LogprobsTensors
 
-from eft_server.engine.coefficients import is_filtered, mixture_of
+from eft_server.engine.coefficients import mixture_of
 from eft_server.engine.manifest import KEY, PROMPTS_KEY, SCORING_KEY
 
 _ROWS_AT_ONCE = 256
-"""A row of logits takes a float for each id and member: few enough for any vocabulary."""
+"""At most; a row takes the logits of all members."""
+
+_LOGITS_AT_ONCE = 1 << 27
+"""512 MiB, for any vocabulary."""
+
+
+def rows_at_once(members: int, vocabulary: int) -> int:
+    """How many rows are scored at a time."""
+    return max(1, min(_ROWS_AT_ONCE, _LOGITS_AT_ONCE // (members * vocabulary)))
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,6 @@ class Scoring:
     def stop(self) -> int:
         """The position behind the last row, which is the length of the engine's prompt."""
         return self.first + len(self.targets)
-
-    @property
-    def filtering(self) -> bool:
-        """Whether a mixture has a filter."""
-        return any(map(is_filtered, self.mixtures))
 
 
 def first_scored(extra_args: Mapping[str, Any] | None) -> int | None:
@@ -137,7 +140,6 @@ class Scores:
     def __init__(self, scoring: Scoring, device: torch.device) -> None:
         self._scoring = scoring
         self._targets_C = torch.tensor(scoring.targets, dtype=torch.int64, device=device)
-        self._mixtures_KW = torch.tensor(scoring.mixtures, dtype=torch.float32, device=device)
         shape = (len(scoring.mixtures), len(scoring.targets))
         self._chosen_KC = torch.full(shape, torch.nan, device=device)
         self._likeliest_KC = torch.full(shape, torch.nan, device=device)
@@ -156,21 +158,20 @@ class Scores:
         """
         first, stop = self._scoring.first, self._scoring.stop
         end = min(computed + len(hidden_TX), stop)
-        for start in range(max(computed, first), end, _ROWS_AT_ONCE):
-            last = min(start + _ROWS_AT_ONCE, end)
+        at_once = rows_at_once(len(model.names), model.vocabulary)
+        for start in range(max(computed, first), end, at_once):
+            last = min(start + at_once, end)
             self._score(
                 model, hidden_TX[start - computed : last - computed], slice(start - first, last - first)
             )
         return computed < stop <= computed + len(hidden_TX)
 
     def _score(self, model: Any, hidden_RX: torch.Tensor, places: slice) -> None:
-        blends: Iterator[torch.Tensor] = model.blends(hidden_RX, self._mixtures_KW)
-        for index, logits_RV in enumerate(blends):
-            total_R = logits_RV.logsumexp(dim=-1)
-            chosen_R1 = logits_RV.gather(-1, self._targets_C[places].unsqueeze(-1))
-            self._chosen_KC[index, places] = chosen_R1.squeeze(-1) - total_R
-            self._likeliest_KC[index, places] = logits_RV.amax(dim=-1) - total_R
-            self._ranks_KC[index, places] = (logits_RV > chosen_R1).sum(dim=-1, dtype=torch.int32) + 1
+        found = model.score(hidden_RX, self._scoring.mixtures, self._targets_C[places])
+        if found is not None:  # Off the first rank nobody asks.
+            self._chosen_KC[:, places] = found.chosen
+            self._likeliest_KC[:, places] = found.likeliest
+            self._ranks_KC[:, places] = found.ranks
 
     def tensors(self) -> LogprobsTensors:
         """All of it, as vLLM sends log-probabilities of a prompt: one column of 2 · K · C rows.

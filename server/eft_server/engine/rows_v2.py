@@ -1,0 +1,122 @@
+"""From the members' hidden states to blended logits on GPUs, by kernels: what `rows` does on CPUs.
+
+Nothing here waits for the device: which rows need which members is known on the host. Shape suffixes: R rows, M
+members, H a member's hidden size, V the base's vocabulary, K mixtures, W numbers of a mixture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from eft_server.engine.blending import Blending, Logits, Rows, Vocabulary, score, score_blended
+from eft_server.engine.coefficients import counting, is_filtered
+from eft_server.engine.rows import Head, RowScores
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What rows need, as far as the host knows.
+
+    Attributes:
+        counting_RM: bool; which members count in a row.
+        filtered_R: bool; whether it has a filter, or may have one.
+    """
+
+    counting_RM: np.ndarray
+    filtered_R: np.ndarray
+
+    @classmethod
+    def alike(cls, counting_M: Sequence[bool], rows: int, *, filtered: bool) -> "Needs":
+        """Of rows that are not told apart."""
+        return cls(np.tile(np.array(counting_M), (rows, 1)), np.full(rows, filtered))
+
+
+class KernelBlender:
+    """Blends rows of a family.
+
+    Args:
+        heads_M: the members', the base's first.
+        vocabulary: the base's.
+    """
+
+    def __init__(self, heads_M: Sequence[Head], vocabulary: Vocabulary) -> None:
+        self._heads_M, self._vocabulary = heads_M, vocabulary
+
+    def blend(
+        self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor, needs: Needs
+    ) -> torch.Tensor | None:
+        """Blend rows as `blend.blend` does: float32 (R, V), or None off the first rank.
+
+        The members' logits are asked for one or two at a time, so that they never lie side by side in memory.
+        """
+        device = mixture_RW.device
+        filtered = np.flatnonzero(needs.filtered_R).tolist()
+        rows = Rows.of(filtered, len(mixture_RW), device) if filtered else None
+        blending = Blending(self._vocabulary, mixture_RW, rows)
+        members = np.flatnonzero(needs.counting_RM.any(axis=0)).tolist()
+        whole = True
+        while members:
+            at_once = blending.at_once(members[0])
+            logits = [self._logits(m, hidden_M[m], needs.counting_RM[:, m]) for m in members[:at_once]]
+            present = [item for item in logits if item is not None]
+            whole &= len(present) == len(logits)
+            if whole:
+                blending.add(*present)
+            members = members[at_once:]
+        return blending.finish() if whole else None
+
+    def score(
+        self, hidden_M: Sequence[torch.Tensor], mixtures: Sequence[Sequence[float]], targets_R: torch.Tensor
+    ) -> RowScores | None:
+        """Score one target a row under several mixtures, whatever rides with the rows; None off the first rank.
+
+        Args:
+            hidden_M: the members' hidden states, (R, H) each.
+            mixtures: K of them, W numbers each.
+            targets_R: int64, 0 to V − 1.
+        """
+        mixtures_KW = torch.tensor(mixtures, dtype=torch.float32, device=targets_R.device)
+        of_each: dict[int, RowScores | None] = {}
+        for place, mixture in enumerate(mixtures):
+            if is_filtered(mixture):  # Its rows have to be written out.
+                needs = Needs.alike(counting(mixture), len(targets_R), filtered=True)
+                blended_RV = self.blend(hidden_M, mixtures_KW[place].repeat(len(targets_R), 1), needs)
+                of_each[place] = (
+                    None if blended_RV is None else score_blended(self._vocabulary, blended_RV, targets_R)
+                )
+        plain = [place for place in range(len(mixtures)) if place not in of_each]
+        if plain:
+            found = self._scores(
+                hidden_M, mixtures_KW[plain], [mixtures[place] for place in plain], targets_R
+            )
+            for index, place in enumerate(plain):
+                of_each[place] = None if found is None else found.of(index)
+        scores = [one for _, one in sorted(of_each.items()) if one is not None]
+        return RowScores.together(scores) if len(scores) == len(mixtures) else None
+
+    def _scores(
+        self,
+        hidden_M: Sequence[torch.Tensor],
+        mixtures_KW: torch.Tensor,
+        mixtures: Sequence[Sequence[float]],
+        targets_R: torch.Tensor,
+    ) -> RowScores | None:
+        """Those of mixtures without filters, for which no row is written."""
+        counted_M = np.any([counting(mixture) for mixture in mixtures], axis=0)
+        every = np.ones(len(targets_R), dtype=bool)
+        logits = [self._logits(m, hidden_M[m], every) for m in np.flatnonzero(counted_M).tolist()]
+        present = [item for item in logits if item is not None]
+        if len(present) < len(logits):
+            return None
+        return score(self._vocabulary, present, mixtures_KW, targets_R)
+
+    def _logits(self, member: int, hidden_RH: torch.Tensor, counts_R: np.ndarray) -> Logits | None:
+        """Those of the rows in which a member counts; None off the first rank."""
+        if counts_R.all():
+            values_NV, rows = self._heads_M[member](hidden_RH), None
+        else:
+            rows = Rows.of(np.flatnonzero(counts_R).tolist(), len(counts_R), hidden_RH.device)
+            values_NV = self._heads_M[member](hidden_RH[rows.rows_N.long()])
+        return None if values_NV is None else Logits(member, values_NV, rows)
