@@ -1,0 +1,60 @@
+"""Compiles every kernel of ours for an H100, for which no GPU is needed, instead of running it.
+
+Prints one line a kernel: its name and how many loads and stores of 16 bytes its program has.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from eft_server.engine import runner_v2
+from eft_server.engine.blending import Blending, Logits, Rows, Vocabulary, score
+
+CPU = torch.device("cpu")
+SIZE = 152_064
+
+
+def compile_only() -> None:
+    """Take the place of the driver and of each launch."""
+    launch = JITFunction.run
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        ptx = launch(self, *args, grid=grid, warmup=True, **options).asm["ptx"]
+        print(self.__name__, ptx.count("ld.global.v4"), ptx.count("st.global.v4"))
+
+    JITFunction.run = run
+    driver.set_active(
+        SimpleNamespace(
+            get_current_target=lambda: GPUTarget("cuda", 90, 32),
+            get_current_device=lambda: 0,
+            get_current_stream=lambda _device: 0,
+        )
+    )
+
+
+def launch_all() -> None:
+    """Plain, filtered and scored rows of three members, and the mixtures of a step."""
+    logits_M = [torch.empty(2, size, dtype=torch.bfloat16) for size in (SIZE, SIZE - 128, SIZE - 128)]
+    vocabulary = Vocabulary.of(SIZE, range(SIZE - 399, SIZE), CPU)
+    mixtures_RW = torch.zeros(2, 8)
+    plain = Blending(vocabulary, mixtures_RW)
+    plain.add(*(Logits(member, logits_RV) for member, logits_RV in enumerate(logits_M)))
+    plain.finish()
+    rows = Rows.of([1], 2, CPU)
+    filtered = Blending(vocabulary, mixtures_RW, rows)
+    filtered.add(Logits(0, logits_M[0]))
+    filtered.add(Logits(2, logits_M[2], rows))
+    filtered.finish()
+    logits = [Logits(member, logits_RV) for member, logits_RV in enumerate(logits_M)]
+    score(vocabulary, logits, mixtures_RW, torch.zeros(2, dtype=torch.int64))
+    slots, starts = torch.zeros(2, dtype=torch.int32), torch.zeros(3, dtype=torch.int32)
+    runner_v2._spread_kernel[(2,)](mixtures_RW, mixtures_RW, slots, starts, 8, WIDTH=8, BLOCK=64)
+
+
+if __name__ == "__main__":
+    compile_only()
+    launch_all()
