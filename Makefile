@@ -13,7 +13,7 @@ ARGS ?=
 # Two engines at once where there are cores for them; what shares an engine runs in one process (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: help install serve test test-fast test-full check bench bench-start exact demo-family lock clean
+.PHONY: help install serve test test-fast test-full check bench bench-start gpu-check exact demo-family lock clean
 
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ bench: $(TESTING) ## Measure the composite against its members one by one, and a
 
 bench-start: $(TESTING) ## Measure how long a server takes to answer, beside a bare import of vLLM, and its memory
 	$(BIN)/python -m eft_server.bench.start $(ARGS)
+
+gpu-check: ## On a GPU, in ten minutes: exactness, each model alone, speculation, memory (PYTHON of its environment)
+	$(PYTHON) -m eft_server.bench.gpu_check $(ARGS)
 
 exact: $(TESTING) ## Compare the engine with plain transformers in float32, on the device that is here (FAMILY=…)
 	$(BIN)/python -m eft_server.bench.exactness $(FAMILY) $(ARGS)
