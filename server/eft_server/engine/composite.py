@@ -25,6 +25,7 @@ from vllm.transformers_utils.config import get_config, get_hf_text_config
 
 from eft_server.engine.adapters import fingerprint, read_low_rank, share_weights, weightless
 from eft_server.engine.coefficients import attach, columns, detach
+from eft_server.engine.compiled import keep_compiled_apart
 from eft_server.engine.inputs import Inputs
 from eft_server.engine.launcher.stages import member_is_loaded, weights_are_loading
 from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
@@ -115,8 +116,9 @@ class EftForCausalLM(nn.Module):
     def _add(self, name: str, config: VllmConfig, prefix: str, tag: str | None = None) -> None:
         own = maybe_prefix(prefix, f"members.{name}")
         as_named_in_the_checkpoint(config.quant_config, f"{own}.")
-        # A tag of its own keeps each member's compile cache apart from the others'.
-        with set_model_tag(f"eft_{tag or name}"), self._placed(name):
+        label = f"eft_{tag or name}"
+        keep_compiled_apart(config, label)
+        with set_model_tag(label), self._placed(name):
             member = init_vllm_registered_model(config, prefix=own)
         self.members[_key(name)] = member
         self._sizes_M.append(config.model_config.hf_text_config.hidden_size)
