@@ -35,6 +35,7 @@ async def open_engine(plan: EnginePlan, stages: Stages) -> AsyncIterator["AsyncL
         ConfigError: vLLM did not load this package's plugin.
     """
     from vllm import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
     with _sockets() as sockets, environment({**plan.environment, **sockets}):
@@ -42,7 +43,10 @@ async def open_engine(plan: EnginePlan, stages: Stages) -> AsyncIterator["AsyncL
         stages.listen()
         _prepare(plan)
         with _method_of_the_operator():
-            engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**plan.options))
+            # How many requests and tokens a step takes by default depends on who asks: as much as `vllm serve`.
+            engine = AsyncLLM.from_engine_args(
+                AsyncEngineArgs(**plan.options), usage_context=UsageContext.OPENAI_API_SERVER
+            )
         try:
             stages.tell(f"  KV cache: {_kv_cache_in_words(engine.vllm_config)}")
             stages.begin("preparing the endpoints")
