@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
-from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
+from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.outputs import LogprobsTensors, SamplerOutput
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker
@@ -25,10 +25,10 @@ from eft_server.engine.manifest import Manifest
 from eft_server.engine.message import EngineRequest
 from eft_server.engine.prompts import MemberAttention, Reading, Step, read
 from eft_server.engine.scoring import Scores
-from eft_server.engine.windows import keep_whole
+from eft_server.engine.windows import WholeWindows
 
 
-class CoefficientRunner(GPUModelRunner):
+class CoefficientRunner(WholeWindows, GPUModelRunner):
     """vLLM's runner, bringing every scheduled token its request's mixture, and every member its tokens.
 
     Shape suffixes: T tokens, R requests, W numbers of a mixture.
@@ -233,10 +233,6 @@ class EftWorker(Worker):
 
             runner.__class__ = retyped(type(runner))
         runner.let_a_member_draft()
-
-    def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
-        """What vLLM's says, fit for windows of several sizes."""
-        return keep_whole(super().get_kv_cache_spec())
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         """Get ready to clear blocks as well, as vLLM does for the caches of which it knows that they need it."""

@@ -42,6 +42,7 @@ from eft_server.engine.message import EngineRequest
 from eft_server.engine.prompts import Prompts, Step
 from eft_server.engine.rows_v2 import Needs
 from eft_server.engine.scoring import Scores, rows_at_once, scoring_of
+from eft_server.engine.windows import WholeWindows
 
 
 class EftModelState(DefaultModelState):
@@ -241,7 +242,7 @@ class EftModelState(DefaultModelState):
         return sampler, EftRejectionSampler(sampler, speculative, self.device)
 
 
-class EftRunner(GPUModelRunner):
+class EftRunner(WholeWindows, GPUModelRunner):
     """vLLM's Model Runner V2, with graphs of each member in place of those of the whole."""
 
     def let_a_member_draft(self) -> None:

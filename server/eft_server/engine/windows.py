@@ -1,5 +1,7 @@
 """Sliding windows of several sizes in one family: one group of blocks that holds them all."""
 
+from typing import Any
+
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec, SlidingWindowSpec, replace_as
 
 
@@ -19,3 +21,12 @@ def _whole(spec: KVCacheSpec) -> KVCacheSpec:
     if not isinstance(spec, SlidingWindowSpec):
         return spec
     return replace_as(spec, FullAttentionSpec, drop=("extra_retained_tokens",), sliding_window=None)
+
+
+class WholeWindows:
+    """What both runners add to vLLM's: workers ask the runner for its specs, and so does the profiling of graphs."""
+
+    def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
+        """What vLLM's says, fit for windows of several sizes."""
+        vllms: Any = super()
+        return keep_whole(vllms.get_kv_cache_spec())
