@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,11 +37,16 @@ class Server:
         ready.set()
 
 
-def start_server(family: str, *options: str) -> Server:
+def start_server(family: str, *options: str, environment: Mapping[str, str] | None = None) -> Server:
     """Run `eft serve` on a free port and wait until it is ready."""
     command = [str(Path(sys.executable).with_name("eft")), "serve", family, "--port", "0", *options]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=os.environ | (environment or {}),
     )
     server = Server(process)
     ready = threading.Event()

@@ -30,7 +30,6 @@ Bound: TypeAlias = int | str
 
 MAX_TOKEN_ID = 2**31 - 1
 _TOKEN_ID = re.compile(r"(0|[1-9][0-9]{0,9})")
-_MAX_BIASES = 1024
 
 
 class FieldError(ValueError):
@@ -129,15 +128,19 @@ def token_ids(most: int) -> Check:
     return check
 
 
-def token_biases(value: Any, _options: ServerOptions) -> None:
-    """Check a logit_bias: token ids, as JSON keys, to numbers from -100 to 100."""
-    if not isinstance(value, Mapping) or len(value) > _MAX_BIASES:
-        raise FieldError(f"{shown(value)} is not an object of up to {_MAX_BIASES} token ids")
-    for token_id, bias in value.items():
-        if not _TOKEN_ID.fullmatch(token_id):
-            raise FieldError(f"{shown(token_id)} is not a token id")
-        if not _is_number(bias) or not -100 <= bias <= 100:
-            raise FieldError(f"{shown(bias)} is not a number from -100 to 100", f".{token_id}")
+def token_biases(most: int) -> Check:
+    """A logit_bias of bounded size: token ids, as JSON keys, to numbers from -100 to 100."""
+
+    def check(value: Any, _options: ServerOptions) -> None:
+        if not isinstance(value, Mapping) or len(value) > most:
+            raise FieldError(f"{shown(value)} is not an object of up to {most} token ids")
+        for token_id, bias in value.items():
+            if not _TOKEN_ID.fullmatch(token_id):
+                raise FieldError(f"{shown(token_id)} is not a token id")
+            if not _is_number(bias) or not -100 <= bias <= 100:
+                raise FieldError(f"{shown(bias)} is not a number from -100 to 100", f".{token_id}")
+
+    return check
 
 
 def _is_number(value: Any) -> bool:

@@ -32,6 +32,7 @@ from eft_server.api.thinking import (
 )
 from eft_server.api.tools import chat_tools, flat_tools, tool_choice
 from eft_server.config import ServerOptions
+from eft_server.engine import bounds
 from eft_server.errors import shown
 
 __all__ = [
@@ -158,16 +159,16 @@ _SAMPLING: dict[str, Check] = {
     "max_tokens": integer(0, _INT32_MAX),
     "min_tokens": integer(0, _INT32_MAX),
     "stop": items(text(256), 4, or_one=True),
-    "stop_token_ids": token_ids(64),
+    "stop_token_ids": token_ids(bounds.STOP_TOKEN_IDS),
     "include_stop_str_in_output": flag,
     "ignore_eos": flag,
     "skip_special_tokens": flag,
     "spaces_between_special_tokens": flag,
-    "logit_bias": token_biases,
-    "allowed_token_ids": token_ids(65536),
-    "bad_words": items(text(128), 64),
+    "logit_bias": token_biases(bounds.LOGIT_BIASES),
+    "allowed_token_ids": token_ids(bounds.ALLOWED_TOKEN_IDS),
+    "bad_words": items(text(128), bounds.BAD_WORDS),
     "prompt_logprobs": integer(0, "max_logprobs"),
-    "logprob_token_ids": token_ids(128),
+    "logprob_token_ids": token_ids(bounds.LOGPROB_TOKEN_IDS),
     "return_tokens_as_token_ids": flag,
     "return_token_ids": flag,
     "response_format": check_response_format,

@@ -8,12 +8,16 @@ from typing import Any
 
 from fastapi import Request
 from vllm.engine.protocol import EngineClient
+from vllm.exceptions import VLLMError
+from vllm.sampling_params import SamplingParams
 
+from eft_server.api.errors import ApiError, from_exception
 from eft_server.api.fields import check_member_prompts
 from eft_server.api.handlers import Handlers, answering_as, build_handlers
 from eft_server.api.schemas import ChatRequest, ResponseRequest, ScoreRequest, TextRequest
 from eft_server.behaviours import Behaviours, Resolved
 from eft_server.config import ServerConfig
+from eft_server.engine.bounds import BAD_WORD_TOKENS
 from eft_server.errors import BehaviourError
 from eft_server.templates import Voice
 
@@ -71,6 +75,24 @@ class Service:
             request.user,
         )
         return resolved
+
+    def require_room_for(self, bad_words: Sequence[str] | None) -> None:
+        """Refuse bad words that are too many tokens, which only a tokenizer can tell.
+
+        Raises:
+            ApiError: The engine has no room for so many.
+        """
+        if not bad_words:
+            return
+        params = SamplingParams(bad_words=list(bad_words))
+        try:
+            params.update_from_tokenizer(self.engine.renderer.get_tokenizer())
+        except VLLMError as error:
+            raise from_exception(error) from None
+        count = sum(map(len, params.bad_words_token_ids or ()))
+        if count > BAD_WORD_TOKENS:
+            message = f"bad_words: {count} tokens together are too many; allowed: up to {BAD_WORD_TOKENS}."
+            raise ApiError(message, param="bad_words", code="invalid_value")
 
     def _without_prompts(
         self, request: ChatRequest | ResponseRequest | ScoreRequest | TextRequest, eft: Any

@@ -85,6 +85,7 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     _refuse_placements(config, options, models)
     report.require_divisible(_size_of(options, "tensor"))
     templates = member_templates(config, report.chat_templates)
+    _refuse_many_ends(report.end_ids)
     made = EnginePlan(options, {}, report.end_ids, templates, report.own_tokenizers)
     options |= parser_options(config, made.chat_template)
     return replace(made, environment=_environment(options))
@@ -134,6 +135,15 @@ def _model_config(config: ServerConfig, name: str) -> "ModelConfig":
         raise FamilyError(
             f"member {name!r} ({member.model}): vLLM cannot run this checkpoint: {error}"
         ) from error
+
+
+def _refuse_many_ends(end_ids: Sequence[int]) -> None:
+    from eft_server.engine.bounds import END_IDS
+
+    if len(end_ids) > END_IDS:
+        raise FamilyError(
+            f"the members' texts end with {len(end_ids)} different tokens together; allowed: up to {END_IDS}"
+        )
 
 
 _REFUSALS: tuple[tuple[Callable[["ModelConfig"], bool], str], ...] = (

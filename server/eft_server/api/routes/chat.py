@@ -27,6 +27,7 @@ async def create_chat_completion(raw: Request) -> Response:
     require_readable(
         request.chat_template_kwargs, request.reasoning_effort, service.handlers.template_variables
     )
+    service.require_room_for(request.bad_words)
     schemas = [tool.function.parameters or {} for tool in request.tools or ()]
     await rehearse(request, schemas)
     resolved = service.weigh(request, payload)

@@ -23,6 +23,7 @@ async def create_completion(raw: Request) -> Response:
     service = service_of(raw)
     payload = parse_object(await raw.body())
     request = TextRequest.read(payload, service.config.server)
+    service.require_room_for(request.bad_words)
     await rehearse(request)
     resolved = service.weigh(request, payload)
     # The handler does not get the HTTP request: it would read priorities, ranks and ids from its headers.
