@@ -52,6 +52,7 @@ class EftForCausalLM(nn.Module):
 
     Attributes:
         names: the members', in the order of the coefficients.
+        configs: the settings that each member was built with, by its name, in the same order.
         inputs: what each member reads, at addresses that stay the same.
         needs: from how many rows to what they need; Model Runner V2 says so before it asks for logits.
     """
@@ -65,6 +66,7 @@ class EftForCausalLM(nn.Module):
         self.members = nn.ModuleDict()
         self.names = (self.manifest.base, *(item.name for item in self.manifest.members))
         self._sharded = {self.manifest.base, *(item.name for item in self.manifest.members if item.sharded)}
+        self.configs: dict[str, VllmConfig] = {}
         self._sizes_M: list[int] = []
         self._last_id: dict[str, int] = {}
         self._add(self.manifest.base, self._config_of(self.manifest.base, vllm_config), prefix)
@@ -121,6 +123,7 @@ class EftForCausalLM(nn.Module):
         with set_model_tag(label), self._placed(name):
             member = init_vllm_registered_model(config, prefix=own)
         self.members[_key(name)] = member
+        self.configs[name] = config
         self._sizes_M.append(config.model_config.hf_text_config.hidden_size)
         self._last_id[name] = config.model_config.hf_text_config.vocab_size - 1
 
@@ -292,6 +295,8 @@ def _member_config(vllm_config: VllmConfig, checkpoint: Checkpoint) -> VllmConfi
     config = (vllm_config if checkpoint.sharded else whole(vllm_config)).with_hf_config(hf_config)
     own_quantisation(config, checkpoint.model, checkpoint.revision)
     text_config = config.model_config.hf_text_config = get_hf_text_config(hf_config)
+    # vLLM has just read the sizes from the base's text config.
+    config.model_config.model_arch_config = config.model_config.get_model_arch_config()
     config.cache_config = copy.copy(config.cache_config)
     config.cache_config.sliding_window = _window_of_every_layer(text_config)
     return config

@@ -87,7 +87,7 @@ class Members:
         config = graphs.vllm_config
         manifest = Manifest.from_hf(config.model_config.hf_config)
         self.attention = {
-            name: MemberAttention(f"members.{name}.", attn_groups, config) for name in manifest.names
+            name: MemberAttention(f"members.{name}.", attn_groups, own) for name, own in model.configs.items()
         }
         self.graphs, self.tables = graphs, tables
         self.inputs = GraphInputs(model, self.attention, tables, offset_QM, config)

@@ -194,13 +194,27 @@ class MemberAttention:
 
 
 def _own(group: AttentionGroup, layers: list[str], config: VllmConfig) -> AttentionGroup:
-    """A group of some of its layers, built as vLLM builds the whole: with the workspace that all builders share."""
+    """A group of some of its layers, built as vLLM builds the whole: with the workspace that all builders share.
+
+    vLLM gives its own builders the base's settings, and some size by those, and not by the layers, what their kernels
+    write to: Triton's scratch, the workspaces of ROCm's and of multi-head latent attention.
+
+    Raises:
+        ValueError: a builder would not have room for the heads of its layers even so.
+    """
     shared: Any = group.get_metadata_builder(0)
     own = replace(group, layer_names=layers, metadata_builders=[], kernel_block_table=None)
     own.create_metadata_builders(config, shared.device, block_size(group))
     for builder in own.metadata_builders:
         if hasattr(builder, "set_workspace_buffer") and hasattr(shared, "_get_workspace_buffer"):
             builder.set_workspace_buffer(shared._get_workspace_buffer())
+    wide = getattr(group.kv_cache_spec, "head_size", 0)
+    room = getattr(own.metadata_builders[0], "headdim", wide)
+    if room < wide:
+        raise ValueError(
+            f"{layers[0]!r} has heads of {wide} numbers, for which the attention backend {group.backend.get_name()} has "
+            f"room for {room}: set vllm.attention_backend to another"
+        )
     return own
 
 

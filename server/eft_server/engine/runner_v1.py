@@ -106,8 +106,8 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
         """The members' attention layers, by name, in the order of the coefficients."""
         model: Any = self.get_model()
         return {
-            name: MemberAttention(f"members.{name}.", self.attn_groups, self.vllm_config)
-            for name in model.names
+            name: MemberAttention(f"members.{name}.", self.attn_groups, config)
+            for name, config in model.configs.items()
         }
 
     def _parts(self, input_ids: torch.Tensor, positions: torch.Tensor) -> dict[str, Reading | None]:
