@@ -5,18 +5,19 @@ Shape suffixes: R rows, V vocabulary, M members, W a mixture's numbers, K mixtur
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import pytest
 import torch
-from triton import language
-from triton.runtime import interpreter
 
 from eft_server.blend import blend
 from eft_server.engine import blending
 from eft_server.engine.blending import Blending, Logits, Rows, Vocabulary, score, score_blended
 from eft_server.engine.coefficients import taken_apart
 from eft_server.mixture import BASE_FILTER, EXPERT_FILTER
+
+from .interpreted import patch_once
+
+patch_once()
 
 CPU = torch.device("cpu")
 NAN, INFINITE = math.nan, math.inf
@@ -35,20 +36,6 @@ def _poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(autouse=True)
-def _fast_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the interpreter replace Triton's functions once a launch, not for each helper that a kernel calls."""
-    replace = interpreter._patch_lang
-
-    def replace_once(helper: Any) -> Any:
-        modules = [module for module in (language, language.core) if module in helper.__globals__.values()]
-        if any(language.core.is_builtin(module.load) for module in modules):
-            return replace(helper)
-        return interpreter._LangPatchScope()
-
-    monkeypatch.setattr(interpreter, "_patch_lang", replace_once)
 
 
 def mixture(*weights: float, delta: Sequence[float] = (), kind: int = 0, top_p: float = 0.0) -> list[float]:

@@ -157,6 +157,10 @@ PLAIN = "--plain"
 
 def start(path: str, overrides: Sequence[str]) -> Any:
     """Start the composite, or plain vLLM with the same settings."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        from interpreted import patch_once
+
+        patch_once()
     compilation = json.loads(os.environ.get(GRAPHS, "null"))
     if compilation:
         from graphs.replacements import install

@@ -10,7 +10,7 @@ from vllm.v1.worker.gpu import cudagraph_utils
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner as RunnerV2
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner as RunnerV1
 
-from eft_server.engine.runner_v1 import EftGPUModelRunner
+from eft_server.engine.runner_v1 import CoefficientRunner
 from eft_server.engine.runner_v2 import retyped
 
 pytestmark = pytest.mark.engine
@@ -23,7 +23,7 @@ LAYERS = {
 }
 
 RUNNERS: dict[str, tuple[type, type, Any]] = {
-    "v1": (RunnerV1, EftGPUModelRunner, RunnerV1._init_minimal_kv_cache_for_profiling),
+    "v1": (RunnerV1, CoefficientRunner, RunnerV1._init_minimal_kv_cache_for_profiling),
     "v2": (RunnerV2, retyped(RunnerV2), cudagraph_utils._init_minimal_kv_cache_for_profiling),
 }
 

@@ -212,8 +212,8 @@ def _own(group: AttentionGroup, layers: list[str], config: VllmConfig) -> Attent
     room = getattr(own.metadata_builders[0], "headdim", wide)
     if room < wide:
         raise ValueError(
-            f"{layers[0]!r} has heads of {wide} numbers, for which the attention backend {group.backend.get_name()} has "
-            f"room for {room}: set vllm.attention_backend to another"
+            f"{layers[0]!r} has heads of {wide} numbers, for which the attention backend {group.backend.get_name()} "
+            f"has room for {room}: set vllm.attention_backend to another"
         )
     return own
 
