@@ -208,7 +208,7 @@ def serve(lines: TextIO, path: str, *overrides: str) -> None:
     llm = start(path, overrides)
     runner = llm.collective_rpc(_runner_name)[0]
     facts = {"runner": runner, "kv_bytes_per_token": llm.collective_rpc(_kv_bytes_per_token)}
-    _reply(lines, facts | {"graphs": _graphs()["captured"]})
+    _reply(lines, facts | {"graphs": _graphs()["captured"], "ahead_of_time": _ahead_of_time()})
     while line := lines.readline():
         _reply(lines, _generate(llm, json.loads(line)))
     llm.llm_engine.engine_core.shutdown()
@@ -269,6 +269,13 @@ def _scored(output: Any, scoring: dict[str, Any] | None) -> dict[str, Any]:
 def _metrics(llm: Any) -> dict[str, float]:
     metrics = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
     return metrics | {"graphs:replayed": _graphs()["replayed"]}
+
+
+def _ahead_of_time() -> dict[str, int]:
+    from vllm.compilation.counter import compilation_counter
+
+    counted = vars(compilation_counter)
+    return {"compiled": counted["num_aot_compiles"], "loaded": counted["num_aot_artifacts_loaded"]}
 
 
 def _graphs() -> dict[str, int]:

@@ -11,7 +11,7 @@ import torch
 
 from .recorder import CUDAGraph, graph, new_pool, refuse, remade, weakly
 
-_KEPT = ("mode", "backend", "cudagraph_capture_sizes", "inductor_compile_config", "ir_enable_torch_wrap")
+_KEPT = ("mode", "backend", "cudagraph_capture_sizes", "ir_enable_torch_wrap")
 
 
 def install() -> None:
@@ -65,6 +65,7 @@ def _refused_in_a_capture(function: Callable[..., Any], name: str) -> Callable[.
 
 
 def _platform() -> None:
+    from vllm.compilation.passes.utility.fix_functionalization import FixFunctionalizationPass
     from vllm.platforms.cpu import CpuPlatform
 
     platform: Any = CpuPlatform
@@ -79,6 +80,8 @@ def _platform() -> None:
             if value is True:  # Fusions of CUDA's kernels.
                 setattr(config.pass_config, name, False)
 
+    # A pass over Inductor's graphs that saves copies, and asks for kernels of CUDA's by name.
+    FixFunctionalizationPass.__call__ = lambda self, graph: None
     platform.check_and_update_config = classmethod(check_and_update_config)
     platform.support_static_graph_mode = classmethod(lambda cls: True)
     platform.graph_pool_handle = lambda self: new_pool()
