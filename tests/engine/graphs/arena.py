@@ -73,8 +73,8 @@ def _storage(owner: ctypes.Array[ctypes.c_char]) -> torch.UntypedStorage:
 class Arena:
     """One pool, shared by all graphs that are captured with its handle.
 
-    A block is freed when the last tensor over it dies, whenever that is; it is poisoned then, and whoever comes next
-    may have it. The memory itself stays mapped: a stale address can be read, and what is read shows it.
+    A block is freed when the last tensor over it dies, and whoever comes next may have it. Its content stays until
+    then, as a device's does: what the host lets go of may be what a replay has just written. The memory stays mapped.
     """
 
     def __init__(self, capacity: int = 1 << 28) -> None:
@@ -116,7 +116,6 @@ class Arena:
         return self._start + self._used - nbytes
 
     def _release(self, address: int, nbytes: int) -> None:
-        poison(address, nbytes)
         self._free[address] = nbytes
         self._free = _coalesced(self._free)
 

@@ -2,11 +2,16 @@
 
 import gc
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from ..driver import V2_ENVIRONMENT
 from .arena import ALIGNMENT, Arena
 from .recorder import OUTSIDE, CaptureError, CUDAGraph, graph, in_an_arena, new_pool, remade, weakly
 
@@ -116,6 +121,15 @@ def test_what_is_held_stays_and_what_is_not_is_poisoned_by_any_later_graph_of_th
     assert held.tolist() == [1.0] * 64
 
 
+def test_letting_go_of_a_tensor_leaves_what_a_replay_wrote_there() -> None:
+    x = torch.zeros(64)
+    new, result = captured(lambda: x + 1)
+    weak = weakly(result)
+    new.replay()
+    del result
+    assert weak.tolist() == [1.0] * 64
+
+
 def test_graphs_without_a_pool_do_not_share_one() -> None:
     x = torch.zeros(8)
     (first, result), (second, _) = captured(lambda: x + 1), captured(lambda: x + 2)
@@ -215,6 +229,13 @@ def test_arguments_that_are_made_for_each_step_are_made_in_each_replay() -> None
     lengths.fill_(7)
     new.replay()
     assert result.tolist() == [70.0, 70.0]
+
+
+def test_kernels_of_triton_are_recorded() -> None:
+    folder = Path(__file__).parents[1]
+    path = os.pathsep.join([str(folder), V2_ENVIRONMENT["PYTHONPATH"]])
+    environment = os.environ | V2_ENVIRONMENT | {"PYTHONPATH": path}
+    subprocess.run([sys.executable, "-m", "graphs.triton_kernel"], env=environment, check=True)
 
 
 def test_an_arena_gives_the_smallest_block_that_fits_and_joins_neighbours() -> None:
