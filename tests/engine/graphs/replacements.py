@@ -21,7 +21,8 @@ def install() -> None:
     _platform()
     _attention()
     _worker()
-    _kernels_that_hide()
+    record_triton()
+    _compiled_pieces()
 
 
 def in_capture() -> bool:
@@ -76,6 +77,8 @@ def _platform() -> None:
         kept = {name: getattr(config, name) for name in _KEPT}
         check(cls, vllm_config)
         vars(config).update(kept)
+        # Runs each kernel once, for its compiler's sake; Triton's interpreter does not know all of them.
+        vllm_config.kernel_config.enable_jit_warmup = False
         for name, value in vars(config.pass_config).items():
             if value is True:  # Fusions of CUDA's kernels.
                 setattr(config.pass_config, name, False)
@@ -106,47 +109,57 @@ def _attention() -> None:
 
 
 def _worker() -> None:
-    """Prepare workspaces and capture, as `gpu_worker.Worker` does."""
+    """Have the worker do what a GPU's does at its start: profile with throw-away graphs, warm up, capture."""
+    from vllm.config import set_current_vllm_config
+    from vllm.v1.worker import gpu_worker
     from vllm.v1.worker.cpu_worker import CPUWorker
     from vllm.v1.worker.workspace import init_workspace_manager
 
     worker: Any = CPUWorker
-    init_device, warm_up = worker.init_device, worker.compile_or_warm_up_model
+    init_device, available = worker.init_device, worker.determine_available_memory
 
     def init_device_and_workspaces(self: Any) -> None:
         init_workspace_manager(torch.device("cpu"), 1)
         init_device(self)
 
-    def compile_or_warm_up_model(self: Any) -> Any:
-        if not self.model_config.enforce_eager:
-            with self._get_cudagraph_capture_context():
-                self.model_runner.capture_model()
-        return warm_up(self)
+    def determine_available_memory(self: Any) -> int:
+        with set_current_vllm_config(self.vllm_config):
+            self.model_runner.profile_run()
+        self.model_runner.profile_cudagraph_memory()
+        return int(available(self))
 
+    worker._should_warm_up_model = lambda self: False  # It has run already.
     worker.init_device = init_device_and_workspaces
-    worker.compile_or_warm_up_model = compile_or_warm_up_model
+    worker.determine_available_memory = determine_available_memory
+    gpu_worker.kernel_warmup = lambda worker: None  # Of CUDA's libraries.
+    worker.compile_or_warm_up_model = gpu_worker.Worker.compile_or_warm_up_model
 
 
-def _kernels_that_hide() -> None:
-    """Triton's under its interpreter, and Inductor's: neither are calls of the dispatcher."""
+def record_triton() -> None:
+    """Record what Triton's interpreter launches: no calls of the dispatcher."""
     from triton.runtime.interpreter import GridExecutor
+
+    GridExecutor.__call__ = _recorded_whole(GridExecutor.__call__)
+
+
+def _compiled_pieces() -> None:
+    """Inductor's kernels are no calls of the dispatcher either: a piece of a model is one kernel."""
     from vllm.compilation.piecewise_backend import PiecewiseBackend
 
-    launch, piece = GridExecutor.__call__, PiecewiseBackend.__call__
+    piece = PiecewiseBackend.__call__
+    whole = _recorded_whole(piece)
 
-    def launch_recorded(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, *args: Any) -> Any:
+        return (piece if self.compilation_config.backend == "eager" else whole)(self, *args)
+
+    PiecewiseBackend.__call__ = call
+
+
+def _recorded_whole(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
         if not in_capture():
-            return launch(self, *args, **kwargs)
-        capturing = CUDAGraph.capturing
-        assert capturing is not None
-        return capturing.run(launch, (self, *args), kwargs, writes=True)
+            return function(*args, **kwargs)
+        assert CUDAGraph.capturing is not None
+        return CUDAGraph.capturing.run(function, args, kwargs, writes=True)
 
-    def piece_recorded(self: Any, *args: Any) -> Any:
-        if self.compilation_config.backend == "eager" or not in_capture():
-            return piece(self, *args)
-        capturing = CUDAGraph.capturing
-        assert capturing is not None
-        return capturing.run(piece, (self, *args), {}, writes=True)
-
-    GridExecutor.__call__ = launch_recorded
-    PiecewiseBackend.__call__ = piece_recorded
+    return call

@@ -78,7 +78,7 @@ class ReadsWhatIsGone(Exception):
 @pytest.mark.parametrize("mode", PIECEWISE)
 @pytest.mark.xfail(
     strict=True,
-    raises=RuntimeError,
+    raises=ReadsWhatIsGone,
     reason="E2: the ids of a member with fewer ids are a temporary of each step",
 )
 def test_in_graphs_of_pieces(family: Path, reference: Reference, mode: str) -> None:
