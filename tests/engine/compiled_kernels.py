@@ -4,15 +4,20 @@ Prints one line a kernel: its name and how many loads and stores of 16 bytes its
 """
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
+from vllm.config import CUDAGraphMode
+from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 
 from eft_server.engine import runner_v2
 from eft_server.engine.blending import Blending, Logits, Rows, Vocabulary, score
+from eft_server.engine.graphs_v2 import GraphBatch, GraphInputs, GraphPart
+from eft_server.engine.inputs import Inputs
 
 CPU = torch.device("cpu")
 SIZE = 152_064
@@ -52,7 +57,33 @@ def launch_all() -> None:
     logits = [Logits(member, logits_RV) for member, logits_RV in enumerate(logits_M)]
     score(vocabulary, logits, mixtures_RW, torch.zeros(2, dtype=torch.int64))
     slots, starts = torch.zeros(2, dtype=torch.int32), torch.zeros(3, dtype=torch.int32)
+    fill_graphs()
     runner_v2._spread_kernel[(2,)](mixtures_RW, mixtures_RW, slots, starts, 8, WIDTH=8, BLOCK=64)
+
+
+def fill_graphs() -> None:
+    """What two members read in graphs, of one request each."""
+    inputs = Inputs([SIZE - 1, SIZE - 129], 16, CPU)
+    cache = SimpleNamespace(block_size=16)
+    group = SimpleNamespace(kv_cache_group_id=0, kv_cache_spec=cache)
+    tables = SimpleNamespace(
+        max_num_reqs=4, block_sizes=[16], input_block_tables=[torch.zeros(4, 8, dtype=torch.int32)]
+    )
+    attention: Any = {name: SimpleNamespace(groups=[group]) for name in ("base", "small")}
+    offsets = torch.zeros(4, 2, dtype=torch.int32)
+    graphs = GraphInputs(
+        SimpleNamespace(inputs=inputs), attention, cast(Any, tables), offsets, cast(Any, None)
+    )
+    one = np.ones(1, dtype=np.int32)
+    shape = BatchExecutionDescriptor(CUDAGraphMode.FULL, 2, 2, 1)
+    parts = [GraphPart(member, one * 0, one, one, shape) for member in range(2)]
+    positions, starts = torch.zeros(1, dtype=torch.int64), torch.zeros(2, dtype=torch.int32)
+    lengths = torch.ones(1, dtype=torch.int32)
+    for owned in (None, [lengths]):
+        graphs.fill(
+            parts,
+            GraphBatch(positions, starts[:1], positions, starts, lengths, tables.input_block_tables, owned),
+        )
 
 
 if __name__ == "__main__":

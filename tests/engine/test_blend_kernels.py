@@ -54,6 +54,7 @@ def test_the_kernels_compile_for_a_gpu_and_move_sixteen_bytes_at_a_time(tmp_path
         "filter_kernel",
         "score_kernel",
         "scored_kernel",
+        "_fill_kernel",
         "_spread_kernel",
     }
     adding = [(int(loads), int(stores)) for name, loads, stores in found if name == "add_kernel"]

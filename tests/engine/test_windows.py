@@ -36,7 +36,7 @@ def test_the_profiling_of_graphs_finds_one_kind_of_block(
     vllms, ours, initialise_minimal = RUNNERS[runner]
     monkeypatch.setattr(vllms, "get_kv_cache_spec", lambda _: dict(LAYERS))
     found: list[KVCacheConfig] = []
-    monkeypatch.setattr(vllms, "initialize_kv_cache", lambda _, config, **__: found.append(config))
+    monkeypatch.setattr(ours, "initialize_kv_cache", lambda _, config, **__: found.append(config))
     settings = VllmConfig(device_config=DeviceConfig("cpu"))
     settings.scheduler_config.disable_hybrid_kv_cache_manager = True
     settings.cache_config.kv_cache_layout = "NHD"

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from vllm.triton_utils import triton
+from vllm.utils.math_utils import cdiv, next_power_of_2
 
 from eft_server.engine.blend_kernels import (
     add_kernel,
@@ -49,7 +49,7 @@ class Vocabulary:
     @classmethod
     def of(cls, size: int, unshared_ids: Iterable[int], device: torch.device) -> Self:
         """Prepare what does not change from step to step; ids at or beyond `size` are left out."""
-        flags_V = np.zeros(triton.cdiv(size, 32) * 32, dtype=bool)
+        flags_V = np.zeros(cdiv(size, 32) * 32, dtype=bool)
         flags_V[[token for token in unshared_ids if token < size]] = True
         words = np.packbits(flags_V, bitorder="little").view(np.int32)
         return cls(size, torch.from_numpy(words).to(device))
@@ -57,7 +57,7 @@ class Vocabulary:
     @property
     def blocks(self) -> int:
         """B."""
-        return -(-self.size // BLOCK)
+        return cdiv(self.size, BLOCK)
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Blending:
             FIRST=first,
             FILTERED=self._filtered is not None,
             COUNT=len(logits),
-            WIDTH=triton.next_power_of_2(self._members),
+            WIDTH=next_power_of_2(self._members),
             BLOCK=BLOCK,
         )
 
@@ -199,7 +199,7 @@ class Blending:
                 self._peaks_RB,
                 vocabulary.size,
                 vocabulary.blocks,
-                BLOCKS=triton.next_power_of_2(vocabulary.blocks),
+                BLOCKS=next_power_of_2(vocabulary.blocks),
                 BLOCK=BLOCK,
             )
         return total_RV
@@ -229,8 +229,8 @@ class Blending:
             self._masses_FMB,
             *mixture,
             vocabulary.blocks,
-            WIDTH=triton.next_power_of_2(self._members),
-            BLOCKS=triton.next_power_of_2(vocabulary.blocks),
+            WIDTH=next_power_of_2(self._members),
+            BLOCKS=next_power_of_2(vocabulary.blocks),
             BLOCK=NUCLEUS_BLOCK,
             num_warps=16,
         )
@@ -273,7 +273,7 @@ def score(
         members,
         mixtures,
         COUNT=len(logits),
-        WIDTH=triton.next_power_of_2(members),
+        WIDTH=next_power_of_2(members),
         BLOCK=BLOCK,
     )
     scored_kernel[(rows, mixtures)](
@@ -284,7 +284,7 @@ def score(
         masses_RKB,
         likelier_RKB,
         blocks,
-        BLOCKS=triton.next_power_of_2(blocks),
+        BLOCKS=next_power_of_2(blocks),
     )
     return found
 
