@@ -1,7 +1,7 @@
 """What `eft check` prints: the members and their memory, the vocabulary, warnings and vLLM's options."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +12,10 @@ from eft_server.family import FamilyReport, MemberReport
 from eft_server.sizes import in_words
 from eft_server.templates import MemberTemplate, family_voices
 
-__all__ = ["print_options", "print_prompts", "print_report"]
+if TYPE_CHECKING:
+    from eft_server.engine.step_memory import StepMemory
+
+__all__ = ["print_options", "print_prompts", "print_report", "print_step"]
 
 KV_TOKENS = 1000
 _SHOWN_CHARACTERS = 160
@@ -27,6 +30,15 @@ def print_report(console: Console, report: FamilyReport, options: Mapping[str, A
     console.print(f"Texts end with the ids {', '.join(map(str, report.end_ids)) or '(none)'}.")
     for warning in report.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def print_step(console: Console, step: "StepMemory") -> None:
+    """Print what the logits of a step need."""
+    kinds = {"": step.sampled, " with drafts": step.drafted, " for prompts' log-probabilities": step.prompts}
+    needed = ", ".join(f"{in_words(size)}{kind}" for kind, size in kinds.items() if size is not None)
+    console.print(
+        f"A step takes up to {step.requests:,} requests and {step.tokens:,} tokens; its logits need up to {needed}."
+    )
 
 
 def print_prompts(

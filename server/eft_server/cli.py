@@ -262,14 +262,18 @@ def check(  # noqa: PLR0913 (one for each option)
         with _start() as stages:
             stages.begin("reading the members' configs and tokenizers")
             report = _inspect(config)
-            from eft_server.check import print_options, print_prompts, print_report
+            from eft_server.check import print_options, print_prompts, print_report, print_step
 
             try:
                 plan = _plan(config, report, vllm_arguments or ())
+                from eft_server.engine.step_memory import step_memory
+
+                step = step_memory(plan, report)
             except EftError:
                 print_report(console, report, {})
                 raise
         print_report(console, report, plan.options)
+        print_step(console, step)
         print_prompts(console, config, plan.templates, plan.own_tokenizers)
         print_options(console, plan.options, plan.environment)
         typer.echo(f"{config.name}: the members form a family")

@@ -14,6 +14,15 @@ import torch
 from eft_server.blend import Filters, blend
 from eft_server.engine.coefficients import counting_rows, taken_apart
 
+_LOGITS_AT_ONCE = 1 << 24
+"""Of each member: 64 MiB, for any vocabulary."""
+
+
+def rows_at_once(vocabulary: int) -> int:
+    """How many rows are blended at a time: all of a step's samples, and a prompt's log-probabilities in parts."""
+    return max(1, _LOGITS_AT_ONCE // vocabulary)
+
+
 Head = Callable[[torch.Tensor], torch.Tensor | None]
 """From a member's hidden states (N, H) to its logits, or None off the first rank."""
 
@@ -75,6 +84,20 @@ class RowBlender:
 
     def blend(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
         """Blend rows as `blend.blend` does: float32 (R, V), or None off the first rank."""
+        at_once = rows_at_once(self._vocabulary)
+        if len(mixture_RW) <= at_once:
+            return self._blend_all(hidden_M, mixture_RW)
+        blended_RV = torch.empty((len(mixture_RW), self._vocabulary), dtype=torch.float32)
+        whole = True
+        for start in range(0, len(mixture_RW), at_once):
+            part = slice(start, start + at_once)
+            found_NV = self._blend_all([hidden_RH[part] for hidden_RH in hidden_M], mixture_RW[part])
+            whole &= found_NV is not None
+            if found_NV is not None:
+                blended_RV[part] = found_NV
+        return blended_RV if whole else None
+
+    def _blend_all(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
         coefficients_RM, filters = taken_apart(mixture_RW)
         counted_RM = counting_rows(coefficients_RM, filters)
         logits_M = self._logits(hidden_M, counted_RM)

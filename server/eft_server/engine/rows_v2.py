@@ -59,13 +59,20 @@ class KernelBlender:
         whole = True
         while members:
             at_once = blending.at_once(members[0])
-            logits = [self._logits(m, hidden_M[m], needs.counting_RM[:, m]) for m in members[:at_once]]
-            present = [item for item in logits if item is not None]
-            whole &= len(present) == len(logits)
-            if whole:
-                blending.add(*present)
+            whole &= self._add(blending, hidden_M, needs, members[:at_once])
             members = members[at_once:]
         return blending.finish() if whole else None
+
+    def _add(
+        self, blending: Blending, hidden_M: Sequence[torch.Tensor], needs: Needs, members: Sequence[int]
+    ) -> bool:
+        """Add some members, whose logits are nobody's afterwards; False off the first rank, which has none."""
+        logits = [self._logits(m, hidden_M[m], needs.counting_RM[:, m]) for m in members]
+        present = [item for item in logits if item is not None]
+        if len(present) < len(logits):
+            return False
+        blending.add(*present)
+        return True
 
     def score(
         self, hidden_M: Sequence[torch.Tensor], mixtures: Sequence[Sequence[float]], targets_R: torch.Tensor

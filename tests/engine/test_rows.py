@@ -1,0 +1,141 @@
+"""Heads run on the rows that need them, and what a step's logits take of memory."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from eft_server.bench.launches import Launches
+from eft_server.blend import blend
+from eft_server.engine import rows
+from eft_server.engine.blending import Vocabulary
+from eft_server.engine.coefficients import counting, taken_apart
+from eft_server.engine.rows import RowBlender
+from eft_server.engine.rows_v2 import KernelBlender, Needs
+
+pytestmark = pytest.mark.engine
+
+SIZES = (96, 93, 112, 96)
+"""Ids of each member's head."""
+
+UNSHARED = torch.tensor([93, 94, 95])
+NOTHING = (0.0,) * 6
+BASE = (1.0, 0.0, 0.0, 0.0, *NOTHING)
+UP_SCALED = (1.0, -1.0, 1.0, 0.0, *NOTHING)
+ALL = (1.0, -1.5, 0.9, 0.6, *NOTHING)
+ALONE = (0.0, 0.0, 0.0, 1.0, *NOTHING)
+BY_EXPERT = (0.0, 0.0, 1.0, 0.0, 1.0, -1.0, 0.0, 0.0, 1.0, 0.6)
+BY_BASE = (0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.5)
+ABSENT = (0.0, 0.0, 0.0, 0.0, *NOTHING)
+
+
+class Heads:
+    """Random ones, which note how many rows they were asked for."""
+
+    def __init__(self, sizes: Sequence[int] = SIZES) -> None:
+        chance = torch.Generator().manual_seed(0)
+        self.weights = [torch.randn((8, size), generator=chance) for size in sizes]
+        self.asked = [0] * len(sizes)
+
+    def of(self, member: int) -> object:
+        def head(hidden_NH: torch.Tensor) -> torch.Tensor:
+            self.asked[member] += len(hidden_NH)
+            # Row by row: a product of matrices adds up in another order where it has other rows.
+            return torch.stack([row @ self.weights[member] for row in hidden_NH])
+
+        return head
+
+    @property
+    def all(self) -> list[object]:
+        return [self.of(member) for member in range(len(self.weights))]
+
+
+def hidden(count: int, members: int = 4) -> list[torch.Tensor]:
+    chance = torch.Generator().manual_seed(1)
+    return [torch.randn((count, 8), generator=chance) for _ in range(members)]
+
+
+@pytest.mark.parametrize(
+    "mixtures",
+    [
+        [BASE] * 3,
+        [UP_SCALED, UP_SCALED],
+        [ALONE],
+        [BASE, UP_SCALED, ALL, ALONE, BASE],
+        [BY_EXPERT, BASE, BY_BASE, ALL, ABSENT, UP_SCALED],
+    ],
+    ids=["base", "up-scaled", "alone", "mixed", "filtered"],
+)
+def test_rows_are_what_all_heads_on_all_rows_would_give(mixtures: list[tuple[float, ...]]) -> None:
+    heads, hidden_M = Heads(), hidden(len(mixtures))
+    mixture_RW = torch.tensor(mixtures)
+    found = RowBlender(heads.all, UNSHARED, SIZES[0]).blend(hidden_M, mixture_RW)  # type: ignore[arg-type]
+    needed = np.array([counting(mixture) for mixture in mixtures]).sum(axis=0).tolist()
+    assert heads.asked == needed
+    everything = [head(states) for head, states in zip(Heads().all, hidden_M, strict=True)]  # type: ignore[operator]
+    expected = blend(everything, taken_apart(mixture_RW)[0], UNSHARED, taken_apart(mixture_RW)[1])
+    assert found is not None
+    assert torch.equal(found, expected)
+
+
+def test_many_rows_are_blended_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture_RW = torch.tensor([UP_SCALED, ALL, BASE, BY_EXPERT, ALONE, BASE, UP_SCALED])
+    blender = RowBlender(Heads().all, UNSHARED, SIZES[0])  # type: ignore[arg-type]
+    whole = blender.blend(hidden(7), mixture_RW)
+    monkeypatch.setattr(rows, "_LOGITS_AT_ONCE", 3 * SIZES[0])
+    in_parts = blender.blend(hidden(7), mixture_RW)
+    assert whole is not None and in_parts is not None
+    assert torch.equal(whole, in_parts)
+
+
+def test_off_the_first_rank_every_head_is_asked_all_the_same() -> None:
+    """A head that is sharded waits for the parts of all ranks."""
+    asked = []
+
+    def nowhere(member: int) -> object:
+        return lambda _: asked.append(member)
+
+    heads = [nowhere(member) for member in range(4)]
+    blender = RowBlender(heads, UNSHARED, SIZES[0])  # type: ignore[arg-type]
+    assert blender.blend(hidden(2), torch.tensor([UP_SCALED, BASE])) is None
+    assert asked == [0, 1, 2]
+
+
+def test_scores_of_several_mixtures_take_each_head_once() -> None:
+    heads, mixtures = Heads(), [BASE, UP_SCALED, BY_EXPERT]
+    targets = torch.tensor([5, 93])
+    blender = RowBlender(heads.all, UNSHARED, SIZES[0])  # type: ignore[arg-type]
+    found = blender.score(hidden(2), mixtures, targets)
+    assert found is not None
+    assert heads.asked == [2, 2, 2, 0]
+    for index, mixture in enumerate(mixtures):
+        one = RowBlender(Heads().all, UNSHARED, SIZES[0])  # type: ignore[arg-type]
+        blended = one.blend(hidden(2), torch.tensor([mixture] * 2))
+        assert blended is not None
+        expected = blended.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        assert found.chosen[index].tolist() == pytest.approx(expected.tolist())
+
+
+@pytest.mark.parametrize("filtered", [False, True], ids=["plain", "filtered"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("count", [1, 37, 300])
+@pytest.mark.parametrize("members", [2, 3, 4, 7])
+def test_no_more_memory_than_two_rows_of_floats_and_one_members_logits(
+    members: int, count: int, dtype: torch.dtype, *, filtered: bool
+) -> None:
+    size = 20_000
+    # Each head gives logits of its own, as a product of matrices does.
+    heads = [lambda states: states.new_zeros((len(states), size)) for _ in range(members)]
+    blender = KernelBlender(heads, Vocabulary.of(size, range(100), torch.device("cpu")))
+    delta = [1.0, -1.0] + [0.0] * (members - 2)
+    mixture = [*([0.5] * members), *(delta if filtered else [0.0] * members), float(filtered), 0.9]
+    mixture_RW = torch.tensor([mixture] * count)
+    needs = Needs.alike(counting(mixture), count, filtered=filtered)
+    states = [torch.zeros((count, 8), dtype=dtype) for _ in range(members)]
+    launches = Launches()
+    with launches, launches.of_our_kernels(run=False):
+        assert blender.blend(states, mixture_RW, needs) is not None
+    assert launches.waits == 0
+    # What kernels note of each block of ids is some hundredths.
+    assert launches.peak_bytes <= 1.03 * count * size * (2 * 4 + dtype.itemsize)
