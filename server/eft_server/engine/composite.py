@@ -1,4 +1,4 @@
-"""The family as one vLLM model: every member reads the same tokens, and their logits are blended.
+"""The family as one vLLM model: each member reads the tokens that need it, and their logits are blended.
 
 Continuous batching, paged KV, prefix caching, chunked prefill, graphs and parallelism are vLLM's: to it this is
 one model with more layers.
