@@ -21,6 +21,7 @@ from vllm.distributed.parallel_state import graph_capture
 from vllm.forward_context import set_forward_context
 from vllm.model_executor.offloader.base import get_offloader
 from vllm.triton_utils import tl, triton
+from vllm.utils.math_utils import next_power_of_2
 from vllm.utils.torch_utils import async_tensor_h2d, current_stream
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.worker.gpu.block_table import BlockTables
@@ -170,7 +171,7 @@ class GraphInputs:
                 batch.lengths_R if batch.owned is None else batch.owned[group],
                 TABLE_BLOCK=self._tables.block_sizes[group],
                 CACHE_BLOCK=self._cache_blocks.get(group, self._tables.block_sizes[group]),
-                TOKENS=min(triton.next_power_of_2(max(int(part.counts.max()) for part in parts_K)), 128),
+                TOKENS=min(next_power_of_2(max(int(part.counts.max()) for part in parts_K)), 128),
                 BOUNDED=batch.owned is not None,
                 BLOCK=256,
             )
