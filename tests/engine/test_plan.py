@@ -57,6 +57,10 @@ def test_the_manifest_says_what_the_family_is(planned: Planner, folder: Path) ->
     assert manifest.defaults == (1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
+def test_drafts_are_kept_in_the_dtype_of_the_members_logits(planned: Planner) -> None:
+    assert planned().options["hf_overrides"]["head_dtype"] == "float32"
+
+
 def test_the_context_is_the_shortest_members(planned: Planner) -> None:
     assert planned().options["max_model_len"] == 300
     assert planned("vllm.max_model_len=128").options["max_model_len"] == 128

@@ -26,6 +26,7 @@ from vllm.transformers_utils.config import get_config, get_hf_text_config
 from eft_server.engine.adapters import fingerprint, read_low_rank, share_weights, weightless
 from eft_server.engine.coefficients import attach, columns, detach
 from eft_server.engine.compiled import keep_compiled_apart
+from eft_server.engine.heads import in_float32
 from eft_server.engine.inputs import Inputs
 from eft_server.engine.launcher.stages import member_is_loaded, weights_are_loading
 from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
@@ -122,6 +123,7 @@ class EftForCausalLM(nn.Module):
         keep_compiled_apart(config, label)
         with set_model_tag(label), self._placed(name):
             member = init_vllm_registered_model(config, prefix=own)
+        in_float32(member)
         self.members[_key(name)] = member
         self.configs[name] = config
         self._sizes_M.append(config.model_config.hf_text_config.hidden_size)

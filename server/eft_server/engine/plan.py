@@ -263,7 +263,13 @@ def _family_options(
         "tokenizer_revision": config.base.revision,
         "served_model_name": config.name,
         "trust_remote_code": False,
-        "hf_overrides": {"architectures": [ARCHITECTURE], KEY: manifest.to_hf(), **_mixture(models)},
+        # Members' logits are float32 (`engine/heads.py`); vLLM keeps a draft's in the dtype that is said here.
+        "hf_overrides": {
+            "architectures": [ARCHITECTURE],
+            "head_dtype": "float32",
+            KEY: manifest.to_hf(),
+            **_mixture(models),
+        },
         "scheduler_cls": _SCHEDULER,
         "worker_cls": _CPU_WORKER if _on_cpu() else _GPU_WORKER,
     }
