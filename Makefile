@@ -56,7 +56,7 @@ bench-start: $(TESTING) ## Measure how long a server takes to answer, beside a b
 gpu-check: ## On a GPU, in ten minutes: exactness, each model alone, speculation, memory (PYTHON of its environment)
 	$(PYTHON) -m eft_server.bench.gpu_check $(ARGS)
 
-exact: $(TESTING) ## Compare the engine with plain transformers in float32, on the device that is here (FAMILY=…)
+exact: $(TESTING) ## Compare the engine with plain transformers, on the device that is here (FAMILY=…)
 	$(BIN)/python -m eft_server.bench.exactness $(FAMILY) $(ARGS)
 
 demo-family: $(TESTING) ## Rebuild the demo family from nothing and evaluate it (under two hours on two cores)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from .adapters import write_adapter
 from .checkpoints import write_checkpoint
 from .killed import started_and_left
 
@@ -20,6 +21,7 @@ references: {ref: ./ref}
 experts: {a: ./a}
 vllm: {dtype: float32, max_model_len: 128, max_num_seqs: 4, block_size: 32, kv_cache_memory_bytes: 16777216}
 """
+ADAPTED = {"q_proj": 4, "o_proj": 4, "up_proj": 4, "down_proj": 4}
 CONTESTANT = """
 import multiprocessing, sys, threading, time
 from eft_server.bench.contestants import Contestant, Drafts, Job
@@ -60,11 +62,14 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def bench(module: str, *arguments: str | Path) -> str:
+def bench(module: str, *arguments: str | Path, status: int = 0) -> str:
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    wide = os.environ | {"COLUMNS": "200"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=500, env=wide)
-    assert done.returncode == 0, done.stdout + done.stderr
+    wide = os.environ | {"COLUMNS": "200", "VLLM_LOGGING_LEVEL": "ERROR"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=500, env=wide, cwd=root
+    )
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
 
@@ -98,6 +103,26 @@ def test_the_engine_is_held_against_transformers(family: Path, tmp_path: Path) -
     for title in ("generated", "from the prefix cache", "prompts"):
         assert found[title]["compared"] > 0
         assert found[title]["worse_tokens"] == 0
+
+
+@pytest.mark.parametrize(("left_out", "status"), [("nobody", 0), ("b", 1)])
+def test_in_bfloat16_an_adapter_that_is_left_out_is_noticed(
+    left_out: str, status: int, tmp_path: Path
+) -> None:
+    """It is worth less to any log-probability than bfloat16 may cost one of them."""
+    write_checkpoint(tmp_path / "base", 0, spread=0.1)
+    write_checkpoint(tmp_path / "ref", 1, "qwen2", spread=0.1, tie_word_embeddings=True)
+    for seed, name in enumerate("ab", start=2):
+        write_adapter(tmp_path / name, tmp_path / "ref", seed, ADAPTED, spread=0.05)
+    adapters = "{a: {adapter: ./a}, b: {adapter: ./b}}"
+    path, numbers = tmp_path / "family.yaml", tmp_path / "exact.json"
+    path.write_text(FAMILY.replace("{a: ./a}", adapters).replace("float32", "bfloat16"))
+    options = ("--requests", "12", "--tokens", "4", "--output", numbers)
+    printed = bench("tests.engine.exact", left_out, path, *options, status=status)
+    assert ("within the tolerance of 2 times" in printed) == (status == 0)
+    (found,) = json.loads(numbers.read_text())
+    assert found["prompts"]["largest"] < 0.25
+    assert (found["prompts"]["noises"] > 4) == (left_out == "b")
 
 
 @pytest.mark.parametrize("busy", [False, True])

@@ -64,6 +64,11 @@ def check_adapter(checkpoint: Checkpoint) -> None:
             raise ValueError(f"{module_of(name)!r} has the rank {rank}; allowed: up to {MAX_RANK}")
 
 
+def scaling_of(checkpoint: Checkpoint, module: str) -> float:
+    """What an adapter's product for a layer is multiplied with."""
+    return float(_helper(checkpoint).get_rank_and_scaling(module)[1])
+
+
 def _helper(checkpoint: Checkpoint) -> PEFTHelper:
     folder = adapter_file(checkpoint.model, checkpoint.revision, CONFIG).parent
     helper = PEFTHelper.from_local_dir(str(folder), max_position_embeddings=None)
