@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from eft_server.config import load_config
+from eft_server.engine import plan as plan_module
 from eft_server.engine.manifest import Manifest
 from eft_server.engine.parsers import template_variables
 from eft_server.engine.plan import EnginePlan, parse_vllm_args, plan, thread_binding
@@ -250,3 +251,11 @@ def test_a_template_says_what_a_request_can_tell_it() -> None:
     assert template_variables(None) == frozenset()
     with pytest.raises(ConfigError, match="cannot be read"):
         template_variables("{% if %}")
+
+
+def test_gpus_are_refused_vllms_older_model_runner(planned: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+    assert planned()
+    monkeypatch.setattr(plan_module, "_on_cpu", lambda: False)
+    with pytest.raises(ConfigError, match=r"VLLM_USE_V2_MODEL_RUNNER=0: GPUs need .* unset it"):
+        planned()

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from vllm.utils.math_utils import cdiv, next_power_of_2
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from eft_server.engine.blend_kernels import (
     add_kernel,
@@ -32,6 +33,10 @@ BLOCK = 2048
 
 NUCLEUS_BLOCK = 4096
 """Ids that the one program of a filtered row reads at a time."""
+
+
+_ALIGNED = 4
+"""Numbers of 32 bits in the 16 bytes by which Triton tells pointers apart."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,13 @@ class Rows:
             count: R.
             device: the logits'.
         """
-        both = np.full(len(rows) + count, -1, dtype=np.int32)
+        # Where the second begins it is aligned, or kernels would be compiled once more for maps that are not.
+        start = -(-len(rows) // _ALIGNED) * _ALIGNED
+        both = np.full(start + count, -1, dtype=np.int32)
         both[: len(rows)] = rows
-        both[len(rows) + both[: len(rows)]] = np.arange(len(rows))
-        sent = torch.from_numpy(both)
-        if device.type != "cpu":
-            sent = sent.pin_memory().to(device, non_blocking=True)
-        return cls(sent[: len(rows)], sent[len(rows) :])
+        both[start + both[: len(rows)]] = np.arange(len(rows))
+        sent = async_tensor_h2d(both, device=device)
+        return cls(sent[: len(rows)], sent[start:])
 
 
 @dataclass(frozen=True)

@@ -372,7 +372,7 @@ def _addresses(tensors: Sequence[Sequence[torch.Tensor]], device: torch.device) 
     return torch.tensor(found, dtype=torch.uint64, device=device)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["plan_stride", "plan_requests"])  # type: ignore[untyped-decorator]
 def _fill_kernel(
     plan_ptr: tl.tensor,
     plan_stride: tl.tensor,

@@ -71,6 +71,7 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
         FamilyError: a member that vLLM cannot run inside the composite.
     """
     register()
+    _refuse_runner()
     config = _with_options(config, parse_vllm_args(extra_args))
     models = {name: _model_config(config, name) for name in config.members if name not in config.adapters}
     for name, model in models.items():
@@ -89,6 +90,13 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     made = EnginePlan(options, {}, report.end_ids, templates, report.own_tokenizers)
     options |= parser_options(config, made.chat_template)
     return replace(made, environment=_environment(options))
+
+
+def _refuse_runner() -> None:
+    from vllm import envs
+
+    if envs.VLLM_USE_V2_MODEL_RUNNER is False and not _on_cpu():
+        raise ConfigError("VLLM_USE_V2_MODEL_RUNNER=0: GPUs need vLLM's Model Runner V2; unset it")
 
 
 def parse_vllm_args(arguments: Sequence[str]) -> dict[str, Any]:

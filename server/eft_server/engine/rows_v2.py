@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from eft_server.engine.blending import Blending, Logits, Rows, Vocabulary, score, score_blended
 from eft_server.engine.coefficients import counting, is_filtered
@@ -84,20 +85,18 @@ class KernelBlender:
             mixtures: K of them, W numbers each.
             targets_R: int64, 0 to V − 1.
         """
-        mixtures_KW = torch.tensor(mixtures, dtype=torch.float32, device=targets_R.device)
         of_each: dict[int, RowScores | None] = {}
         for place, mixture in enumerate(mixtures):
             if is_filtered(mixture):  # Its rows have to be written out.
                 needs = Needs.alike(counting(mixture), len(targets_R), filtered=True)
-                blended_RV = self.blend(hidden_M, mixtures_KW[place].repeat(len(targets_R), 1), needs)
+                mixture_1W = _sent([mixture], targets_R.device)
+                blended_RV = self.blend(hidden_M, mixture_1W.repeat(len(targets_R), 1), needs)
                 of_each[place] = (
                     None if blended_RV is None else score_blended(self._vocabulary, blended_RV, targets_R)
                 )
         plain = [place for place in range(len(mixtures)) if place not in of_each]
         if plain:
-            found = self._scores(
-                hidden_M, mixtures_KW[plain], [mixtures[place] for place in plain], targets_R
-            )
+            found = self._scores(hidden_M, [mixtures[place] for place in plain], targets_R)
             for index, place in enumerate(plain):
                 of_each[place] = None if found is None else found.of(index)
         scores = [one for _, one in sorted(of_each.items()) if one is not None]
@@ -106,7 +105,6 @@ class KernelBlender:
     def _scores(
         self,
         hidden_M: Sequence[torch.Tensor],
-        mixtures_KW: torch.Tensor,
         mixtures: Sequence[Sequence[float]],
         targets_R: torch.Tensor,
     ) -> RowScores | None:
@@ -117,7 +115,7 @@ class KernelBlender:
         present = [item for item in logits if item is not None]
         if len(present) < len(logits):
             return None
-        return score(self._vocabulary, present, mixtures_KW, targets_R)
+        return score(self._vocabulary, present, _sent(mixtures, targets_R.device), targets_R)
 
     def _logits(self, member: int, hidden_RH: torch.Tensor, counts_R: np.ndarray) -> Logits | None:
         """Those of the rows in which a member counts; None off the first rank."""
@@ -127,3 +125,8 @@ class KernelBlender:
             rows = Rows.of(np.flatnonzero(counts_R).tolist(), len(counts_R), hidden_RH.device)
             values_NV = self._heads_M[member](hidden_RH[rows.rows_N.long()])
         return None if values_NV is None else Logits(member, values_NV, rows)
+
+
+def _sent(mixtures: Sequence[Sequence[float]], device: torch.device) -> torch.Tensor:
+    """Mixtures on the device: float32 (K, W). Nothing waits for them to arrive."""
+    return async_tensor_h2d(np.array(mixtures, dtype=np.float32), device=device)

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from vllm.logprobs import FlatLogprobs
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.outputs import LogprobsTensors
 
 from eft_server.engine.coefficients import mixture_of
@@ -139,7 +141,7 @@ class Scores:
 
     def __init__(self, scoring: Scoring, device: torch.device) -> None:
         self._scoring = scoring
-        self._targets_C = torch.tensor(scoring.targets, dtype=torch.int64, device=device)
+        self._targets_C = async_tensor_h2d(np.array(scoring.targets, dtype=np.int64), device=device)
         shape = (len(scoring.mixtures), len(scoring.targets))
         self._chosen_KC = torch.full(shape, torch.nan, device=device)
         self._likeliest_KC = torch.full(shape, torch.nan, device=device)
