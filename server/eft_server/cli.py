@@ -263,17 +263,15 @@ def check(  # noqa: PLR0913 (one for each option)
             stages.begin("reading the members' configs and tokenizers")
             report = _inspect(config)
             from eft_server.check import print_options, print_prompts, print_report, print_step
+            from eft_server.engine.step_memory import step_memory
 
             try:
                 plan = _plan(config, report, vllm_arguments or ())
-                from eft_server.engine.step_memory import step_memory
-
-                step = step_memory(plan, report)
             except EftError:
                 print_report(console, report, {})
                 raise
         print_report(console, report, plan.options)
-        print_step(console, step)
+        print_step(console, step_memory(plan.options, report))
         print_prompts(console, config, plan.templates, plan.own_tokenizers)
         print_options(console, plan.options, plan.environment)
         typer.echo(f"{config.name}: the members form a family")

@@ -31,7 +31,8 @@ def test_coefficients_survive_the_ride_bit_for_bit(dtype: torch.dtype) -> None:
     columns_TC = torch.empty((3, columns([6, 2, 4], dtype)), dtype=dtype)
     columns_TC[:, :12] = torch.cat(hidden, dim=-1)
     attach(columns_TC, mixtures)
-    parts, coefficients, filters = detach(columns_TC[rows], [6, 2, 4])
+    parts, carried_RW = detach(columns_TC[rows], [6, 2, 4])
+    coefficients, filters = taken_apart(carried_RW)
     carried = torch.cat(
         [coefficients, filters.delta_RM, filters.kind_R.unsqueeze(-1), filters.top_p_R.unsqueeze(-1)], -1
     )

@@ -1,9 +1,9 @@
 """What the logits of a step take, beside weights, KV cache and activations."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from eft_server.engine.plan import EnginePlan
-from eft_server.errors import ConfigError
 from eft_server.family import FamilyReport
 
 _FLOAT = 4
@@ -30,34 +30,32 @@ class StepMemory:
     prompts: int
 
 
-def step_memory(plan: EnginePlan, report: FamilyReport) -> StepMemory:
-    """Ask vLLM how many requests and tokens a step takes, and reckon what their logits need.
+def step_memory(options: Mapping[str, Any], report: FamilyReport) -> StepMemory:
+    """Reckon what the logits of a step need.
 
-    Raises:
-        ConfigError: vLLM refuses the options.
+    Args:
+        options: vLLM's; where they do not say how many requests and tokens a step takes, its defaults for servers do.
+        report: the family's.
     """
     from vllm import AsyncEngineArgs
+    from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
 
-    try:
-        engine = AsyncEngineArgs(**plan.options).create_engine_config(UsageContext.OPENAI_API_SERVER)
-    except ValueError as error:
-        raise ConfigError(f"vLLM: {error}") from error
-    scheduler, drafts = engine.scheduler_config, engine.num_speculative_tokens
-    vocabulary, members = report.vocabulary.size, len(report.members)
-    kernels = engine.use_v2_model_runner
+    ranks = int(options.get("tensor_parallel_size") or 1)
+    defaults = (
+        of_context[UsageContext.OPENAI_API_SERVER] for of_context in AsyncEngineArgs.get_batch_defaults(ranks)
+    )
+    asked = (options.get(name) for name in ("max_num_batched_tokens", "max_num_seqs"))
+    tokens, requests = (int(given or default) for given, default in zip(asked, defaults, strict=True))
+    drafts = int((options.get("speculative_config") or {}).get("num_speculative_tokens") or 0)
+    on_cpu = bool(current_platform.is_cpu())
 
     def needed(rows: int) -> int:
-        return logits_bytes(min(rows, scheduler.max_num_batched_tokens), vocabulary, members, kernels=kernels)
+        members = len(report.members)
+        return logits_bytes(min(rows, tokens), report.vocabulary.size, members, kernels=not on_cpu)
 
-    requests = scheduler.max_num_seqs
-    return StepMemory(
-        requests,
-        scheduler.max_num_batched_tokens,
-        needed(requests),
-        needed(requests * (1 + drafts)) if drafts else None,
-        needed(_PROMPT_ROWS),
-    )
+    drafted = needed(requests * (1 + drafts)) if drafts else None
+    return StepMemory(requests, tokens, needed(requests), drafted, needed(_PROMPT_ROWS))
 
 
 def logits_bytes(rows: int, vocabulary: int, members: int, *, kernels: bool) -> int:

@@ -9,9 +9,9 @@ from eft_server.vocabulary import Vocabulary
 ROWS = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]).log()
 
 
-def held(said: Said) -> Difference:
+def held(said: Said, cost: float = 0.0) -> Difference:
     difference = Difference()
-    _hold_against(difference, Answer((0, 1), (said,)), ROWS)
+    _hold_against(difference, Answer((0, 1), (said,)), ROWS, cost)
     return difference
 
 
@@ -24,6 +24,11 @@ def test_the_largest_difference_counts_and_so_does_every_value():
 def test_a_greedy_token_that_is_not_the_likeliest_counts():
     assert held(Said(0, {1: float(ROWS[0, 1])}, chosen=1)).worse_tokens == 1
     assert held(Said(0, {1: float(ROWS[0, 1])}, chosen=None)).worse_tokens == 0
+
+
+def test_in_low_precision_a_request_counts_in_what_the_dtype_costs():
+    said = Said(1, {1: float(ROWS[1, 1]) + 0.2, 2: float(ROWS[1, 2]) + 0.4}, chosen=1)
+    assert abs(held(said, cost=0.1).noises - 3.0) < 1e-5
 
 
 def test_only_what_is_above_the_tolerance_fails():
