@@ -37,7 +37,8 @@ def print_step(console: Console, step: "StepMemory") -> None:
     kinds = {"": step.sampled, " with drafts": step.drafted, " for prompts' log-probabilities": step.prompts}
     needed = ", ".join(f"{in_words(size)}{kind}" for kind, size in kinds.items() if size is not None)
     console.print(
-        f"A step takes up to {step.requests:,} requests and {step.tokens:,} tokens; its logits need no more than {needed}."
+        f"A step takes up to {step.requests:,} requests and {step.tokens:,} tokens; "
+        f"its logits need no more than {needed}."
     )
 
 
