@@ -74,11 +74,18 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
         _running.clear()
 
 
+LEFT_OUT = (
+    ("test_samples_follow_the_composites_distribution[v2", "-mixed]"),
+    ("graphs/test_plain.py", "FULL]", "FULL_AND_PIECEWISE]"),
+    ("graphs/test_composite_graphs.py", "FULL]", "FULL-", "FULL_AND_PIECEWISE]"),
+    ("test_the_second_start_loads_what_the_first_compiled",),
+)
+"""Tests that `make test-full` alone runs: what their names hold, and what those that stay hold besides."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave to `make test-full` what takes Triton's interpreter minutes: of the sampled mixtures, one stays."""
+    """Leave to `make test-full` what takes minutes and has a like in what stays (docs/testing.md)."""
     for item in items:
-        if (
-            "test_samples_follow_the_composites_distribution[v2" in item.nodeid
-            and "-mixed]" not in item.nodeid
-        ):
-            item.add_marker(pytest.mark.full)
+        for name, *kept in LEFT_OUT:
+            if name in item.nodeid and not any(part in item.nodeid for part in kept):
+                item.add_marker(pytest.mark.full)
