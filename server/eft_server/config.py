@@ -55,6 +55,7 @@ Revision = Annotated[str, Field(min_length=1, max_length=256)]
 _ONE_MACHINE = (
     "the processes of a family run on one machine: data_parallel_size says how many replicas there are"
 )
+_OWN_CACHE = "a cache outside the engine does not know which members have read a block"
 _WHOLE_MEMBERS = "members that every GPU holds whole keep their whole KV cache there"
 
 _OWNED_VLLM_OPTIONS = {
@@ -103,6 +104,9 @@ _OWNED_VLLM_OPTIONS = {
     "data_parallel_multi_port_external_lb": _ONE_MACHINE,
     "nnodes": _ONE_MACHINE,
     "node_rank": _ONE_MACHINE,
+    "kv_transfer_config": _OWN_CACHE,
+    "kv_offloading_size": _OWN_CACHE,
+    "kv_offloading_backend": _OWN_CACHE,
     "enable_prompt_embeds": "members embed tokens differently, so a prompt has to be tokens",
 }
 

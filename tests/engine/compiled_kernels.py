@@ -76,7 +76,7 @@ def fill_graphs() -> None:
     )
     one = np.ones(1, dtype=np.int32)
     shape = BatchExecutionDescriptor(CUDAGraphMode.FULL, 2, 2, 1)
-    parts = [GraphPart(member, one * 0, one, one, shape) for member in range(2)]
+    parts = [GraphPart(member, one * 0, one, one, 1, shape) for member in range(2)]
     positions, starts = torch.zeros(1, dtype=torch.int64), torch.zeros(2, dtype=torch.int32)
     lengths = torch.ones(1, dtype=torch.int32)
     for owned in (None, [lengths]):

@@ -44,6 +44,11 @@ def test_the_kernels_compute_what_the_equation_says() -> None:
     assert " passed" in run("-m", "pytest", *options, cases, TRITON_INTERPRET="1")
 
 
+def test_the_arrays_of_members_graphs_are_those_of_their_own_positions() -> None:
+    cases = str(HERE / "graph_input_cases.py")
+    assert "6 passed" in run("-m", "pytest", "-q", "-p", "no:cacheprovider", cases, TRITON_INTERPRET="1")
+
+
 def test_the_kernels_compile_for_a_gpu_and_move_sixteen_bytes_at_a_time(tmp_path: Path) -> None:
     printed = run(str(HERE / "compiled_kernels.py"), TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path))
     found = [line.split() for line in printed.splitlines() if "_kernel" in line]

@@ -84,3 +84,31 @@ def test_heads_that_no_settings_have_room_for_are_refused_by_name(configs: dict[
     group = as_vllm_makes_it(configs, "b")
     with pytest.raises(ValueError, match=r"members\.b\..* has heads of 128 numbers.*TRITON_ATTN.*32"):
         MemberAttention("members.b.", [[group]], configs["a"])
+
+
+class Builder:
+    """One that needs a workspace."""
+
+    requires_block_table_width = False
+
+    def __init__(self, spec: Any, layers: list[str], config: Any, device: torch.device) -> None:
+        self.kv_cache_spec, self.device, self.workspace = spec, device, torch.empty(1)
+
+    def _get_workspace_buffer(self) -> torch.Tensor:
+        return self.workspace
+
+    def set_workspace_buffer(self, workspace: torch.Tensor) -> None:
+        self.workspace = workspace
+
+
+def test_the_members_builders_share_the_one_workspace(
+    configs: dict[str, VllmConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FlashInfer's is 394 MiB, and would be made anew for each member at its first step."""
+    monkeypatch.setattr(TritonAttentionBackend, "get_builder_cls", lambda: Builder)
+    group = as_vllm_makes_it(configs, "base", "a")
+    shared = group.metadata_builders[0].workspace
+    for name in ("base", "a"):
+        [own] = MemberAttention(f"members.{name}.", [[group]], configs[name]).groups
+        assert own.metadata_builders[0] is not group.metadata_builders[0]
+        assert own.metadata_builders[0].workspace is shared

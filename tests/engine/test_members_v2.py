@@ -46,14 +46,20 @@ class Graphs:
 
 
 @pytest.fixture
-def members(monkeypatch: pytest.MonkeyPatch) -> Members:
+def built() -> list[Any]:
+    """What attention's builders are told."""
+    return []
+
+
+@pytest.fixture
+def members(monkeypatch: pytest.MonkeyPatch, built: list[Any]) -> Members:
     """As a runner has them, with kernels and attention's builders that do nothing."""
     monkeypatch.setattr(graphs_v2, "_fill_kernel", AnyOne(lambda *_, **__: None))
     inputs = Inputs([99] * MEMBERS, MOST, CPU)
     group = SimpleNamespace(
         kv_cache_group_id=0,
         kv_cache_spec=SimpleNamespace(block_size=16),
-        build_metadata=lambda common: common,
+        build_metadata=built.append,
     )
     attention: Any = {
         name: SimpleNamespace(groups=[group], by_layer=lambda values: {"layer": values[0]})
@@ -109,9 +115,10 @@ def calls_of_a_step(members: Members, requests: int) -> int:
 
     sys.setprofile(count)
     try:
-        parts = members.parts(step, batch, torch.zeros(1), lambda _: {})
+        parts, idle = members.parts(step, batch, torch.zeros(1), lambda _: {})
     finally:
         sys.setprofile(None)
+    assert not idle
     assert [parts[name].rows_T is None for name in members.attention] == [True, False, False]  # type: ignore[union-attr]
     return calls
 
@@ -119,3 +126,11 @@ def calls_of_a_step(members: Members, requests: int) -> int:
 def test_as_many_calls_for_512_requests_as_for_two(members: Members) -> None:
     calls_of_a_step(members, 2)  # What is made once.
     assert calls_of_a_step(members, MOST) == calls_of_a_step(members, 2)
+
+
+def test_builders_bring_what_graphs_read_up_to_date_in_each_step(members: Members, built: list[Any]) -> None:
+    """Some keep arrays of their own (FlashAttention 3, FlashInfer), which a replay reads."""
+    calls_of_a_step(members, 4)
+    assert [(common.num_reqs, common.max_seq_len) for common in built] == [(4, 51), (2, 51), (2, 51)]
+    assert [common.seq_lens_cpu_upper_bound.tolist() for common in built] == [[51] * 4, [44] * 2, [51] * 2]
+    assert not any(common.is_prefilling.any() for common in built)

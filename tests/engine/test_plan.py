@@ -114,8 +114,12 @@ def test_mixtures_of_experts_are_refused_where_their_experts_would_have_to_sprea
     planned: Planner, folder: Path
 ) -> None:
     write_checkpoint(folder / "mixture", 6, "mixtral", num_local_experts=2, num_experts_per_tok=1)
-    with pytest.raises(ConfigError, match="data_parallel_size must be 1 where the base is a mixture"):
-        planned("base=./mixture", "vllm.data_parallel_size=2")
+    for family in ({"experts": "{m: ./mixture}"}, {}):
+        base = [] if family else ["base=./mixture"]
+        with pytest.raises(
+            ConfigError, match=r"data_parallel_size must be 1 where a member is a mixture .*\((m|base)\)"
+        ):
+            planned(*base, "vllm.data_parallel_size=2", **family)
     with pytest.raises(
         ConfigError, match="'m' is a mixture of experts, which can be sharded only where the base"
     ):

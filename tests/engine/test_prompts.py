@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from .small_family import Running
+from .small_family import POISON, Running
 from .test_composite import (
     BASE,
     FILTERED_BY_EXPERT,
@@ -105,6 +105,13 @@ def test_preempted_requests_resume_with_their_prompts(running: Running) -> None:
     ]
     outputs = check(running, requests)
     assert outputs[0]["metrics"]["vllm:num_preemptions"] > 0
+
+
+def test_what_another_step_left_in_rows_without_anything_to_read_ends_nobody(running: Running) -> None:
+    """A chunk may lie wholly before a member's own prompt; its last row is looked at all the same."""
+    poisoned = greedy([POISON] * 100, MIXED, 2)
+    assert running.engine.generate([poisoned])[0]["choices"][0]["finish_reason"] == "error"
+    check(running, [apart([200, 13, 90, 10], MIXED, 3, seed=40)])
 
 
 def _extended(request: dict[str, Any], tokens: list[int]) -> dict[str, Any]:

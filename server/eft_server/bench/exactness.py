@@ -7,6 +7,7 @@ Every request of a batch has weights of its own; the batch is run twice, the sec
 """
 
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -299,6 +300,8 @@ def _hold_against(difference: Difference, answer: Answer, rows_TV: "torch.Tensor
         away.extend(abs(value - float(row[key])) for key, value in said.logprobs.items())
         if said.chosen is not None and int(row.argmax()) != said.chosen:
             difference.worse_tokens += 1
+    # What is not a number, or was not said at all, is as far away as can be: `max` would pass over it.
+    away = [math.inf if math.isnan(value) else value for value in away] or [math.inf]
     difference.compared += len(away)
     difference.largest = max(difference.largest, *away)
     if cost:
@@ -315,7 +318,6 @@ def _print(family: str, dtype: str, found: Mapping[str, Difference], tolerance: 
     for title, difference in found.items():
         shown = [title, f"{difference.compared:,}", f"{difference.largest:.2g}", f"{difference.worse_tokens}"]
         table.add_row(*shown, *([] if exact else [f"{difference.noises:.2f}"]))
-    # What is not a number is not within, either.
     within = all((item.largest if exact else item.noises) <= allowed for item in found.values())
     unit = "" if exact else f" times the cost of {dtype}"
     table.title = f"{family}, {dtype}: {'within' if within else 'above'} the tolerance of {allowed:g}{unit}"

@@ -78,7 +78,7 @@ class Rows:
     places_R: torch.Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[int], count: int, device: torch.device) -> Self:
+    def of(cls, rows: Sequence[int] | np.ndarray, count: int, device: torch.device) -> Self:
         """Send what the host knows, in one copy that nothing waits for.
 
         Args:

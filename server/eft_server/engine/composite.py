@@ -154,6 +154,7 @@ class EftForCausalLM(nn.Module):
         inputs_embeds: torch.Tensor | None = None,
         mixture_TW: torch.Tensor | None = None,
         parts: Mapping[str, Part | None] | None = None,
+        idle: Mapping[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Run every member on the tokens that it is to read.
 
@@ -167,6 +168,7 @@ class EftForCausalLM(nn.Module):
             inputs_embeds: unused, inputs are token ids.
             mixture_TW: float32; where there is none (profiling runs), the family's defaults.
             parts: by name, the members that run; None for one that reads the whole step. Without it, all do.
+            idle: by name, rows in which a member is needed and has nothing to read: they become zero.
 
         Returns:
             (T, C), valid until the next call: each member's states in the rows that it has read, and anything in the
@@ -182,6 +184,8 @@ class EftForCausalLM(nn.Module):
                 part.run(self, name, states_TH)
             elif parts is None or name in parts:
                 states_TH.copy_(self.run_member(name, input_ids, positions))
+        for name, rows_T in (idle or {}).items():
+            self.states(self.names.index(name))[rows_T] = 0
         if mixture_TW is None:
             mixture_TW = self.defaults_W.expand(len(input_ids), -1).contiguous()
         attach(columns_TC, mixture_TW)

@@ -19,7 +19,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
 from eft_server.engine.message import EngineRequest
-from eft_server.engine.prompts import MemberAttention, cache_block, shifted
+from eft_server.engine.prompts import NO_SLOT, MemberAttention, cache_block, shifted
 
 
 class Draft(nn.Module):
@@ -39,10 +39,6 @@ class Draft(nn.Module):
         """The member's logits over the base's vocabulary, −inf where an id is not shared: (R, V)."""
         logits: torch.Tensor = self._composite[0].shared_logits(self._member, hidden_RH)
         return logits
-
-
-NO_SLOT = -1
-"""The slot of a row that writes nothing to the KV cache."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,7 @@ class DraftBatch:
         starts = torch.arange(count + 1, dtype=torch.int32)
         positions_R = self.positions(scheduled_R)
         return CommonAttentionMetadata(
-            query_start_loc=starts.to(scheduled_R.device, non_blocking=True),
+            query_start_loc=async_tensor_h2d(starts, device=scheduled_R.device),
             query_start_loc_cpu=starts,
             seq_lens=(positions_R + 1).int(),
             seq_lens_cpu_upper_bound=torch.full((count,), min(longest, self.max_len), dtype=torch.int32),

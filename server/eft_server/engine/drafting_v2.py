@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator
 
@@ -98,15 +99,15 @@ class MemberSpeculator(StandaloneARSpeculator):
     def _draft_batch(self, input_batch: InputBatch, count: int) -> "_Batch":
         state: Any = self.model_state
         read = input_batch.num_computed_tokens_np[:count] + input_batch.num_scheduled_tokens[:count]
-        done = torch.from_numpy(read >= input_batch.prefill_len_np[:count])
+        done = read >= input_batch.prefill_len_np[:count]
         owned = self.block_tables.num_blocks.np[:, input_batch.idx_mapping_np[:count]].astype("int64")
         return _Batch(
             state.members.attention[self.member],
             [table[:count] for table in self.block_tables.input_block_tables],
             self.block_tables.block_sizes,
-            [torch.from_numpy(blocks_R).to(self.device, non_blocking=True) for blocks_R in owned],
+            [async_tensor_h2d(blocks_R, device=self.device) for blocks_R in owned],
             state.offsets(input_batch, self._place),
-            done.to(self.device, non_blocking=True),
+            async_tensor_h2d(done, device=self.device),
             self.max_model_len,
             state.members,
             input_batch.idx_mapping[:count],
@@ -140,13 +141,16 @@ class _Batch(DraftBatch):
         shape = self.members.graphs.draft_shape_for(count)
         if shape is None:
             return None
-        lengths = np.full(count, min(longest, self.max_len), dtype=np.int32)
-        part = GraphPart(self.place, np.arange(count), np.ones(count, dtype=np.int64), lengths, shape)
+        longest = min(longest, self.max_len)
+        lengths = np.full(count, longest, dtype=np.int32)
+        part = GraphPart(
+            self.place, np.arange(count), np.ones(count, dtype=np.int64), lengths, longest, shape
+        )
         position_R = scheduled_R.clamp(max=self.max_len - 1)
         usable_R = self.active_R & (scheduled_R < self.max_len)
         batch = GraphBatch(
             self.slot_R,
-            ids_R,
+            ids_R.contiguous(),  # A column of all drafted tokens.
             position_R,
             torch.arange(count + 1, dtype=torch.int32, device=ids_R.device),
             (position_R + 1).int(),

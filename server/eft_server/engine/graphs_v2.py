@@ -28,13 +28,10 @@ from vllm.v1.worker.gpu.block_table import BlockTables
 from vllm.v1.worker.gpu.buffer_utils import _load_ptr
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, ModelCudaGraphManager
 
-from eft_server.engine.prompts import MemberAttention, cache_block
+from eft_server.engine.prompts import NO_SLOT, MemberAttention, cache_block
 
 _HEADER = 4
 """Numbers of a row of the plan before the requests: member, requests, those with padding, tokens with padding."""
-
-NO_SLOT = -1
-"""The slot of a row that writes nothing to the KV cache."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,7 @@ class GraphPart:
         requests: the step's requests that it runs on, ascending.
         counts: the tokens that it reads of each; where a request has more in the step, the last of them.
         lengths: each request's length with those, in the member's own tokens, or more.
+        longest: no text is longer.
         shape: the graph's.
     """
 
@@ -53,6 +51,7 @@ class GraphPart:
     requests: np.ndarray
     counts: np.ndarray
     lengths: np.ndarray
+    longest: int
     shape: BatchExecutionDescriptor
 
     @property
@@ -135,6 +134,7 @@ class GraphInputs:
 
     def fill(self, parts_K: Sequence[GraphPart], batch: GraphBatch) -> None:
         """Write what some members read in a step, in one launch for each group of the KV cache."""
+        assert batch.ids_T.stride(0) == batch.positions_T.stride(0) == 1, "the kernel counts in numbers"
         requests = max(part.padded for part in parts_K)
         plan = np.zeros((len(parts_K), _HEADER + 2 * requests + 1), dtype=np.int32)
         for row, part in zip(plan, parts_K, strict=True):
@@ -194,7 +194,7 @@ class GraphInputs:
                 num_reqs=padded,
                 num_actual_tokens=shape.num_tokens,
                 max_query_len=shape.num_tokens if mixed else int(part.counts.max()),
-                max_seq_len=int(part.lengths.max()),
+                max_seq_len=part.longest,
                 block_table_tensor=self._block_tables[cache][member, :padded],
                 slot_mapping=self._slots[cache][member, : shape.num_tokens],
                 positions=self._model.inputs.positions_M[member][: shape.num_tokens],
@@ -215,6 +215,26 @@ class GraphInputs:
         own_TH: torch.Tensor = self._model.states(part.member)[:count]
         return own_TH.copy_(states_TH)
 
+    @property
+    def nbytes(self) -> int:
+        """What the arrays take; those of ids and positions are the composite's."""
+        arrays = (self._starts_MR, self._lengths_MR, *self._slots, *self._block_tables)
+        return sum(array.nbytes for array in arrays)
+
+    def warm_up(self, query: int) -> None:
+        """Have the kernel compiled for all that decode, before a request waits for it."""
+        shape = BatchExecutionDescriptor(CUDAGraphMode.FULL, query, 1, query)
+        one = np.ones(1, dtype=np.int32)
+        part = GraphPart(0, one - 1, query * one, query * one, query, shape)
+        device = self._starts_MR.device
+        numbers = torch.zeros(max(query, 2), dtype=torch.int64, device=device)
+        starts = torch.tensor([0, query], dtype=torch.int32, device=device)
+        tables = [table[:1] for table in self._tables.input_block_tables]
+        for owned in (None, [starts[:1]] * len(tables)):
+            self.fill(
+                [part], GraphBatch(numbers[:1], numbers.int(), numbers, starts, starts[1:], tables, owned)
+            )
+
     def states(self, part: GraphPart) -> torch.Tensor:
         """The hidden states that a member's graph has written: (T, H)."""
         states_TH: torch.Tensor = self._model.states(part.member)
@@ -231,7 +251,7 @@ class GraphInputs:
         requests = shape.num_reqs or 1
         counts = np.full(requests, shape.num_tokens // requests)
         counts[requests - shape.num_tokens % requests :] += 1
-        part = GraphPart(member, np.arange(requests), counts, np.full(requests, length), shape)
+        part = GraphPart(member, np.arange(requests), counts, counts, length, shape)
         device = self._starts_MR.device
         self._starts_MR[member, : requests + 1] = async_tensor_h2d(part.starts, device=device)
         self._lengths_MR[member, :requests] = async_tensor_h2d(counts.astype(np.int32), device=device)
@@ -286,7 +306,7 @@ class MemberGraphs(ModelCudaGraphManager):
             num_tokens: their tokens.
             uniform: how many each of them decodes; None where they differ, or one is in its prompt.
         """
-        return super().dispatch(num_reqs, num_tokens, uniform, 0, None if uniform is None else uniform)
+        return super().dispatch(num_reqs, num_tokens, uniform, 0, uniform)
 
     def draft_shape_for(self, requests: int) -> BatchExecutionDescriptor | None:
         """Which graph fits one drafted token of so many requests; None where none does."""
@@ -315,6 +335,7 @@ class MemberGraphs(ModelCudaGraphManager):
             for shape in reversed(self.draft_shapes):
                 assert self.drafting is not None
                 self._capture_member(self.drafting, shape)
+            self.inputs.warm_up(self.decode_query_len)
         self._graphs_captured = True
 
     def _capture_member(self, member: int, shape: BatchExecutionDescriptor) -> None:

@@ -15,9 +15,9 @@ from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.utils import AttentionGroup
 
-from eft_server.engine.graphs_v2 import NO_SLOT, GraphBatch, GraphInputs, GraphPart, MemberGraphs, Replay
+from eft_server.engine.graphs_v2 import GraphBatch, GraphInputs, GraphPart, MemberGraphs, Replay
 from eft_server.engine.manifest import Manifest
-from eft_server.engine.prompts import Layout, MemberAttention, Step
+from eft_server.engine.prompts import NO_SLOT, Layout, MemberAttention, Step, idle_rows
 
 Build = Callable[[list[list[AttentionGroup]]], dict[str, Any]]
 """From groups of layers to the metadata of a whole step, by layer."""
@@ -103,7 +103,7 @@ class Members:
 
     def parts(
         self, step: Step, input_batch: InputBatch, slot_mappings: torch.Tensor, build: Build
-    ) -> dict[str, Pass | Replay]:
+    ) -> tuple[dict[str, Pass | Replay], dict[str, torch.Tensor]]:
         """How the members run that read something in a step; graphs have their inputs then.
 
         Args:
@@ -111,8 +111,12 @@ class Members:
             input_batch: the same, as the runner sees it.
             slot_mappings: the runner's.
             build: makes attention metadata of the whole step.
+
+        Returns:
+            That, and in which of the step's rows members have nothing to read that they are needed in.
         """
         layouts = {name: Layout(step, member) for member, name in enumerate(self.attention)}
+        idle = idle_rows(layouts)
         layouts = {name: layout for name, layout in layouts.items() if layout.count}
         in_graphs = {
             name: part
@@ -141,7 +145,7 @@ class Members:
                 found[name] = self._whole(name, layout, step, slot_mappings, shared)
             else:
                 found[name] = self._apart(name, layout)
-        return found
+        return found, idle
 
     def _place(self, name: str) -> int:
         return list(self.attention).index(name)
@@ -156,7 +160,8 @@ class Members:
         # What is read of a prompt of its own comes from the host.
         if shape.cg_mode != CUDAGraphMode.FULL or layout.reads_its_prompt:
             return None
-        return GraphPart(self._place(name), layout.active, counts, layout.lengths_A, shape)
+        longest = int(layout.lengths_A.max())
+        return GraphPart(self._place(name), layout.active, counts, layout.lengths_A, longest, shape)
 
     def _replay(self, part: GraphPart, layout: Layout) -> Replay:
         self.inputs.context(part)  # Builders bring up to date what graphs read of theirs.

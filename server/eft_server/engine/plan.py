@@ -167,6 +167,7 @@ _REFUSALS: tuple[tuple[Callable[["ModelConfig"], bool], str], ...] = (
     ),
     (lambda model: model.is_hybrid, "hybrid (attention and state-space) models are not supported"),
     (lambda model: model.uses_mrope, "multimodal rotary positions are not supported"),
+    (lambda model: model.rswa_window is not None, "windows that leave the prompt in sight are not supported"),
 )
 
 
@@ -186,10 +187,10 @@ def _refuse_placements(
             f"{sharded[0]!r} is a mixture of experts, which can be sharded only where the base is one: leave out its "
             "tensor_parallel, and every GPU holds it whole"
         )
-    if _size_of(options, "data") > 1 and BASE in mixtures:
+    if _size_of(options, "data") > 1 and mixtures:
         raise ConfigError(
-            "data_parallel_size must be 1 where the base is a mixture of experts: vLLM would spread its experts over "
-            "the replicas; run several servers instead"
+            f"data_parallel_size must be 1 where a member is a mixture of experts ({', '.join(sorted(mixtures))}): "
+            "vLLM's replicas would wait for each other in steps that not all of them take; run several servers instead"
         )
     if options.get("distributed_executor_backend") == "ray" and not _schedulable_by_ray():
         raise ConfigError(

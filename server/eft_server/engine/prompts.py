@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from eft_server.engine.composite import EftForCausalLM
 
 
+NO_SLOT = -1
+"""The slot of a row that writes nothing to the KV cache."""
+
+
 @dataclass(frozen=True)
 class Prompts:
     """The members' own prompts of one request.
@@ -245,7 +249,9 @@ def shifted(
     return table_RB.gather(1, columns_RB.clamp_(max=table_RB.shape[1] - 1)).contiguous()
 
 
-def read(step: Step, attention: Mapping[str, MemberAttention]) -> dict[str, Reading | None]:
+def read(
+    step: Step, attention: Mapping[str, MemberAttention]
+) -> tuple[dict[str, Reading | None], dict[str, torch.Tensor]]:
     """Work out what the members read in a step.
 
     Args:
@@ -253,14 +259,24 @@ def read(step: Step, attention: Mapping[str, MemberAttention]) -> dict[str, Read
         attention: all members' layers, in the order of the coefficients.
 
     Returns:
-        By name, those members that read something; None for one that reads what the scheduler says.
+        By name, those members that read something; None for one that reads what the scheduler says. And the idle rows.
     """
     layouts = {name: Layout(step, member) for member, name in enumerate(attention)}
-    return {
+    parts = {
         name: None if layout.is_whole else layout.reading(attention[name])
         for name, layout in layouts.items()
         if layout.count
     }
+    return parts, idle_rows(layouts)
+
+
+def idle_rows(layouts: Mapping[str, "Layout"]) -> dict[str, torch.Tensor]:
+    """By name, the step's rows in which a member is needed and has nothing to read.
+
+    Nothing is sampled from them, but vLLM takes a row of each request that reads its prompt, and a row that is not
+    finite ends its request: what another step has left there must not count.
+    """
+    return {name: rows_T for name, layout in layouts.items() if (rows_T := layout.idle_T) is not None}
 
 
 class Layout:
@@ -277,8 +293,9 @@ class Layout:
         self._member = member
         self._device = step.input_ids_T.device
         self._offset_R = step.offset_RM[:, member]
-        idle_R = np.clip(self._offset_R - step.computed_R, 0, step.scheduled_R)
-        self._idle_R = np.where(step.needed_RM[:, member], idle_R, step.scheduled_R)
+        waiting_R = np.clip(self._offset_R - step.computed_R, 0, step.scheduled_R)
+        self._waiting_R = np.where(step.needed_RM[:, member], waiting_R, 0)
+        self._idle_R = np.where(step.needed_RM[:, member], waiting_R, step.scheduled_R)
         self.kept_R = step.scheduled_R - self._idle_R
         self.count = int(self.kept_R.sum())
         alike = not step.reading_R.any() and not self._offset_R.any()
@@ -315,6 +332,17 @@ class Layout:
         if self.count == self._step.scheduled_R.sum():
             return None
         return self._send(self._rows[1])
+
+    @property
+    def idle_T(self) -> torch.Tensor | None:
+        """The step's rows in which the member is needed and has nothing to read; None where there are none."""
+        if not self._waiting_R.any():
+            return None
+        starts_R = self._step.scheduled_R.cumsum() - self._step.scheduled_R
+        within = np.arange(self._waiting_R.sum()) - np.repeat(
+            self._waiting_R.cumsum() - self._waiting_R, self._waiting_R
+        )
+        return self._send(np.repeat(starts_R, self._waiting_R) + within)
 
     def reading(self, attention: MemberAttention) -> Reading:
         """What the member reads, where it is not simply the step."""
@@ -362,7 +390,7 @@ class Layout:
         starts_cpu = torch.from_numpy(starts)
         table_AB = self._step.block_tables[group.kv_cache_group_id][active_A]
         common = CommonAttentionMetadata(
-            query_start_loc=starts_cpu.to(self._device, non_blocking=True),
+            query_start_loc=self._send(starts),
             query_start_loc_cpu=starts_cpu,
             seq_lens=lengths_A.to(self._step.seq_lens_R.dtype),
             seq_lens_cpu_upper_bound=torch.from_numpy(self.lengths_A),

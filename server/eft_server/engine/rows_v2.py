@@ -53,8 +53,8 @@ class KernelBlender:
         The members' logits are asked for one or two at a time, so that they never lie side by side in memory.
         """
         device = mixture_RW.device
-        filtered = np.flatnonzero(needs.filtered_R).tolist()
-        rows = Rows.of(filtered, len(mixture_RW), device) if filtered else None
+        filtered = np.flatnonzero(needs.filtered_R)
+        rows = Rows.of(filtered, len(mixture_RW), device) if len(filtered) else None
         blending = Blending(self._vocabulary, mixture_RW, rows)
         members = np.flatnonzero(needs.counting_RM.any(axis=0)).tolist()
         whole = True
@@ -122,7 +122,7 @@ class KernelBlender:
         if counts_R.all():
             values_NV, rows = self._heads_M[member](hidden_RH), None
         else:
-            rows = Rows.of(np.flatnonzero(counts_R).tolist(), len(counts_R), hidden_RH.device)
+            rows = Rows.of(np.flatnonzero(counts_R), len(counts_R), hidden_RH.device)
             values_NV = self._heads_M[member](hidden_RH[rows.rows_N.long()])
         return None if values_NV is None else Logits(member, values_NV, rows)
 

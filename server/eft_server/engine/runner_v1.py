@@ -110,8 +110,10 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
             for name, config in model.configs.items()
         }
 
-    def _parts(self, input_ids: torch.Tensor, positions: torch.Tensor) -> dict[str, Reading | None]:
-        """What each member reads in this step."""
+    def _parts(
+        self, input_ids: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[dict[str, Reading | None], dict[str, torch.Tensor]]:
+        """What each member reads in this step, and its idle rows."""
         count = self.input_batch.num_reqs
         tables = self.input_batch.block_table.block_tables
         computed_R = self.input_batch.num_computed_tokens_cpu[:count].astype(np.int64)
@@ -151,6 +153,7 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
     ) -> Any:
         assert input_ids is not None
         assert positions is not None
+        parts, idle = self._parts(input_ids, positions)
         return super()._model_forward(
             input_ids,
             positions,
@@ -158,7 +161,8 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
             inputs_embeds,
             **model_kwargs,
             mixture_TW=self._buffer_TW[: len(input_ids)],  # type: ignore[arg-type]
-            parts=self._parts(input_ids, positions),
+            parts=parts,
+            idle=idle,
         )
 
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:  # type: ignore[override]

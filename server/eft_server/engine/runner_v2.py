@@ -41,7 +41,7 @@ from eft_server.engine.members_v2 import Members, Pass
 from eft_server.engine.message import EngineRequest
 from eft_server.engine.prompts import Prompts, Step
 from eft_server.engine.rows_v2 import Needs
-from eft_server.engine.scoring import Scores, rows_at_once, scoring_of
+from eft_server.engine.scoring import Scores, scored_at_once, scoring_of
 from eft_server.engine.windows import WholeWindows
 
 
@@ -76,6 +76,7 @@ class EftModelState(DefaultModelState):
         self._prompts: dict[int, Prompts] = {}
         self._slot_of: dict[str, int] = {}
         self._parts: dict[str, Pass | Replay] | None = None
+        self._idle: dict[str, torch.Tensor] = {}
         self._of_step = Needs.alike([True] * len(self._manifest.names), 1, filtered=False)
         self._of_samples: Needs | None = None
         composite: Any = model
@@ -145,7 +146,7 @@ class EftModelState(DefaultModelState):
                 input_batch, cudagraph_mode, block_tables, slot_mappings, groups, *args, **options
             )
 
-        self._parts = None
+        self._parts, self._idle = None, {}
         if self.members is None:
             return build(attn_groups)
         if input_batch.req_ids[0] not in self._slot_of:  # A dummy, which all members read.
@@ -155,7 +156,7 @@ class EftModelState(DefaultModelState):
         counting_M = self._counting_QM[slots].any(axis=0)
         self._of_step = Needs.alike(counting_M, 1, filtered=bool(self._filtered_Q[slots].any()))
         step = self._step(input_batch, block_tables)
-        self._parts = self.members.parts(step, input_batch, slot_mappings, build)
+        self._parts, self._idle = self.members.parts(step, input_batch, slot_mappings, build)
         return {}
 
     def _step(self, input_batch: InputBatch, block_tables: Sequence[torch.Tensor]) -> Step:
@@ -224,7 +225,7 @@ class EftModelState(DefaultModelState):
                 BLOCK=64,
             )
         mixture_TW = self._tokens_TW[: input_batch.num_tokens_after_padding]
-        return {**inputs, "mixture_TW": mixture_TW, "parts": self._parts}
+        return {**inputs, "mixture_TW": mixture_TW, "parts": self._parts, "idle": self._idle}
 
     def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
         """The same buffer, for profiling and for graph capture."""
@@ -282,8 +283,17 @@ class EftRunner(WholeWindows, GPUModelRunner):
         with state.filtering():
             model.compute_logits(hidden_RC)
             compute_prompt_logprobs_with_chunking(targets_R, hidden_RC, model.compute_logits, 1)
-        scored = rows_at_once(len(model.names), model.vocabulary)
+        scored = scored_at_once(len(model.names), model.vocabulary)
         model.score(hidden_RC[:scored], [state.defaults], targets_R[:scored])
+
+    def profile_cudagraph_memory(self) -> int:
+        """As vLLM's, with the arrays that graphs read; what was captured to measure is let go of."""
+        state: Any = self.model_state
+        try:
+            measured = super().profile_cudagraph_memory()
+            return measured + (state.members.inputs.nbytes if state.members is not None else 0)
+        finally:
+            state.members = None
 
     def initialize_kv_cache(self, *args: Any, **options: Any) -> None:
         """Prepare the members' own ways of running as well."""

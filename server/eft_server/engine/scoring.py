@@ -30,7 +30,7 @@ _LOGITS_AT_ONCE = 1 << 27
 """512 MiB, for any vocabulary."""
 
 
-def rows_at_once(members: int, vocabulary: int) -> int:
+def scored_at_once(members: int, vocabulary: int) -> int:
     """How many rows are scored at a time."""
     return max(1, min(_ROWS_AT_ONCE, _LOGITS_AT_ONCE // (members * vocabulary)))
 
@@ -160,7 +160,7 @@ class Scores:
         """
         first, stop = self._scoring.first, self._scoring.stop
         end = min(computed + len(hidden_TX), stop)
-        at_once = rows_at_once(len(model.names), model.vocabulary)
+        at_once = scored_at_once(len(model.names), model.vocabulary)
         for start in range(max(computed, first), end, at_once):
             last = min(start + at_once, end)
             self._score(

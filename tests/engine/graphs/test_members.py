@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .. import test_composite, test_prompts
+from .. import test_composite, test_drafting, test_prompts
 from ..driver import Engine
 from ..reference import Reference
 from ..small_family import Running
@@ -75,6 +75,7 @@ def test_requests_with_prompts_of_the_members_own_decode_in_graphs_with_everybod
         test_prompts.test_chunks_cut_through_the_difference,
         test_prompts.test_preempted_requests_resume_with_their_prompts,
         test_prompts.test_equal_prompts_at_once_do_not_disturb_each_other,
+        test_prompts.test_what_another_step_left_in_rows_without_anything_to_read_ends_nobody,
     ],
     ids=lambda test: test.__name__.removeprefix("test_"),
 )
@@ -101,6 +102,8 @@ def test_drafts_are_graphs(drafting: Running) -> None:
 @pytest.mark.parametrize(
     "test",
     [
+        test_drafting.test_a_member_agrees_with_its_own_drafts,
+        test_drafting.test_a_member_drafts_on_its_own_prompt,
         test_composite.test_filters_and_amplification_equal_the_reference_beside_rows_without,
         test_composite.test_members_join_and_leave_a_running_batch,
         test_composite.test_preempted_requests_resume_with_their_weights,

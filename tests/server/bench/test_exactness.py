@@ -31,6 +31,13 @@ def test_in_low_precision_a_request_counts_in_what_the_dtype_costs():
     assert abs(held(said, cost=0.1).noises - 3.0) < 1e-5
 
 
+def test_what_is_not_a_number_or_not_said_is_as_far_away_as_can_be():
+    assert held(Said(1, {1: float("nan")}, chosen=1)).largest == float("inf")
+    difference = Difference()
+    _hold_against(difference, Answer((0,), ()), ROWS, 0.1)
+    assert difference.noises == float("inf")
+
+
 def test_only_what_is_above_the_tolerance_fails():
     found = {"generated": Difference(largest=0.01, compared=1)}
     assert _print("demo", "float32", found, 0.001)
