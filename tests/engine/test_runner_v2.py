@@ -23,12 +23,16 @@ def test_memory_is_measured_with_the_most_that_a_step_may_ask_for(
 ) -> None:
     """Filters on every row, all members, as many rows as drafts bring, a prompt's rows, and a chunk of scores."""
     asked: list[tuple[str, int, bool]] = []
+    usual: list[list[list[bool]]] = []
     state: Any = EftModelState.__new__(EftModelState)
     state._of_step, state._of_samples = Needs.alike([True] * 3, 1, filtered=False), None
     state._manifest = SimpleNamespace(defaults=(1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0))
 
     def compute_logits(hidden_RC: torch.Tensor) -> None:
         needs = state.needs(len(hidden_RC))
+        if state._of_samples is not None:
+            usual.append(needs.counting_RM.tolist())
+            return
         assert needs.counting_RM.all()
         asked.append(("logits", len(hidden_RC), bool(needs.filtered_R.all())))
 
@@ -60,6 +64,9 @@ def test_memory_is_measured_with_the_most_that_a_step_may_ask_for(
         ("logits", rows, True),
         ("score", 256, False),
     ]
+    for rows_alike in ([True, False, False], [False, False, True], [True, True, True]):
+        assert [rows_alike, rows_alike] in usual, "its kernels are compiled before requests wait for them"
+    assert [[True, False, False], [True, True, True]] in usual
     assert not state.needs(1).filtered_R.any(), "requests are not measured"
 
 

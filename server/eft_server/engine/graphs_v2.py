@@ -134,7 +134,9 @@ class GraphInputs:
 
     def fill(self, parts_K: Sequence[GraphPart], batch: GraphBatch) -> None:
         """Write what some members read in a step, in one launch for each group of the KV cache."""
-        assert batch.ids_T.stride(0) == batch.positions_T.stride(0) == 1, "the kernel counts in numbers"
+        assert batch.ids_T.is_contiguous() and batch.positions_T.is_contiguous(), (
+            "the kernel counts in numbers"
+        )
         requests = max(part.padded for part in parts_K)
         plan = np.zeros((len(parts_K), _HEADER + 2 * requests + 1), dtype=np.int32)
         for row, part in zip(plan, parts_K, strict=True):

@@ -4,7 +4,7 @@ Nothing here waits for the device: which rows need which members is known on the
 members, H a member's hidden size, V the base's vocabulary, K mixtures, W numbers of a mixture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,19 @@ class Needs:
     def alike(cls, counting_M: Sequence[bool], rows: int, *, filtered: bool) -> "Needs":
         """Of rows that are not told apart."""
         return cls(np.tile(np.array(counting_M), (rows, 1)), np.full(rows, filtered))
+
+
+def usual_needs(members: int) -> Iterator[Needs]:
+    """What steps are made of: a member alone, an expert with the base and its reference, all, and rows that differ."""
+    alone = np.eye(members, dtype=bool)
+    scaled = [alone[[0, 1, expert]].any(axis=0) for expert in range(min(2, members - 1), members)]
+    alike = [np.tile(needed_M, (2, 1)) for needed_M in (*alone, *scaled, np.ones(members, dtype=bool))]
+    # The base in both rows, all others in one of them; and one member in each.
+    differing = [np.stack([alone[0], needed_M]) for needed_M in (*scaled, np.ones(members, dtype=bool))]
+    differing += [np.stack([alone[-1], needed_M]) for needed_M in (alone[0], *scaled)]
+    for counting_RM in (*alike, *differing):
+        for filtered in (False, True):
+            yield Needs(counting_RM, np.full(2, filtered))
 
 
 class KernelBlender:

@@ -40,7 +40,7 @@ from eft_server.engine.manifest import Manifest
 from eft_server.engine.members_v2 import Members, Pass
 from eft_server.engine.message import EngineRequest
 from eft_server.engine.prompts import Prompts, Step
-from eft_server.engine.rows_v2 import Needs
+from eft_server.engine.rows_v2 import Needs, usual_needs
 from eft_server.engine.scoring import Scores, scored_at_once, scoring_of
 from eft_server.engine.windows import WholeWindows
 
@@ -187,15 +187,17 @@ class EftModelState(DefaultModelState):
         [counting_M], [filtered] = self._of_step.counting_RM, self._of_step.filtered_R
         return Needs.alike(counting_M, rows, filtered=bool(filtered))
 
-    @contextmanager
-    def sampling(self, input_batch: InputBatch) -> Iterator[None]:
-        """While the step's samples are taken, logits are those of their rows."""
+    def of_samples(self, input_batch: InputBatch) -> Needs:
+        """What the rows need that a step's samples are taken from."""
         count = input_batch.num_reqs
         slots = input_batch.idx_mapping_np[:count]
         rows_R = np.diff(input_batch.cu_num_logits_np[: count + 1])
-        self._of_samples = Needs(
-            self._counting_QM[slots].repeat(rows_R, axis=0), self._filtered_Q[slots].repeat(rows_R)
-        )
+        return Needs(self._counting_QM[slots].repeat(rows_R, axis=0), self._filtered_Q[slots].repeat(rows_R))
+
+    @contextmanager
+    def sampling(self, needs: Needs) -> Iterator[None]:
+        """For as long as logits are asked for of rows that need this."""
+        self._of_samples = needs
         try:
             yield
         finally:
@@ -267,7 +269,7 @@ class EftRunner(WholeWindows, GPUModelRunner):
     ) -> tuple[SamplerOutput, torch.Tensor, torch.Tensor]:
         """As vLLM's; each member's head on the rows that need it."""
         state: Any = self.model_state
-        with state.sampling(input_batch):
+        with state.sampling(state.of_samples(input_batch)):
             return super().sample(hidden_states, input_batch, *args)
 
     def _dummy_sampler_run(self, hidden_states: torch.Tensor) -> None:
@@ -283,6 +285,11 @@ class EftRunner(WholeWindows, GPUModelRunner):
         with state.filtering():
             model.compute_logits(hidden_RC)
             compute_prompt_logprobs_with_chunking(targets_R, hidden_RC, model.compute_logits, 1)
+        for needs in usual_needs(
+            len(model.names)
+        ):  # Their kernels are compiled now, not while requests wait.
+            with state.sampling(needs):
+                model.compute_logits(hidden_RC[: len(needs.filtered_R)])
         scored = scored_at_once(len(model.names), model.vocabulary)
         model.score(hidden_RC[:scored], [state.defaults], targets_R[:scored])
 
