@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from eft_server.blend import Filters, blend
-from eft_server.engine.coefficients import counting_rows, taken_apart
+from eft_server.engine.coefficients import counting, counting_rows, is_filtered, taken_apart
 
 _LOGITS_AT_ONCE = 1 << 24
 """Of each member: 64 MiB, for any vocabulary."""
@@ -98,6 +98,8 @@ class RowBlender:
         return blended_RV if whole else None
 
     def _blend_all(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
+        if len(mixture_RW) and bool((mixture_RW == mixture_RW[0]).all()):
+            return self._blend_alike(hidden_M, mixture_RW)
         coefficients_RM, filters = taken_apart(mixture_RW)
         counted_RM = counting_rows(coefficients_RM, filters)
         logits_M = self._logits(hidden_M, counted_RM)
@@ -111,6 +113,25 @@ class RowBlender:
             own_M = [None if logits is None else logits.at(rows_N) for logits in logits_M]
             blended_RV[rows_N] = self._blend(own_M, coefficients_RM[rows_N], filters.at(rows_N), members)
         return blended_RV
+
+    def _blend_alike(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
+        """Rows of one mixture, the usual step: with small models, telling rows apart takes longer than the blend."""
+        counted_M = counting(numbers := mixture_RW[0].tolist())
+        found = [
+            head(hidden_RH) if counts else None
+            for head, hidden_RH, counts in zip(self._heads_M, hidden_M, counted_M, strict=True)
+        ]
+        members = tuple(member for member, counts in enumerate(counted_M) if counts)
+        if any(found[member] is None for member in members):
+            return None
+        base_RV = found[0]
+        if members == (0,) and numbers[0] == 1 and not is_filtered(numbers) and base_RV is not None:
+            blended_RV = base_RV.float()
+            broken_R1 = ~blended_RV.amax(dim=-1, keepdim=True).isfinite()
+            return blended_RV.masked_fill_(broken_R1, torch.nan) if broken_R1.any() else blended_RV
+        coefficients_RM, filters = taken_apart(mixture_RW)
+        logits_M = [None if logits_RV is None else _Logits(logits_RV) for logits_RV in found]
+        return self._blend(logits_M, coefficients_RM, filters, members)
 
     def score(
         self, hidden_M: Sequence[torch.Tensor], mixtures: Sequence[Sequence[float]], targets_R: torch.Tensor

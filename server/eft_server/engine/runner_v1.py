@@ -114,6 +114,11 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
         self, input_ids: torch.Tensor, positions: torch.Tensor
     ) -> tuple[dict[str, Reading | None], dict[str, torch.Tensor]]:
         """What each member reads in this step, and its idle rows."""
+        first = self.batch[0]
+        if all(asked.prompts is None and asked.members == first.members for asked in self.batch):
+            return {
+                name: None for place, name in enumerate(self.member_attention) if place in first.members
+            }, {}
         count = self.input_batch.num_reqs
         tables = self.input_batch.block_table.block_tables
         computed_R = self.input_batch.num_computed_tokens_cpu[:count].astype(np.int64)
