@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from eft_server.engine.step_memory import logits_bytes, step_memory
+from eft_server.errors import ConfigError
 
 pytestmark = pytest.mark.engine
 
@@ -39,3 +40,9 @@ def test_vllms_defaults_for_servers_count_otherwise() -> None:
     assert found.tokens >= 2048
     assert found.drafted is None
     assert found.sampled == logits_bytes(found.requests, 50_000, 3, kernels=False)
+
+
+@pytest.mark.parametrize("size", [0, -1, "abc", 2.5])
+def test_what_is_no_number_of_requests_is_refused(size: object) -> None:
+    with pytest.raises(ConfigError, match=r"vllm\.max_num_seqs: .* is no positive whole number"):
+        step_memory({"max_num_seqs": size}, REPORT)

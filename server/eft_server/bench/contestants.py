@@ -170,9 +170,10 @@ def _timing(generator: Generator, job: Job) -> Timing:
 
 
 def _kill_children(process: int) -> None:
-    for child in psutil.Process(process).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # A worker ends by itself once its engine is gone.
-            child.kill()
+    with suppress(psutil.NoSuchProcess):  # It has died, and why is to be read above.
+        for child in psutil.Process(process).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # A worker ends by itself once its engine is gone.
+                child.kill()
 
 
 _QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}

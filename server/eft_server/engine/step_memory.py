@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from eft_server.errors import ConfigError
 from eft_server.family import FamilyReport
 
 _FLOAT = 4
 _PROMPT_ROWS = 1024
 """Rows of a prompt whose log-probabilities vLLM asks for at a time."""
+
+
+_SIZES = ("max_num_batched_tokens", "max_num_seqs")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,9 @@ def step_memory(options: Mapping[str, Any], report: FamilyReport) -> StepMemory:
     Args:
         options: vLLM's; where they do not say how many requests and tokens a step takes, its defaults for servers do.
         report: the family's.
+
+    Raises:
+        ConfigError: a size is no positive number.
     """
     from vllm import AsyncEngineArgs
     from vllm.platforms import current_platform
@@ -45,8 +52,11 @@ def step_memory(options: Mapping[str, Any], report: FamilyReport) -> StepMemory:
     defaults = (
         of_context[UsageContext.OPENAI_API_SERVER] for of_context in AsyncEngineArgs.get_batch_defaults(ranks)
     )
-    asked = (options.get(name) for name in ("max_num_batched_tokens", "max_num_seqs"))
-    tokens, requests = (int(given or default) for given, default in zip(asked, defaults, strict=True))
+    asked = (options.get(name) for name in _SIZES)
+    tokens, requests = (
+        default if given is None else _count(name, given)
+        for name, given, default in zip(_SIZES, asked, defaults, strict=True)
+    )
     drafts = int((options.get("speculative_config") or {}).get("num_speculative_tokens") or 0)
     on_cpu = bool(current_platform.is_cpu())
 
@@ -56,6 +66,12 @@ def step_memory(options: Mapping[str, Any], report: FamilyReport) -> StepMemory:
 
     drafted = needed(requests * (1 + drafts)) if drafts else None
     return StepMemory(requests, tokens, needed(requests), drafted, needed(_PROMPT_ROWS))
+
+
+def _count(name: str, given: Any) -> int:
+    if not isinstance(given, int) or given < 1:
+        raise ConfigError(f"vllm.{name}: {given!r} is no positive whole number")
+    return given
 
 
 def logits_bytes(rows: int, vocabulary: int, members: int, *, kernels: bool) -> int:
