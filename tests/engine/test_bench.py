@@ -103,6 +103,7 @@ def test_the_engine_is_held_against_transformers(family: Path, tmp_path: Path) -
     for title in ("generated", "from the prefix cache", "prompts"):
         assert found[title]["compared"] > 0
         assert found[title]["worse_tokens"] == 0
+    assert found["cached_tokens"] > 0
 
 
 @pytest.mark.parametrize(("left_out", "status"), [("nobody", 0), ("b", 1)])

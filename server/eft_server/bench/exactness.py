@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from eft_server.engine.plan import EnginePlan
 
 PROMPT_TOKENS = (3, 64)
+SHARED_TOKENS = 256
+"""With which half of the prompts begin, or a quarter of the context: what one request's members have read is there for
+others', which may need more."""
+
 LOGPROBS = 5
 TOLERANCE_NATS = 1e-3
 """How far a log-probability may be from the reference in float32."""
@@ -115,32 +119,35 @@ def main(
 
     Logits are float32 in both, whatever the members compute in.
 
-    Exit status 1 says that something is further away than the tolerance.
+    Exit status 1 says that something is further away than the tolerance, or that nothing came from the prefix cache.
     """
     fork_server.start()
     facts, failed = list[dict[str, Any]](), False
     for family in families or ["demo"]:
         try:
-            found, dtype = _compare(load_config(family, overrides or ()), requests, tokens)
+            found, dtype, cached = _compare(load_config(family, overrides or ()), requests, tokens)
         except EftError as error:
             console.print(f"[red]{error}")
             raise SystemExit(2) from None
         failed |= _print(family, dtype, found, tolerance)
-        facts.append({"family": family, "dtype": dtype, **{key: vars(value) for key, value in found.items()}})
+        console.print(f"{cached:,} tokens of the second run's prompts came from the prefix cache.")
+        failed |= not cached
+        differences = {key: vars(value) for key, value in found.items()}
+        facts.append({"family": family, "dtype": dtype, "cached_tokens": cached, **differences})
     if output is not None:
         output.write_text(json.dumps(facts, indent=1) + "\n")
     raise SystemExit(int(failed))
 
 
-def _compare(config: ServerConfig, requests: int, tokens: int) -> tuple[dict[str, Difference], str]:
+def _compare(config: ServerConfig, requests: int, tokens: int) -> tuple[dict[str, Difference], str, int]:
     from eft_server.engine.plan import plan
 
     report = inspect_family(config)
     planned = plan(config, report)
     manifest = Manifest(**planned.options["hf_overrides"][KEY])
-    cases = list(_cases(config, report.vocabulary, requests))
+    cases = list(_cases(config, report.vocabulary, requests, planned.options["max_model_len"]))
     with console.status("the engine"):
-        dtype, runs = _ask(planned, cases, tokens)
+        dtype, runs, cached = _ask(planned, cases, tokens)
     found = {"generated": Difference(), "from the prefix cache": Difference(), "prompts": Difference()}
     unshared = list(manifest.unshared_ids())
     for title, answers in zip(("generated", "from the prefix cache"), runs, strict=True):
@@ -152,12 +159,13 @@ def _compare(config: ServerConfig, requests: int, tokens: int) -> tuple[dict[str
         for case, answer, row_TV, cost in zip(cases, answers, rows, costs, strict=True):
             difference = found["prompts" if case.scores_prompt else title]
             _hold_against(difference, answer, row_TV, max(cost, usual))
-    return found, dtype
+    return found, dtype, cached
 
 
-def _cases(config: ServerConfig, vocabulary: Vocabulary, count: int) -> Iterator[Case]:
+def _cases(config: ServerConfig, vocabulary: Vocabulary, count: int, context: int) -> Iterator[Case]:
     """Requests that ask for the plain base, for each expert, and for random weights, in turns."""
     shuffled, behaviours = random.Random(0), Behaviours(config)
+    shared = random_ids(min(SHARED_TOKENS, context // 4), vocabulary, shuffled)
     for number in range(count):
         weights = {
             name: shuffled.choice((0.0, 0.3, 0.5, 1.0)) / len(config.experts) for name in config.experts
@@ -165,12 +173,13 @@ def _cases(config: ServerConfig, vocabulary: Vocabulary, count: int) -> Iterator
         asked: dict[str, Any] | None = {"weights": weights}
         mixture = behaviours.resolve(config.name, asked if number % 4 else {"scale": 0.0}).mixture.numbers
         length = shuffled.randint(*PROMPT_TOKENS)
-        prompt = tuple(random_ids(length, vocabulary, shuffled))
+        begin = shared if number % 8 < 4 else []
+        prompt = (*begin, *random_ids(length, vocabulary, shuffled))
         yield Case(prompt, mixture[: len(config.members)], mixture, scores_prompt=number % 3 == 2)
 
 
-def _ask(planned: "EnginePlan", cases: Sequence[Case], tokens: int) -> tuple[str, list[list[Answer]]]:
-    """What the engine says, twice, and the dtype that it computes in."""
+def _ask(planned: "EnginePlan", cases: Sequence[Case], tokens: int) -> tuple[str, list[list[Answer]], int]:
+    """What the engine says, twice, the dtype that it computes in, and how much the second run took from the cache."""
     from vllm import SamplingParams
 
     from eft_server.engine.launch import open_offline
@@ -188,13 +197,12 @@ def _ask(planned: "EnginePlan", cases: Sequence[Case], tokens: int) -> tuple[str
         for case in cases
     ]
     prompts: Any = [{"prompt_token_ids": list(case.prompt)} for case in cases]
-    runs = [
-        [_answer(case, output) for case, output in zip(cases, outputs, strict=True)]
-        for outputs in (engine.generate(prompts, params, use_tqdm=False) for _ in range(2))
-    ]
+    outputs = [engine.generate(prompts, params, use_tqdm=False) for _ in range(2)]
+    runs = [[_answer(*pair) for pair in zip(cases, run, strict=True)] for run in outputs]
+    cached = sum(output.num_cached_tokens or 0 for output in outputs[1])
     dtype = str(engine.llm_engine.model_config.dtype).removeprefix("torch.")
     engine.llm_engine.engine_core.shutdown()
-    return dtype, runs
+    return dtype, runs, cached
 
 
 def _answer(case: Case, output: Any) -> Answer:

@@ -45,8 +45,11 @@ def test_only_what_is_above_the_tolerance_fails():
 
 
 def test_the_batch_mixes_the_plain_base_with_other_weights_and_scores_some_prompts():
-    cases = list(_cases(load_config("demo"), Vocabulary(1536, ((0, 1500),)), 12))
+    cases = list(_cases(load_config("demo"), Vocabulary(1536, ((0, 1500),)), 12, 512))
     plain = [case for case in cases if case.coefficients[0] == 1 and not any(case.coefficients[1:])]
     assert 3 <= len(plain) < 12
     assert len({case.coefficients for case in cases}) > 3
     assert {case.scores_prompt for case in cases} == {True, False}
+    beginnings = [case for case in cases if case.prompt[:128] == cases[0].prompt[:128]]
+    assert len(beginnings) == 8
+    assert any(case in plain for case in beginnings) and not all(case in plain for case in beginnings)
