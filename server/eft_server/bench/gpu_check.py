@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,11 +18,11 @@ from rich.table import Table
 from eft_server.bench import shapes
 from eft_server.bench.contestants import Contestant, Job, composite, member
 from eft_server.bench.prompts import random_ids
-from eft_server.bench.rounds import spread
+from eft_server.bench.rounds import Rounds, spread
 from eft_server.config import ServerConfig, load_config
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.plan import plan
-from eft_server.errors import EftError
+from eft_server.errors import ConfigError, EftError
 from eft_server.family import FamilyReport, inspect_family
 
 COMPOSITE, DRAFTING = "composite", "composite, drafting"
@@ -55,28 +55,36 @@ def main(
 ) -> None:
     """Exactness in float32 and bfloat16; decoding and reading against each model alone; speculation; memory.
 
-    Engines run one after the other, each with the device to itself. Exit status 1: something is not exact.
+    Engines run one after the other, each with the device to itself. Exit status 1: something is not exact; 2: something
+    could not be measured.
     """
     fork_server.start()
-    output.mkdir(parents=True, exist_ok=True)
-    inexact = [name for name in EXACT if not _is_exact(exact or ["demo"], name, output)]
+    jobs = Jobs(batch, tokens, prompt, prefill, rounds)
     try:
         path = str(shapes.write_family(family, WORK / family)) if family in shapes.SHAPES else family
         config = load_config(path)
         report = inspect_family(config)
-        jobs = Jobs(batch, tokens, prompt, prefill, rounds)
-        found = {
-            name: _measure(name, config, report, jobs) for name in (*config.members, COMPOSITE, DRAFTING)
+        _require_room(jobs, int(plan(config, report).options["max_model_len"]))
+        output.mkdir(parents=True, exist_ok=True)
+        inexact = [name for name in EXACT if not _is_exact(exact or ["demo"], name, output)]
+        results = [Rounds(title, size, tokens == 1) for title, size, _, tokens in jobs]
+        engines = {
+            name: _measure(name, config, report, jobs, results)
+            for name in (*config.members, COMPOSITE, DRAFTING)
         }
-    except EftError as error:
+    except (EftError, RuntimeError) as error:  # An engine may die.
         console.print(f"[red]{error}")
         raise SystemExit(2) from None
-    _print(config, found, jobs)
-    facts = {name: vars(measured) for name, measured in found.items()}
-    where = {"device": _device(), "python": platform.python_version(), "command": sys.argv}
-    (output / "speed.json").write_text(
-        json.dumps({**where, "family": family, "found": facts}, indent=1) + "\n"
-    )
+    _print(config, engines, results)
+    facts = {
+        "device": _device(),
+        "python": platform.python_version(),
+        "command": sys.argv,
+        "family": family,
+        "engines": {name: vars(engine) for name, engine in engines.items()},
+        "results": [result.to_json() for result in results],
+    }
+    (output / "speed.json").write_text(json.dumps(facts, indent=1) + "\n")
     console.print(f"Numbers: {output}")
     raise SystemExit(int(bool(inexact)))
 
@@ -98,21 +106,25 @@ class Jobs:
         yield f"read {self.batches[0]} × {self.prefill}", self.batches[0], self.prefill, 1
 
 
-@dataclass
-class Measured:
-    """An engine's figures.
+@dataclass(frozen=True)
+class Engine:
+    """What there is to say of an engine beside its speed.
 
     Attributes:
-        tokens_per_s: by job, one value a round.
-        accepted: the share of drafted tokens that were kept.
-        memory_mib: what the device held while the engine was up.
         start_s: until it was ready.
+        memory_mib: what the device held while it was up; None without a GPU.
     """
 
-    tokens_per_s: dict[str, list[float]] = field(default_factory=dict)
-    accepted: float | None = None
-    memory_mib: int | None = None
-    start_s: float = 0.0
+    start_s: float
+    memory_mib: int | None
+
+
+def _require_room(jobs: Jobs, context: int) -> None:
+    for title, _, prompt, tokens in jobs:
+        if prompt + tokens > context:
+            raise ConfigError(
+                f"{title}: {prompt} + {tokens} tokens do not fit the family's context of {context}"
+            )
 
 
 def _is_exact(families: Sequence[str], dtype: str, output: Path) -> bool:
@@ -122,30 +134,27 @@ def _is_exact(families: Sequence[str], dtype: str, output: Path) -> bool:
     return subprocess.run([sys.executable, "-m", module, *families, *options], check=False).returncode == 0
 
 
-def _measure(name: str, config: ServerConfig, report: FamilyReport, jobs: Jobs) -> Measured:
-    found, drawn = Measured(), random.Random(0)
-    start = time.perf_counter()
+def _measure(
+    name: str, config: ServerConfig, report: FamilyReport, jobs: Jobs, results: Sequence[Rounds]
+) -> Engine:
+    drawn, start = random.Random(0), time.perf_counter()
     contestant = _start(name, config, report)
     try:
         with console.status(f"starting {name}"):
             contestant.wait_until_ready()
-        found.start_s = time.perf_counter() - start
-        drafted = accepted = 0
-        for title, size, prompt, tokens in jobs:
+        start_s = time.perf_counter() - start
+        for (title, size, prompt, tokens), result in zip(jobs, results, strict=True):
+            result.tokens_per_s[name] = []
             for number in range(jobs.rounds + 1):
                 with console.status(f"{name}: {title}, round {number} of {jobs.rounds}"):
                     prompts = [random_ids(prompt, report.vocabulary, drawn) for _ in range(size)]
                     job = Job(prompts, tokens)
                     timing = contestant.time(job)
                 if number:  # The first warms up.
-                    found.tokens_per_s.setdefault(title, []).append(job.counted / timing.seconds)
-                    drafted += timing.drafts.drafted
-                    accepted += timing.drafts.accepted
-        found.accepted = accepted / drafted if drafted else None
-        found.memory_mib = _memory_mib()
+                    result.add(name, job, timing)
+        return Engine(start_s, _memory_mib())
     finally:
         contestant.close()
-    return found
 
 
 def _start(name: str, config: ServerConfig, report: FamilyReport) -> Contestant:
@@ -156,36 +165,24 @@ def _start(name: str, config: ServerConfig, report: FamilyReport) -> Contestant:
     return composite(name, planned) if name == COMPOSITE else member(name, config, planned)
 
 
-def _print(config: ServerConfig, found: Mapping[str, Measured], jobs: Jobs) -> None:
-    table = Table(title=f"{config.name}: tokens/s, median (lowest to highest) of {jobs.rounds}")
+def _print(config: ServerConfig, engines: Mapping[str, Engine], results: Sequence[Rounds]) -> None:
+    rounds = len(results[0].tokens_per_s[COMPOSITE])
+    table = Table(title=f"{config.name}: tokens/s, median (lowest to highest) of {rounds}")
     table.add_column("")
-    titles = [title for title, *_ in jobs]
-    for title in (*titles, "start, s", "memory, MiB"):
+    for title in (*(result.title for result in results), "start, s", "memory, MiB"):
         table.add_column(title, justify="right")
-    for name, measured in found.items():
-        memory = "" if measured.memory_mib is None else f"{measured.memory_mib:,}"
-        rates = (spread(measured.tokens_per_s[title], 0) for title in titles)
-        table.add_row(name, *rates, f"{measured.start_s:.0f}", memory)
+    for name, engine in engines.items():
+        memory = "" if engine.memory_mib is None else f"{engine.memory_mib:,}"
+        rates = (spread(result.tokens_per_s[name], 0) for result in results)
+        table.add_row(name, *rates, f"{engine.start_s:.0f}", memory)
     table.add_section()
-    table.add_row("composite / bound", *(spread(_of_bound(title, config, found)) for title in titles))
-    ratios = (spread(_over(found[DRAFTING], found[COMPOSITE], title)) for title in titles)
+    of_bound = (spread(result.ratios(COMPOSITE, result.bound(config.members))) for result in results)
+    table.add_row("composite / bound", *of_bound)
+    ratios = (spread(result.ratios(DRAFTING, result.tokens_per_s[COMPOSITE])) for result in results)
     table.add_row(f"{DRAFTING} / {COMPOSITE}", *ratios)
-    accepted = found[DRAFTING].accepted
-    if accepted is not None:
-        table.add_row("drafts kept", f"{accepted:.0%}")
+    kept = [result.acceptance(DRAFTING) for result in results]
+    table.add_row("drafts kept", *("" if share is None else f"{share:.0%}" for share in kept))
     console.print(table)
-
-
-def _of_bound(title: str, config: ServerConfig, found: Mapping[str, Measured]) -> list[float]:
-    """Of 1 / Σ 1/tps over the members that the family's defaults need, the medians of each alone."""
-    alone = (sorted(found[name].tokens_per_s[title]) for name in config.members)
-    bound = 1 / sum(1 / rates[len(rates) // 2] for rates in alone)
-    return [rate / bound for rate in found[COMPOSITE].tokens_per_s[title]]
-
-
-def _over(ours: Measured, theirs: Measured, title: str) -> list[float]:
-    pairs = zip(ours.tokens_per_s[title], theirs.tokens_per_s[title], strict=True)
-    return [one / other for one, other in pairs]
 
 
 def _query(what: str) -> str | None:
