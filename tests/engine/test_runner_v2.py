@@ -10,7 +10,6 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner as RunnerV1
 from vllm.v1.worker.gpu_worker import Worker
 
 from eft_server.engine import runner_v2
-from eft_server.engine.rows_v2 import Needs
 from eft_server.engine.runner_v1 import EftGPUWorker
 from eft_server.engine.runner_v2 import EftModelState, EftRunner
 
@@ -25,7 +24,7 @@ def test_memory_is_measured_with_the_most_that_a_step_may_ask_for(
     asked: list[tuple[str, int, bool]] = []
     usual: list[list[list[bool]]] = []
     state: Any = EftModelState.__new__(EftModelState)
-    state._of_step, state._of_samples = Needs.alike([True] * 3, 1, filtered=False), None
+    state._of_step, state._of_samples = ((True,) * 3, False), None
     state._manifest = SimpleNamespace(defaults=(1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0))
 
     def compute_logits(hidden_RC: torch.Tensor) -> None:

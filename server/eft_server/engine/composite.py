@@ -6,7 +6,7 @@ one model with more layers.
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -35,7 +35,7 @@ from eft_server.engine.quantisation import as_named_in_the_checkpoint, own_quant
 from eft_server.engine.rows import Head, RowBlender, RowScores
 
 if TYPE_CHECKING:
-    from eft_server.engine.rows_v2 import KernelBlender, Needs
+    from eft_server.engine.rows_v2 import KernelBlender
 
 
 class Part(Protocol):
@@ -55,17 +55,17 @@ class EftForCausalLM(nn.Module):
         names: the members', in the order of the coefficients.
         configs: the settings that each member was built with, by its name, in the same order.
         inputs: what each member reads, at addresses that stay the same.
-        needs: from how many rows to what they need; Model Runner V2 says so before it asks for logits.
+        blender: from hidden states to blended logits, as CPUs do it or as GPUs do.
     """
 
-    needs: "Callable[[int], Needs]"
+    blender: "RowBlender | KernelBlender"
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         self.config = vllm_config.model_config.hf_config
         self.manifest = Manifest.from_hf(self.config)
         self.members = nn.ModuleDict()
-        self.names = (self.manifest.base, *(item.name for item in self.manifest.members))
+        self.names = self.manifest.names
         self._sharded = {self.manifest.base, *(item.name for item in self.manifest.members if item.sharded)}
         self.configs: dict[str, VllmConfig] = {}
         self._sizes_M: list[int] = []
@@ -88,11 +88,8 @@ class EftForCausalLM(nn.Module):
         # A draft reads a token of each request beside a step's own.
         tokens = scheduler.max_num_batched_tokens + scheduler.max_num_seqs
         heads = [partial(self._logits, name) for name in self.names]
-        self._blender: RowBlender | KernelBlender = (
-            _kernels(heads, self.vocabulary, self.unshared_U)
-            if vllm_config.use_v2_model_runner
-            else RowBlender(heads, self.unshared_U, self.vocabulary)
-        )
+        make = _kernels if vllm_config.use_v2_model_runner else RowBlender
+        self.blender = make(heads, self.unshared_U, self.vocabulary)
         self.inputs = Inputs(list(self._last_id.values()), tokens, device)
         dtype: Any = vllm_config.model_config.dtype
         self.columns_TC = torch.zeros((tokens, columns(self._sizes_M, dtype)), dtype=dtype, device=device)
@@ -176,9 +173,8 @@ class EftForCausalLM(nn.Module):
         """
         assert intermediate_tensors is None and inputs_embeds is None
         columns_TC = self.columns_TC[: len(input_ids)]
-        for name, states_TH in zip(
-            self.names, columns_TC.split([*self._sizes_M, self._riders], -1), strict=False
-        ):
+        for member, name in enumerate(self.names):
+            states_TH = self.states(member)[: len(input_ids)]
             part = parts.get(name) if parts is not None else None
             if part is not None:
                 part.run(self, name, states_TH)
@@ -190,11 +186,6 @@ class EftForCausalLM(nn.Module):
             mixture_TW = self.defaults_W.expand(len(input_ids), -1).contiguous()
         attach(columns_TC, mixture_TW)
         return columns_TC
-
-    @property
-    def _riders(self) -> int:
-        """How many columns the mixtures take."""
-        return self.columns_TC.shape[-1] - sum(self._sizes_M)
 
     def states(self, member: int) -> torch.Tensor:
         """Where a member's hidden states are, by its place: (T, H)."""
@@ -238,9 +229,7 @@ class EftForCausalLM(nn.Module):
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Blend the logits of any rows of `forward`'s result: float32 (R, V), or None off the first rank."""
         hidden_M, mixture_RW = detach(hidden_states, self._sizes_M)
-        if isinstance(self._blender, RowBlender):
-            return self._blender.blend(hidden_M, mixture_RW)
-        return self._blender.blend(hidden_M, mixture_RW, self.needs(len(mixture_RW)))
+        return self.blender.blend(hidden_M, mixture_RW)
 
     def score(
         self, hidden_states: torch.Tensor, mixtures: Sequence[Sequence[float]], targets_R: torch.Tensor
@@ -256,7 +245,7 @@ class EftForCausalLM(nn.Module):
             None off the first rank.
         """
         hidden_M, _ = detach(hidden_states, self._sizes_M)
-        return self._blender.score(hidden_M, mixtures, targets_R)
+        return self.blender.score(hidden_M, mixtures, targets_R)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Hand every member its own checkpoint, which the loader streams one after the other."""
@@ -275,7 +264,7 @@ class EftForCausalLM(nn.Module):
         return name if separator else self.manifest.base
 
 
-def _kernels(heads: Sequence[Head], vocabulary: int, unshared_U: torch.Tensor) -> "KernelBlender":
+def _kernels(heads: Sequence[Head], unshared_U: torch.Tensor, vocabulary: int) -> "KernelBlender":
     from eft_server.engine.blending import Vocabulary  # Triton's kernels, of no use to the CPU build.
     from eft_server.engine.rows_v2 import KernelBlender
 

@@ -10,6 +10,7 @@ Shape suffixes: M members, K of them in a step, T tokens, R requests, B blocks.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -59,7 +60,7 @@ class GraphPart:
         """Requests, with padding."""
         return self.shape.num_reqs or len(self.requests)
 
-    @property
+    @cached_property
     def starts(self) -> np.ndarray:
         """Each request's first token, padding behind: int32 (padded + 1,)."""
         starts = np.full(self.padded + 1, self.counts.sum(), dtype=np.int32)

@@ -115,13 +115,12 @@ class Members:
         Returns:
             That, and in which of the step's rows members have nothing to read that they are needed in.
         """
-        layouts = {name: Layout(step, member) for member, name in enumerate(self.attention)}
-        idle = idle_rows(layouts)
-        layouts = {name: layout for name, layout in layouts.items() if layout.count}
+        every = {name: Layout(step, member) for member, name in enumerate(self.attention)}
+        layouts = {name: layout for name, layout in every.items() if layout.count}
         in_graphs = {
             name: part
             for name, layout in layouts.items()
-            if (part := self._graph_part(name, layout, input_batch)) is not None
+            if (part := self._graph_part(layout, input_batch)) is not None
         }
         if in_graphs:
             self.inputs.fill(
@@ -145,12 +144,9 @@ class Members:
                 found[name] = self._whole(name, layout, step, slot_mappings, shared)
             else:
                 found[name] = self._apart(name, layout)
-        return found, idle
+        return found, idle_rows(every)
 
-    def _place(self, name: str) -> int:
-        return list(self.attention).index(name)
-
-    def _graph_part(self, name: str, layout: Layout, input_batch: InputBatch) -> GraphPart | None:
+    def _graph_part(self, layout: Layout, input_batch: InputBatch) -> GraphPart | None:
         counts = layout.kept_R[layout.active]
         decodes = ~input_batch.is_prefilling_np[layout.active]
         if input_batch.prefill_runs_as_decode_np is not None:
@@ -161,7 +157,7 @@ class Members:
         if shape.cg_mode != CUDAGraphMode.FULL or layout.reads_its_prompt:
             return None
         longest = int(layout.lengths_A.max())
-        return GraphPart(self._place(name), layout.active, counts, layout.lengths_A, longest, shape)
+        return GraphPart(layout.member, layout.active, counts, layout.lengths_A, longest, shape)
 
     def _replay(self, part: GraphPart, layout: Layout) -> Replay:
         self.inputs.context(part)  # Builders bring up to date what graphs read of theirs.
@@ -185,7 +181,7 @@ class Members:
         own = {layer: metadata[layer] for group in layers.groups for layer in group.layer_names}
         slots = layers.by_layer([all_slots[group.kv_cache_group_id] for group in layers.groups])
         return Pass(
-            self._place(name),
+            layout.member,
             step.input_ids_T[: layout.count],
             step.positions_T[: layout.count],
             None,
@@ -204,7 +200,7 @@ class Members:
         }
         context = {"attn_metadata": reading.attention, "slot_mapping": slots}
         return Pass(
-            self._place(name),
+            layout.member,
             reading.input_ids_T,
             reading.positions_T,
             reading.rows_T,

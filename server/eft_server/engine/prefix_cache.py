@@ -4,7 +4,7 @@ A member that a request does not need is not run for it, so the request's blocks
 request may use them if it needs no more members than have read them.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
@@ -58,7 +58,7 @@ class MemberBlockPool(BlockPool):
     ) -> None:
         """As vLLM's, noting who reads them."""
         super().cache_full_blocks(request, blocks, num_cached_blocks, num_full_blocks, *args, **options)
-        members = members_of(request)
+        members = noted_of(request).members
         self.readers.update((block.block_id, members) for block in blocks[num_cached_blocks:num_full_blocks])
 
 
@@ -68,7 +68,7 @@ class MemberCacheManager(KVCacheManager):
     def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]:
         """As vLLM's."""
         pool: Any = self.block_pool
-        pool.needed = members_of(request)
+        pool.needed = noted_of(request).members
         return super().get_computed_blocks(request)
 
 
@@ -80,17 +80,14 @@ def know_members(manager: KVCacheManager) -> None:
     manager.__class__ = MemberCacheManager
 
 
-def note_members(request: Request, manifest: Manifest) -> EngineRequest:
-    """Read what a request brings, and keep with it which members it needs."""
-    asked = EngineRequest.read(
-        request.sampling_params.extra_args if request.sampling_params else None, manifest
-    )
-    with_members: Any = request
-    with_members.eft_members = asked.members
-    return asked
+def note(request: Request, manifest: Manifest) -> EngineRequest:
+    """Read what a request brings, and keep it with the request."""
+    params, noted = request.sampling_params, cast(Any, request)
+    noted.eft = EngineRequest.read(params.extra_args if params else None, manifest)
+    return noted_of(request)
 
 
-def members_of(request: Any) -> _Members:
-    """The members that a request needs."""
-    members: _Members = request.eft_members
-    return members
+def noted_of(request: Any) -> EngineRequest:
+    """What `note` has kept."""
+    noted: EngineRequest = request.eft
+    return noted

@@ -283,14 +283,15 @@ class Layout:
     """One member's rows of a step: which tokens are in them, and where they lie.
 
     Attributes:
-        count: how many there are.
+        member: its place.
+        count: how many rows there are.
         kept_R: how many of each request; the last ones of it.
         is_whole: whether they are the step's, and what the member reads is what the scheduler says.
     """
 
     def __init__(self, step: Step, member: int) -> None:
         self._step = step
-        self._member = member
+        self.member = member
         self._device = step.input_ids_T.device
         self._offset_R = step.offset_RM[:, member]
         waiting_R = np.clip(self._offset_R - step.computed_R, 0, step.scheduled_R)
@@ -306,7 +307,7 @@ class Layout:
         """The requests of which it has rows."""
         return np.flatnonzero(self.kept_R)
 
-    @property
+    @cached_property
     def lengths_A(self) -> np.ndarray:
         """How long the texts of those are after the step, in the member's tokens, at most."""
         lengths_R = self._step.computed_R + self._step.scheduled_R - self._offset_R
@@ -321,10 +322,8 @@ class Layout:
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
         """For each of its rows, the request and the step's row."""
         request = np.repeat(np.arange(len(self.kept_R)), self.kept_R)
-        within = np.arange(self.count) - np.repeat(self.kept_R.cumsum() - self.kept_R, self.kept_R)
         # A request is idle in its first rows.
-        starts_R = self._step.scheduled_R.cumsum() - self._step.scheduled_R + self._idle_R
-        return request, starts_R[request] + within
+        return request, _ranges(_starts(self._step.scheduled_R) + self._idle_R, self.kept_R)
 
     @cached_property
     def rows_T(self) -> torch.Tensor | None:
@@ -338,11 +337,7 @@ class Layout:
         """The step's rows in which the member is needed and has nothing to read; None where there are none."""
         if not self._waiting_R.any():
             return None
-        starts_R = self._step.scheduled_R.cumsum() - self._step.scheduled_R
-        within = np.arange(self._waiting_R.sum()) - np.repeat(
-            self._waiting_R.cumsum() - self._waiting_R, self._waiting_R
-        )
-        return self._send(np.repeat(starts_R, self._waiting_R) + within)
+        return self._send(_ranges(_starts(self._step.scheduled_R), self._waiting_R))
 
     def reading(self, attention: MemberAttention) -> Reading:
         """What the member reads, where it is not simply the step."""
@@ -369,7 +364,7 @@ class Layout:
         first_R = self._step.computed_R + self._idle_R - self._offset_R
         for index in np.flatnonzero(self._step.reading_R & (self.kept_R > 0)):
             rows = np.flatnonzero(request == index)
-            tokens = self._step.prompts_R[index].tokens_M[self._member][first_R[index] :][: len(rows)]
+            tokens = self._step.prompts_R[index].tokens_M[self.member][first_R[index] :][: len(rows)]
             own[rows[: len(tokens)]] = tokens
         return own
 
@@ -406,3 +401,14 @@ class Layout:
             is_prefilling=torch.from_numpy(self.kept_R[self.active] > 1),
         )
         return group.build_metadata(common)
+
+
+def _starts(counts_R: np.ndarray) -> np.ndarray:
+    """Where each of some ranges begins that lie one behind the other."""
+    starts_R: np.ndarray = counts_R.cumsum() - counts_R
+    return starts_R
+
+
+def _ranges(first_R: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
+    """The numbers of ranges, one range after the other."""
+    return np.arange(counts_R.sum()) + np.repeat(first_R - _starts(counts_R), counts_R)

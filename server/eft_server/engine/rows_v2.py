@@ -4,7 +4,7 @@ Nothing here waits for the device: which rows need which members is known on the
 members, H a member's hidden size, V the base's vocabulary, K mixtures, W numbers of a mixture.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,15 +53,24 @@ class KernelBlender:
     Args:
         heads_M: the members', the base's first.
         vocabulary: the base's.
+
+    Attributes:
+        needs: from how many rows to what they need; Model Runner V2 says so before it asks for logits.
     """
+
+    needs: Callable[[int], Needs]
 
     def __init__(self, heads_M: Sequence[Head], vocabulary: Vocabulary) -> None:
         self._heads_M, self._vocabulary = heads_M, vocabulary
 
-    def blend(
+    def blend(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
+        """Blend rows as `blend.blend` does: float32 (R, V), or None off the first rank."""
+        return self._blend(hidden_M, mixture_RW, self.needs(len(mixture_RW)))
+
+    def _blend(
         self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor, needs: Needs
     ) -> torch.Tensor | None:
-        """Blend rows as `blend.blend` does: float32 (R, V), or None off the first rank.
+        """Blend rows of which is known what they need.
 
         The members' logits are asked for one or two at a time, so that they never lie side by side in memory.
         """
@@ -81,12 +90,10 @@ class KernelBlender:
         self, blending: Blending, hidden_M: Sequence[torch.Tensor], needs: Needs, members: Sequence[int]
     ) -> bool:
         """Add some members, whose logits are nobody's afterwards; False off the first rank, which has none."""
-        logits = [self._logits(m, hidden_M[m], needs.counting_RM[:, m]) for m in members]
-        present = [item for item in logits if item is not None]
-        if len(present) < len(logits):
-            return False
-        blending.add(*present)
-        return True
+        logits = self._logits(hidden_M, needs.counting_RM, members)
+        if logits is not None:
+            blending.add(*logits)
+        return logits is not None
 
     def score(
         self, hidden_M: Sequence[torch.Tensor], mixtures: Sequence[Sequence[float]], targets_R: torch.Tensor
@@ -103,7 +110,7 @@ class KernelBlender:
             if is_filtered(mixture):  # Its rows have to be written out.
                 needs = Needs.alike(counting(mixture), len(targets_R), filtered=True)
                 mixture_1W = _sent([mixture], targets_R.device)
-                blended_RV = self.blend(hidden_M, mixture_1W.repeat(len(targets_R), 1), needs)
+                blended_RV = self._blend(hidden_M, mixture_1W.repeat(len(targets_R), 1), needs)
                 of_each[place] = (
                     None if blended_RV is None else score_blended(self._vocabulary, blended_RV, targets_R)
                 )
@@ -123,15 +130,21 @@ class KernelBlender:
     ) -> RowScores | None:
         """Those of mixtures without filters, for which no row is written."""
         counted_M = np.any([counting(mixture) for mixture in mixtures], axis=0)
-        every = np.ones(len(targets_R), dtype=bool)
-        logits = [self._logits(m, hidden_M[m], every) for m in np.flatnonzero(counted_M).tolist()]
-        present = [item for item in logits if item is not None]
-        if len(present) < len(logits):
+        every_RM = np.ones((len(targets_R), len(counted_M)), dtype=bool)
+        logits = self._logits(hidden_M, every_RM, np.flatnonzero(counted_M).tolist())
+        if logits is None:
             return None
-        return score(self._vocabulary, present, _sent(mixtures, targets_R.device), targets_R)
+        return score(self._vocabulary, logits, _sent(mixtures, targets_R.device), targets_R)
 
-    def _logits(self, member: int, hidden_RH: torch.Tensor, counts_R: np.ndarray) -> Logits | None:
-        """Those of the rows in which a member counts; None off the first rank."""
+    def _logits(
+        self, hidden_M: Sequence[torch.Tensor], counting_RM: np.ndarray, members: Sequence[int]
+    ) -> list[Logits] | None:
+        """Those of some members, in the rows in which they count; None off the first rank, where all are asked, too."""
+        found = [self._logits_of(member, hidden_M[member], counting_RM[:, member]) for member in members]
+        present = [item for item in found if item is not None]
+        return present if len(present) == len(found) else None
+
+    def _logits_of(self, member: int, hidden_RH: torch.Tensor, counts_R: np.ndarray) -> Logits | None:
         if counts_R.all():
             values_NV, rows = self._heads_M[member](hidden_RH), None
         else:

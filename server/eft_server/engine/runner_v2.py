@@ -77,10 +77,10 @@ class EftModelState(DefaultModelState):
         self._slot_of: dict[str, int] = {}
         self._parts: dict[str, Pass | Replay] | None = None
         self._idle: dict[str, torch.Tensor] = {}
-        self._of_step = Needs.alike([True] * len(self._manifest.names), 1, filtered=False)
+        self._of_step = self._of_dummies = ((True,) * len(self._manifest.names), False)
         self._of_samples: Needs | None = None
         composite: Any = model
-        composite.needs = self.needs
+        composite.blender.needs = self.needs
 
     @property
     def defaults(self) -> tuple[float, ...]:
@@ -150,11 +150,10 @@ class EftModelState(DefaultModelState):
         if self.members is None:
             return build(attn_groups)
         if input_batch.req_ids[0] not in self._slot_of:  # A dummy, which all members read.
-            self._of_step = Needs.alike([True] * len(self._manifest.names), 1, filtered=False)
+            self._of_step = self._of_dummies
             return build(self.members.groups(self._manifest.names))
         slots = input_batch.idx_mapping_np[: input_batch.num_reqs]
-        counting_M = self._counting_QM[slots].any(axis=0)
-        self._of_step = Needs.alike(counting_M, 1, filtered=bool(self._filtered_Q[slots].any()))
+        self._of_step = tuple(self._counting_QM[slots].any(axis=0)), bool(self._filtered_Q[slots].any())
         step = self._step(input_batch, block_tables)
         self._parts, self._idle = self.members.parts(step, input_batch, slot_mappings, build)
         return {}
@@ -184,8 +183,8 @@ class EftModelState(DefaultModelState):
         if self._of_samples is not None:
             assert len(self._of_samples.filtered_R) == rows, "logits are those of the rows that are sampled"
             return self._of_samples
-        [counting_M], [filtered] = self._of_step.counting_RM, self._of_step.filtered_R
-        return Needs.alike(counting_M, rows, filtered=bool(filtered))
+        counting_M, filtered = self._of_step
+        return Needs.alike(counting_M, rows, filtered=filtered)
 
     def of_samples(self, input_batch: InputBatch) -> Needs:
         """What the rows need that a step's samples are taken from."""
@@ -207,7 +206,7 @@ class EftModelState(DefaultModelState):
     def filtering(self) -> Iterator[None]:
         """While memory is measured, any row may have a filter."""
         before = self._of_step
-        self._of_step = Needs.alike(before.counting_RM[0], 1, filtered=True)
+        self._of_step = before[0], True
         try:
             yield
         finally:
@@ -285,9 +284,8 @@ class EftRunner(WholeWindows, GPUModelRunner):
         with state.filtering():
             model.compute_logits(hidden_RC)
             compute_prompt_logprobs_with_chunking(targets_R, hidden_RC, model.compute_logits, 1)
-        for needs in usual_needs(
-            len(model.names)
-        ):  # Their kernels are compiled now, not while requests wait.
+        # Their kernels are compiled now, not while requests wait.
+        for needs in usual_needs(len(model.names)):
             with state.sampling(needs):
                 model.compute_logits(hidden_RC[: len(needs.filtered_R)])
         scored = scored_at_once(len(model.names), model.vocabulary)

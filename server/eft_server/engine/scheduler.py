@@ -13,9 +13,8 @@ from vllm.v1.request import Request, RequestStatus
 from eft_server.engine.grammars import limit_grammars
 from eft_server.engine.manifest import Manifest
 from eft_server.engine.orphans import end_with_parent
-from eft_server.engine.prefix_cache import know_members, note_members
+from eft_server.engine.prefix_cache import know_members, note, noted_of
 from eft_server.engine.prompts import ApartHasher, Prompts
-from eft_server.engine.scoring import first_scored
 
 
 class EftScheduler(Scheduler):
@@ -42,7 +41,7 @@ class EftScheduler(Scheduler):
 
         And those to be scored the blocks in front of what is scored: of that, the rows are needed.
         """
-        asked = note_members(request, self._manifest)
+        asked = note(request, self._manifest)
         prompts, first = asked.prompts, asked.scoring.first if asked.scoring else None
         if (prompts is not None or first is not None) and request._block_hasher is not None:
             hash_function = get_hash_fn_by_name(self.cache_config.prefix_caching_hash_algo)
@@ -56,7 +55,7 @@ class EftScheduler(Scheduler):
     def _preempt_request(self, request: Request, *args: Any, **options: Any) -> None:
         """Have what is to be scored read again from its start: its own blocks hold no rows."""
         super()._preempt_request(request, *args, **options)
-        if request.sampling_params and first_scored(request.sampling_params.extra_args) is not None:
+        if noted_of(request).scoring is not None:
             request.skip_reading_prefix_cache = True
 
     def update_from_output(

@@ -55,12 +55,6 @@ class Scoring:
         return self.first + len(self.targets)
 
 
-def first_scored(extra_args: Mapping[str, Any] | None) -> int | None:
-    """The first position of which a request needs the row; None where it is not to be scored."""
-    given = (extra_args or {}).get(SCORING_KEY)
-    return None if given is None else int(given["first"])
-
-
 def scoring_of(extra_args: Mapping[str, Any] | None, defaults: Sequence[float]) -> Scoring | None:
     """Read what is to be scored out of a request's `SamplingParams.extra_args`; None where nothing is.
 

@@ -8,8 +8,6 @@ from eft_server.errors import ConfigError
 from eft_server.family import FamilyReport
 
 _FLOAT = 4
-_PROMPT_ROWS = 1024
-"""Rows of a prompt whose log-probabilities vLLM asks for at a time."""
 
 
 _SIZES = ("max_num_batched_tokens", "max_num_seqs")
@@ -47,6 +45,7 @@ def step_memory(options: Mapping[str, Any], report: FamilyReport) -> StepMemory:
     from vllm import AsyncEngineArgs
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.worker.gpu.sample.prompt_logprob import CHUNK_SIZE
 
     ranks = int(options.get("tensor_parallel_size") or 1)
     defaults = (
@@ -65,7 +64,7 @@ def step_memory(options: Mapping[str, Any], report: FamilyReport) -> StepMemory:
         return logits_bytes(min(rows, tokens), report.vocabulary.size, members, kernels=not on_cpu)
 
     drafted = needed(requests * (1 + drafts)) if drafts else None
-    return StepMemory(requests, tokens, needed(requests), drafted, needed(_PROMPT_ROWS))
+    return StepMemory(requests, tokens, needed(requests), drafted, needed(CHUNK_SIZE))
 
 
 def _count(name: str, given: Any) -> int:
