@@ -114,7 +114,7 @@ def test_in_bfloat16_an_adapter_that_is_left_out_is_noticed(
     write_checkpoint(tmp_path / "base", 0, spread=0.1)
     write_checkpoint(tmp_path / "ref", 1, "qwen2", spread=0.1, tie_word_embeddings=True)
     for seed, name in enumerate("ab", start=2):
-        write_adapter(tmp_path / name, tmp_path / "ref", seed, ADAPTED, spread=0.05)
+        write_adapter(tmp_path / name, tmp_path / "ref", seed, ADAPTED, spread=0.035)
     adapters = "{a: {adapter: ./a}, b: {adapter: ./b}}"
     path, numbers = tmp_path / "family.yaml", tmp_path / "exact.json"
     path.write_text(FAMILY.replace("{a: ./a}", adapters).replace("float32", "bfloat16"))

@@ -2,8 +2,8 @@
 
 A head adds up in float32 anyway and then rounds: a logit of 20 to the nearest eighth in bfloat16. On GPUs the
 product is kept as it is (vLLM's own `head_dtype`). The CPU build would convert the whole head at every step, and its
-16-bit kernels write 16 bits; so the head's numbers are kept as float16, in which bfloat16's fit, for a kernel that
-multiplies them in float32.
+16-bit kernels write 16 bits; so the head's numbers are kept as float16, for a kernel that multiplies them in float32.
+That holds bfloat16's exactly down to 6e-5, and what is smaller within 3e-8.
 
 A quantised head keeps its own method, and the dtype that it has.
 """
