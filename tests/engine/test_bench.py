@@ -93,6 +93,33 @@ def test_everybody_is_measured_generating_and_reading(family: Path, tmp_path: Pa
     assert "small: tokens read per second" in printed
 
 
+def test_requests_are_held_against_the_members_that_they_need(family: Path) -> None:
+    sizes = "--batch 2 --rounds 1 --tokens 8 --prompt 9 --rest 0"
+    printed = bench("eft_server.bench.needed", family, *sizes.split())
+    asked = ["base alone, 1", "base alone, 2", "ref alone, 2", "a alone, 2", "a up-scaled, 2"]
+    for title in (*asked, "all of these, 2"):
+        assert f"{title} at once" in printed
+
+
+@pytest.mark.full
+def test_the_check_for_gpus_runs_to_its_end_without_one(family: Path, tmp_path: Path) -> None:
+    sizes = "--batch 1 --batch 2 --rounds 1 --tokens 8 --prompt 9 --prefill 16"
+    bench("eft_server.bench.gpu_check", family, "--exact", family, *sizes.split(), "--output", tmp_path)
+    found = json.loads((tmp_path / "speed.json").read_text())
+    names = ["base", "ref", "a", "composite", "composite, drafting"]
+    assert list(found["engines"]) == names
+    assert [result["title"] for result in found["results"]] == [
+        "decode, batch 1",
+        "decode, batch 2",
+        "read 1 × 16",
+    ]
+    for result in found["results"]:
+        assert list(result["tokens_per_s"]) == names
+        assert all(min(rates) > 0 for rates in result["tokens_per_s"].values())
+    for dtype in ("float32", "bfloat16"):
+        assert (tmp_path / f"exact-{dtype}.json").exists()
+
+
 def test_the_engine_is_held_against_transformers(family: Path, tmp_path: Path) -> None:
     numbers = tmp_path / "exact.json"
     printed = bench(

@@ -27,6 +27,8 @@ ALL = (1.0, -1.5, 0.9, 0.6, *NOTHING)
 ALONE = (0.0, 0.0, 0.0, 1.0, *NOTHING)
 BY_EXPERT = (0.0, 0.0, 1.0, 0.0, 1.0, -1.0, 0.0, 0.0, 1.0, 0.6)
 BY_BASE = (0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.5)
+NARROW = (0.0, 1.0, 0.0, 0.0, *NOTHING)
+WIDE = (0.0, 0.0, 1.0, 0.0, *NOTHING)
 ABSENT = (0.0, 0.0, 0.0, 0.0, *NOTHING)
 
 
@@ -61,11 +63,13 @@ def hidden(count: int, members: int = 4) -> list[torch.Tensor]:
     [
         [BASE] * 3,
         [UP_SCALED, UP_SCALED],
-        [ALONE],
+        [ALONE] * 2,
+        [NARROW] * 2,
+        [WIDE] * 2,
         [BASE, UP_SCALED, ALL, ALONE, BASE],
         [BY_EXPERT, BASE, BY_BASE, ALL, ABSENT, UP_SCALED],
     ],
-    ids=["base", "up-scaled", "alone", "mixed", "filtered"],
+    ids=["base", "up-scaled", "alone", "narrow", "wide", "mixed", "filtered"],
 )
 def test_rows_are_what_all_heads_on_all_rows_would_give(mixtures: list[tuple[float, ...]]) -> None:
     heads, hidden_M = Heads(), hidden(len(mixtures))
@@ -77,6 +81,20 @@ def test_rows_are_what_all_heads_on_all_rows_would_give(mixtures: list[tuple[flo
     expected = blend(everything, taken_apart(mixture_RW)[0], UNSHARED, taken_apart(mixture_RW)[1])
     assert found is not None
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("mixture", [BASE, NARROW, WIDE], ids=["base", "narrow", "wide"])
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_rows_of_one_member_that_are_broken_are_nan_throughout(
+    mixture: tuple[float, ...], broken: float
+) -> None:
+    hidden_M = hidden(3)
+    for states in hidden_M:
+        states[1, 0] = broken
+    found = RowBlender(Heads().all, UNSHARED, SIZES[0]).blend(hidden_M, torch.tensor([mixture] * 3))  # type: ignore[arg-type]
+    assert found is not None
+    assert found.isnan().all(dim=-1).tolist() == [False, True, False]
+    assert not found[0].isnan().any()
 
 
 def test_many_rows_are_blended_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,8 +132,10 @@ def token_biases(most: int) -> Check:
     """A logit_bias of bounded size: token ids, as JSON keys, to numbers from -100 to 100."""
 
     def check(value: Any, _options: ServerOptions) -> None:
-        if not isinstance(value, Mapping) or len(value) > most:
-            raise FieldError(f"{shown(value)} is not an object of up to {most} token ids")
+        if not isinstance(value, Mapping):
+            raise FieldError(f"{shown(value)} is not an object of token ids")
+        if len(value) > most:
+            raise FieldError(f"{len(value)} token ids are too many; allowed: up to {most}")
         for token_id, bias in value.items():
             if not _TOKEN_ID.fullmatch(token_id):
                 raise FieldError(f"{shown(token_id)} is not a token id")

@@ -173,12 +173,11 @@ class EftForCausalLM(nn.Module):
         """
         assert intermediate_tensors is None and inputs_embeds is None
         columns_TC = self.columns_TC[: len(input_ids)]
-        for member, name in enumerate(self.names):
-            states_TH = self.states(member)[: len(input_ids)]
-            part = parts.get(name) if parts is not None else None
+        for name, part in (dict.fromkeys(self.names) if parts is None else parts).items():
+            states_TH = self.states(self.names.index(name))[: len(input_ids)]
             if part is not None:
                 part.run(self, name, states_TH)
-            elif parts is None or name in parts:
+            else:
                 states_TH.copy_(self.run_member(name, input_ids, positions))
         for name, rows_T in (idle or {}).items():
             self.states(self.names.index(name))[rows_T] = 0

@@ -124,14 +124,22 @@ class RowBlender:
         members = tuple(member for member, counts in enumerate(counted_M) if counts)
         if any(found[member] is None for member in members):
             return None
-        base_RV = found[0]
-        if members == (0,) and numbers[0] == 1 and not is_filtered(numbers) and base_RV is not None:
-            blended_RV = base_RV.float()
-            broken_R1 = ~blended_RV.amax(dim=-1, keepdim=True).isfinite()
-            return blended_RV.masked_fill_(broken_R1, torch.nan) if broken_R1.any() else blended_RV
+        if len(members) == 1 and numbers[members[0]] == 1 and not is_filtered(numbers):
+            (logits_RV,) = (logits for logits in found if logits is not None)
+            return self._alone(logits_RV, members[0])
         coefficients_RM, filters = taken_apart(mixture_RW)
         logits_M = [None if logits_RV is None else _Logits(logits_RV) for logits_RV in found]
         return self._blend(logits_M, coefficients_RM, filters, members)
+
+    def _alone(self, logits_RV: torch.Tensor, member: int) -> torch.Tensor:
+        """Rows of one member and nothing else: its logits as they are, with what `blend.blend` does about ids."""
+        own_RV = logits_RV[:, : self._vocabulary].float().contiguous()
+        if member:
+            beyond = self._vocabulary - own_RV.shape[-1]
+            own_RV = torch.nn.functional.pad(own_RV, (0, beyond)) if beyond else own_RV
+            own_RV.index_fill_(-1, self._unshared_U, -torch.inf)
+        broken_R1 = ~own_RV.amax(dim=-1, keepdim=True).isfinite()
+        return own_RV.masked_fill_(broken_R1, torch.nan) if broken_R1.any() else own_RV
 
     def score(
         self, hidden_M: Sequence[torch.Tensor], mixtures: Sequence[Sequence[float]], targets_R: torch.Tensor

@@ -31,11 +31,11 @@ from eft_server.engine.windows import WholeWindows
 class CoefficientRunner(WholeWindows, GPUModelRunner):
     """vLLM's runner, bringing every scheduled token its request's mixture, and every member its tokens.
 
-    Shape suffixes: T tokens, R requests, W numbers of a mixture.
+    Shape suffixes: T tokens, R requests, S sampled of each (−1 where there are fewer), W numbers of a mixture.
     """
 
     _rows_R: list[int]
-    _sampled_R: list[int]
+    _sampled_RS: torch.Tensor
     _scheduled_R: np.ndarray
     batch: Sequence[EngineRequest] = ()
     """The requests of this step, in the order of the batch."""
@@ -172,6 +172,8 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
 
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:  # type: ignore[override]
         """As vLLM's, sparing the generators of rows that are thrown away."""
+        if not self.input_batch.generators:
+            return super().sample_tokens(grammar_output)  # type: ignore[type-var]
         with self._without_discarded_generators():
             return super().sample_tokens(grammar_output)  # type: ignore[type-var]
 
@@ -193,7 +195,7 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
     def _bookkeeping_sync(
         self, scheduler_output: SchedulerOutput, sampler_output: SamplerOutput, *args: Any, **options: Any
     ) -> Any:
-        self._sampled_R = (sampler_output.sampled_token_ids >= 0).sum(dim=-1).tolist()
+        self._sampled_RS = sampler_output.sampled_token_ids
         return super()._bookkeeping_sync(scheduler_output, sampler_output, *args, **options)
 
     def _get_nans_in_logits(self, logits: torch.Tensor | None) -> dict[str, int]:
@@ -202,10 +204,11 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
         vLLM takes one row a request for granted. Drafts bring more, and those behind a rejected draft say nothing
         of the request: a draft may be a token that the family would never produce.
         """
-        if logits is None or not len(logits):
+        if logits is None or not len(logits) or not (broken_R := is_broken(logits)).any():
             return {}
-        rows_R = is_broken(logits).split(self._rows_R)
-        counts = [int(rows[:used].sum()) for rows, used in zip(rows_R, self._sampled_R, strict=True)]
+        rows_R = broken_R.split(self._rows_R)
+        sampled_R = (self._sampled_RS >= 0).sum(dim=-1).tolist()
+        counts = [int(rows[:used].sum()) for rows, used in zip(rows_R, sampled_R, strict=True)]
         return dict(zip(self.input_batch.req_ids, counts, strict=True))
 
 

@@ -110,6 +110,7 @@ REFUSED_EVERYWHERE = [
     ({"logit_bias": {"x": 1}}, "logit_bias"),
     ({"logit_bias": {"999": 1}}, "logit_bias"),
     ({"logit_bias": [1]}, "logit_bias"),
+    ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
     ({"bad_words": ["a"] * 65}, "bad_words"),
     ({"cache_salt": "a/b"}, "cache_salt"),
     ({"cache_salt": ""}, "cache_salt"),
