@@ -200,8 +200,8 @@ def _with_own_tokenizer(adapter: Checkpoint, spec: ExpertSpec) -> Checkpoint:
     if has_tokenizer(spec):
         tokenizer = read_tokenizer(spec.adapter, spec.revision)
         end = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
-        tokens, ends = tokens_of(tokenizer, adapter.report.vocab_size), adapter.end_ids | end
-        adapter = replace(adapter, tokens=tokens, end_ids=ends)
+        tokens, rowless = tokens_of(tokenizer, adapter.report.vocab_size)
+        adapter = replace(adapter, tokens=tokens, rowless=rowless, end_ids=adapter.end_ids | end)
         own = read_template(tokenizer)
     else:
         file = _optional_file(spec.adapter, spec.revision, "chat_template.jinja")

@@ -125,12 +125,14 @@ class Checkpoint:
     Attributes:
         report: Shape and cost.
         tokens: The ids and what they mean.
+        rowless: The tokens for which the model has no row, by their ids: it cannot read them.
         end_ids: The ids with which it ends a text.
         chat_template: Its Jinja source, None where the tokenizer has none.
     """
 
     report: MemberReport
     tokens: Tokens
+    rowless: Mapping[int, str]
     end_ids: frozenset[int]
     chat_template: str | None
 
@@ -169,7 +171,8 @@ def read_checkpoint(name: str, spec: MemberSpec) -> Checkpoint:
     text = config.get_text_config()
     end_ids = _end_ids(spec, config, tokenizer)
     report = _report(name, spec, config)
-    return Checkpoint(report, tokens_of(tokenizer, text.vocab_size), end_ids, read_template(tokenizer))
+    tokens, rowless = tokens_of(tokenizer, text.vocab_size)
+    return Checkpoint(report, tokens, rowless, end_ids, read_template(tokenizer))
 
 
 def read_tokenizer(model: str, revision: str | None) -> Any:
@@ -360,11 +363,13 @@ def _kv_numbers_per_token(text: Any) -> int:
     return 2 * layers * _kv_heads(text) * int(head_dim)
 
 
-def tokens_of(tokenizer: Any, rows: int) -> Tokens:
-    """The tokenizer's ids as far as the model has rows for them."""
-    contents = {index: token for token, index in tokenizer.get_vocab().items() if index < rows}
+def tokens_of(tokenizer: Any, rows: int) -> tuple[Tokens, dict[int, str]]:
+    """The tokenizer's ids as far as the model has rows for them, and those beyond."""
+    known = sorted((index, token) for token, index in tokenizer.get_vocab().items())
+    contents = {index: token for index, token in known if index < rows}
     added = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
-    return Tokens(contents, frozenset(index for index in added if index < rows))
+    tokens = Tokens(contents, frozenset(index for index in added if index < rows))
+    return tokens, {index: token for index, token in known if index >= rows}
 
 
 def _end_ids(spec: MemberSpec, config: "PreTrainedConfig", tokenizer: Any) -> frozenset[int]:

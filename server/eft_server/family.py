@@ -7,12 +7,13 @@ from typing import NoReturn
 from eft_server.adapter import read_adapter
 from eft_server.checkpoint import Checkpoint, MemberReport, read_checkpoint
 from eft_server.config import BASE, MemberSpec, ServerConfig
-from eft_server.errors import FamilyError
+from eft_server.errors import FamilyError, shown
 from eft_server.vocabulary import Vocabulary, compare
 
 __all__ = ["FamilyReport", "MemberReport", "Vocabulary", "inspect_family"]
 
 DRAFT = "draft"
+_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,26 @@ def _warnings(
 ) -> list[str]:
     reports = [checkpoint.report for checkpoint in checkpoints.values()]
     return [
+        *_row_warnings(checkpoints),
         *_end_warnings(config, checkpoints, vocabulary),
         *_softcap_warnings(reports),
         *_context_warnings(reports),
         *_template_warnings(checkpoints),
+    ]
+
+
+def _row_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
+    """By what the tokens are, the members that cannot read them: mostly the same for all."""
+    members: dict[str, list[str]] = {}
+    for name, checkpoint in checkpoints.items():
+        if checkpoint.rowless:
+            listed = [f"{i} ({shown(token)})" for i, token in checkpoint.rowless.items()]
+            more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+            members.setdefault(", ".join(listed[:_LISTED]) + more, []).append(repr(name))
+    return [
+        f"the tokenizer has tokens for which no row is in {', '.join(names)}: {listed}; prompts that contain them are "
+        "refused"
+        for listed, names in members.items()
     ]
 
 

@@ -61,7 +61,11 @@ def test_three_coefficients_are_a_mixture_without_a_filter() -> None:
 
 def test_the_manifest_survives_the_base_config() -> None:
     manifest = Manifest(
-        ("LlamaForCausalLM",), (Checkpoint("small", "/a"), Checkpoint("b", "x/y", "v1")), ((3, 5),), DEFAULTS
+        ("LlamaForCausalLM",),
+        (Checkpoint("small", "/a"), Checkpoint("b", "x/y", "v1")),
+        ((3, 5),),
+        DEFAULTS,
+        (9, 8, 8),
     )
     config = type("Config", (), {"eft": manifest.to_hf()})()
     assert Manifest.from_hf(config) == manifest

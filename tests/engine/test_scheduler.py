@@ -42,7 +42,9 @@ def scheduler(checkpoint: Path) -> EftScheduler:
         max_model_len=512,
         block_size=BLOCK,
         max_num_batched_tokens=CHUNK,
-        hf_overrides={KEY: Manifest((), tuple(map(_checkpoint, "rab")), (), (*BASE, *(0.0,) * 6)).to_hf()},
+        hf_overrides={
+            KEY: Manifest((), tuple(map(_checkpoint, "rab")), (), (*BASE, *(0.0,) * 6), (8,) * 4).to_hf()
+        },
     ).create_engine_config()
     spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=32, dtype=torch.float32)
     cache = KVCacheConfig(64, [], [KVCacheGroupSpec(["layer"], spec)])

@@ -228,3 +228,12 @@ def test_a_checkpoint_with_code_of_its_own_is_refused(make_config, tmp_path):
     (folder / "mine.py").write_text("raise SystemExit('code from a checkpoint was run')")
     with pytest.raises(FamilyError, match="needs code of its own, which is never run"):
         inspect_family(make_config())
+
+
+def test_tokens_without_a_row_are_told_by_member(inspect, special):
+    turns = [*special, "<pad>"]
+    report = inspect({"special": turns, "vocab_size": 22}, {"special": turns, "vocab_size": 22})
+    assert report.vocabulary.shared == ((0, 22),)
+    (warning,) = report.warnings
+    assert "no row is in 'base', 'helpful': 22 ('<pad>'); prompts that contain them are refused" in warning
+    assert not inspect({"special": turns, "vocab_size": 23}, {"special": turns, "vocab_size": 24}).warnings

@@ -1,7 +1,10 @@
-"""One HTTP/1.1 connection: uvicorn's, without patience for half-sent headers, and with JSON errors."""
+"""One HTTP/1.1 connection: uvicorn's, impatient with half-sent headers and unread answers, and with JSON errors."""
 
+import array
 import asyncio
+import fcntl
 import json
+import termios
 from typing import Any
 
 import h11
@@ -9,15 +12,22 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from eft_server.api.errors import ApiError
 
-__all__ = ["HEADER_TIMEOUT_S", "Connection"]
+__all__ = ["HEADER_TIMEOUT_S", "STALL_BYTES", "STALL_S", "Connection"]
 
 HEADER_TIMEOUT_S = 15.0
+STALL_S = 30.0
+STALL_BYTES = 1024
+"""How much of an answer that waits to be read has to be taken in STALL_S seconds."""
 
 
 class Connection(H11Protocol):
-    """Closes itself when a request's headers are not complete in time; uvicorn would wait for ever."""
+    """Ends itself when headers are not complete in time, or an answer is not read; uvicorn would wait for ever.
+
+    An answer that nobody reads keeps its request's place, and what the request holds in the engine.
+    """
 
     _headers_due: asyncio.TimerHandle | None = None
+    _progress_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start waiting for the first request."""
@@ -32,9 +42,20 @@ class Connection(H11Protocol):
         else:
             self._stop_waiting()
 
+    def pause_writing(self) -> None:
+        """Start waiting for the client to read: there is as much on its way as may be."""
+        super().pause_writing()
+        self._expect_progress()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read most of it."""
+        self._stop_expecting_progress()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clocks."""
         self._stop_waiting()
+        self._stop_expecting_progress()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -63,3 +84,25 @@ class Connection(H11Protocol):
         if self._headers_due is not None:
             self._headers_due.cancel()
             self._headers_due = None
+
+    def _expect_progress(self) -> None:
+        self._stop_expecting_progress()
+        self._progress_due = self.loop.call_later(STALL_S, self._check_progress, self._unread())
+
+    def _check_progress(self, waiting: int) -> None:
+        if waiting - self._unread() >= STALL_BYTES:
+            self._expect_progress()
+        else:
+            # Closing would wait until the rest is read. The application is told as of any client that leaves.
+            self.transport.abort()
+
+    def _unread(self) -> int:
+        """How many bytes have not arrived, here and in the system's own buffer, which may hold megabytes."""
+        count = array.array("i", [0])
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, count)
+        return self.transport.get_write_buffer_size() + count[0]
+
+    def _stop_expecting_progress(self) -> None:
+        if self._progress_due is not None:
+            self._progress_due.cancel()
+            self._progress_due = None

@@ -7,6 +7,7 @@ from prometheus_client import Counter
 from vllm.engine.protocol import EngineClient
 from vllm.outputs import RequestOutput
 
+from eft_server.api.guarded import Guarded
 from eft_server.api.naming import answering_as
 
 __all__ = ["Counting"]
@@ -23,7 +24,7 @@ _ACCEPTED = Counter(
 class Counting:
     """An engine whose generations are counted; everything else is the engine's."""
 
-    def __init__(self, engine: EngineClient) -> None:
+    def __init__(self, engine: EngineClient | Guarded) -> None:
         self._engine = engine
 
     def __getattr__(self, name: str) -> Any:
@@ -32,8 +33,9 @@ class Counting:
     def generate(self, *args: Any, **options: Any) -> AsyncGenerator[RequestOutput, None]:
         """As the engine's, counting under the name that the current request asked for."""
         model = answering_as.get("")
+        outputs = self._engine.generate(*args, **options)
         _REQUESTS.labels(model).inc()
-        return self._counted(self._engine.generate(*args, **options), model)
+        return self._counted(outputs, model)
 
     async def _counted(
         self, outputs: AsyncGenerator[RequestOutput, None], model: str

@@ -16,6 +16,7 @@ from vllm.lora.request import LoRARequest
 
 from eft_server.api.counts import Counting
 from eft_server.api.endings import end_of_turn
+from eft_server.api.guarded import Guarded
 from eft_server.api.naming import answering_as
 from eft_server.api.renderer import MemberRenderer
 from eft_server.config import ServerConfig
@@ -94,7 +95,7 @@ def build_handlers(
         chat_template: What renders messages; None means the base's tokenizer's own.
         voices: How the members read messages, where they do not all read that.
     """
-    counting: Any = Counting(engine)
+    counting: Any = Counting(Guarded(engine))
     template: dict[str, Any] = {"chat_template": chat_template, "chat_template_content_format": "auto"}
     options = config.server
     parsing: dict[str, Any] = {

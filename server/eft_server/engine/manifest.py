@@ -48,12 +48,14 @@ class Manifest:
         unshared: half-open ranges of token ids that not all members share.
         draft: the member that drafts in speculative decoding, if one does.
         defaults: the mixture (see `coefficients`) of a request that brings none.
+        rows: how many token ids each member can read, in the order of the coefficients.
     """
 
     architectures: tuple[str, ...]
     members: tuple[Checkpoint, ...]
     unshared: tuple[tuple[int, int], ...]
     defaults: tuple[float, ...]
+    rows: tuple[int, ...]
     base: str = "base"
     draft: str | None = None
 
@@ -92,6 +94,7 @@ class Manifest:
             members=tuple(Checkpoint(**member) for member in raw["members"]),
             unshared=tuple((start, stop) for start, stop in raw["unshared"]),
             defaults=tuple(raw["defaults"]),
+            rows=tuple(raw["rows"]),
             base=raw["base"],
             draft=raw["draft"],
         )

@@ -264,6 +264,7 @@ def _family_options(
         members=tuple(_checkpoint(config, name) for name in config.members if name != BASE),
         unshared=tuple(_complement(report.vocabulary.shared, report.vocabulary.size)),
         defaults=_default_mixture(config),
+        rows=tuple(member.vocab_size for member in report.members),
         draft=_drafting_member(config),
     )
     options = {

@@ -1,6 +1,7 @@
 """An engine without a model: vLLM's configuration, renderer and input checks are real, the tokens are scripted."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 
-from eft_server.engine.manifest import SCORING_KEY
+from eft_server.config import BASE
+from eft_server.engine.manifest import KEY, SCORING_KEY, Checkpoint, Manifest
+
+from .served import family
 
 TEXT = " Hello world!"
 
@@ -42,6 +46,7 @@ class FakeEngine:
             enforce_eager=True,
             max_model_len=512,
             structured_outputs_config={"backend": "xgrammar"},
+            hf_overrides={KEY: _manifest(checkpoint).to_hf()},
         )
         self.vllm_config = arguments.create_engine_config()
         self.model_config = self.vllm_config.model_config
@@ -158,3 +163,16 @@ class FakeEngine:
         decode = self.renderer.get_tokenizer().decode
         ranked = [token_id, *others][: max(most, 1)]
         return {t: Logprob(-0.5 * rank - 0.25, rank + 1, decode([t])) for rank, t in enumerate(ranked)}
+
+
+def _manifest(checkpoint: Path) -> Manifest:
+    """The test family's; `harmless` has fewer ids than the others, of which the last is nobody else's."""
+    rows = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
+    members = [name for name in family().members if name != BASE]
+    return Manifest(
+        ("LlamaForCausalLM",),
+        tuple(Checkpoint(name, "unread") for name in members),
+        ((rows - 1, rows),),
+        (1.0, *(0.0,) * (2 * len(members) + 3)),
+        (rows, rows, rows, rows - 1),
+    )

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 import uvicorn
+from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp
 
 from eft_server.api import connection
@@ -101,6 +102,63 @@ async def test_half_sent_headers_are_given_up_on(port: int, monkeypatch: pytest.
     writer.write(b"POST /v1/completions HTTP/1.1\r\nHost:")
     assert await asyncio.wait_for(reader.read(), timeout=3) == b""
     writer.close()
+
+
+class _Endless:
+    """An application whose answer has no end, and which notes how it ended."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def events() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"x" * 10_000
+                    await asyncio.sleep(0)
+            finally:
+                self.ended.set()
+
+        await StreamingResponse(events())(scope, receive, send)
+
+
+async def reading(port: int, bytes_at_once: int, pause_s: float) -> AsyncIterator[int]:
+    """Ask for an answer, with little room for what has not been read; so many bytes have come at a time."""
+    with contextlib.closing(socket.socket()) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", port))
+        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        while True:
+            yield len(await loop.sock_recv(client, bytes_at_once)) if bytes_at_once else 0
+            await asyncio.sleep(pause_s)
+
+
+@pytest.mark.parametrize("bytes_at_once", [0, 1], ids=["nothing", "a byte at a time"])
+async def test_a_client_that_does_not_read_loses_its_connection(
+    bytes_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "STALL_S", 0.3)
+    app = _Endless()
+    async with listening(app) as port:
+        with contextlib.suppress(ConnectionError):
+            async for _ in reading(port, bytes_at_once, pause_s=0.05):
+                if app.ended.is_set():
+                    break
+        async with asyncio.timeout(5):
+            await app.ended.wait()
+
+
+async def test_a_client_that_reads_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "STALL_S", 0.3)
+    app, stop = _Endless(), asyncio.get_running_loop().time() + 1.5
+    async with listening(app) as port:
+        async for count in reading(port, 65_536, pause_s=0.05):
+            assert count > 0
+            if asyncio.get_running_loop().time() > stop:
+                break
+        assert not app.ended.is_set()
 
 
 async def test_a_declared_size_beyond_the_limit_is_refused_unread(port: int) -> None:

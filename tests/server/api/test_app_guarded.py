@@ -1,0 +1,76 @@
+"""What a member has no row for never reaches the engine, whichever way it comes; nor do tokens that nobody says."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from .fake_engine import FakeEngine
+
+ASK = {"max_tokens": 2}
+
+
+@pytest.fixture
+def last(engine: FakeEngine) -> int:
+    """The last id, which `harmless` has no row for; it is written </think>."""
+    return engine.model_config.get_vocab_size() - 1
+
+
+async def post(client: httpx.AsyncClient, path: str, **body: Any) -> httpx.Response:
+    return await client.post(path, json=body)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "a </think>"}),
+        ("/v1/completions", {"prompt": "a </think>", "stream": True}),
+        ("/v1/completions", {"prompt": ["a", "b</think>"]}),
+        ("/v1/completions", {"prompt": "a", "eft": {"prompts": {"harmless": "</think>"}}}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a </think>"}]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a </think>"}], "stream": True}),
+        ("/v1/responses", {"input": "a </think>"}),
+        ("/v1/responses", {"input": "a </think>", "stream": True}),
+        ("/v1/eft/score", {"items": [{"prompt": "a </think>", "completion": "b"}]}),
+        ("/v1/eft/score", {"items": [{"prompt": "a", "completion": "</think> b"}]}),
+    ],
+)
+async def test_a_prompt_that_a_member_cannot_read_is_refused(
+    client: httpx.AsyncClient, engine: FakeEngine, last: int, path: str, body: dict[str, Any]
+) -> None:
+    response = await post(client, path, **body)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    for part in (str(last), "</think>", "'harmless'", f"0 to {last - 1}"):
+        assert part in error["message"]
+    assert engine.asked == []
+
+
+async def test_ids_are_held_against_the_same_rows(client: httpx.AsyncClient, last: int) -> None:
+    assert (await post(client, "/v1/completions", prompt=[5, last], **ASK)).status_code == 400
+    assert (await post(client, "/v1/completions", prompt=[5, last - 1], **ASK)).status_code == 200
+
+
+@pytest.mark.parametrize("model", ["demo/base", "demo/helpful", "demo-helpful"])
+async def test_who_does_not_count_need_not_read(client: httpx.AsyncClient, model: str) -> None:
+    response = await post(client, "/v1/completions", model=model, prompt="a </think>", **ASK)
+    assert response.status_code == 200
+
+
+async def test_a_member_with_a_prompt_of_its_own_need_not_read_everybodys(client: httpx.AsyncClient) -> None:
+    own = {"prompts": {"harmless": "a"}}
+    response = await post(client, "/v1/completions", prompt="a </think>", eft=own, **ASK)
+    assert response.status_code == 200
+
+
+async def test_of_the_allowed_tokens_one_has_to_be_everybodys(client: httpx.AsyncClient, last: int) -> None:
+    alone = await post(client, "/v1/completions", prompt="a", allowed_token_ids=[last], **ASK)
+    assert alone.status_code == 400
+    assert alone.json()["error"]["param"] == "allowed_token_ids"
+    beside = await post(client, "/v1/completions", prompt="a", allowed_token_ids=[last, 7], **ASK)
+    assert beside.status_code == 200
+    base = await post(
+        client, "/v1/completions", model="demo/base", prompt="a", allowed_token_ids=[last], **ASK
+    )
+    assert base.status_code == 200
