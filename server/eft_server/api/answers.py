@@ -19,7 +19,7 @@ __all__ = ["answer", "outcome"]
 
 T = TypeVar("T")
 Events = AsyncGenerator[str, None]
-Call = Coroutine[Any, Any, BaseModel | Events]
+Call = Coroutine[Any, Any, BaseModel | Response | Events]
 
 _DONE = "data: [DONE]\n\n"
 _ERROR_EVENT = 'data: {"error"'
@@ -52,7 +52,7 @@ class Deadline:
 
 
 async def answer(raw: Request, call: Call, extra: dict[str, Any], timeout_s: float) -> Response:
-    """Run a handler and answer with its result, the fields `extra` added.
+    """Run a handler and answer with its result, the fields `extra` added; a response of its own goes out as it is.
 
     A stream carries `extra` in its first event alone. It starts only once that event is there, so a request
     that the engine refuses still gets its own status. When the client leaves, the engine's work is aborted.
@@ -62,6 +62,8 @@ async def answer(raw: Request, call: Call, extra: dict[str, Any], timeout_s: flo
     if not await _finished_before_disconnect(raw, work):
         return Response(status_code=_CLIENT_CLOSED)
     result = work.result()
+    if isinstance(result, Response):
+        return result
     if isinstance(result, BaseModel):
         return JSONResponse(result.model_dump(mode="json", by_alias=True) | extra)
     first, events = result
@@ -83,9 +85,9 @@ async def outcome(call: Awaitable[Any]) -> Any:
     return result
 
 
-async def _start(call: Call, deadline: Deadline) -> BaseModel | tuple[str, Events]:
+async def _start(call: Call, deadline: Deadline) -> BaseModel | Response | tuple[str, Events]:
     result = await deadline.wait_for(outcome(call))
-    if isinstance(result, BaseModel):
+    if isinstance(result, BaseModel | Response):
         return result
     events: Events = result
     try:

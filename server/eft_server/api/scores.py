@@ -32,6 +32,8 @@ __all__ = ["ScoreAnswer", "score"]
 _AT_ONCE = 16
 """How many texts of one request the engine has at a time: others get their turn between them."""
 
+_DECODED_AT_ONCE = 256
+
 
 _EXAMPLE: dict[str, Any] = {
     "object": "eft.score",
@@ -195,15 +197,8 @@ async def score(service: Service, request: ScoreRequest, resolved: Resolved) -> 
     _check_amount(service.config, columns, texts)
     found = await _run(service, request, columns, texts)
     tokenizer = service.engine.renderer.get_tokenizer()
-    data = [
-        ScoredItem(
-            index=index,
-            token_ids=text.completion,
-            tokens=convert_ids_list_to_tokens(tokenizer, text.completion),
-            **columns.shown(by_mixture),
-        )
-        for index, (text, by_mixture) in enumerate(zip(texts, found, strict=True))
-    ]
+    tokens = [await _tokens(tokenizer, text.completion) for text in texts]
+    data = await asyncio.to_thread(_items, columns, texts, tokens, found)
     total = sum(text.length for text in texts)
     usage = ScoreUsage(prompt_tokens=total, total_tokens=total)
     return ScoreAnswer(
@@ -347,8 +342,31 @@ async def _ask(
     if last is None or last.outputs[0].finish_reason == "error":
         raise failure(request_id)
     found = scored(last, scoring)
-    if any(math.isnan(value) for item in found for value in item.logprobs):
+    # None is above zero, so nothing but a NaN makes a sum one.
+    if any(math.isnan(sum(item.logprobs)) for item in found):
         raise failure(request_id)
+    return found
+
+
+def _items(
+    columns: _Columns,
+    texts: Sequence[_Text],
+    tokens: Sequence[list[str]],
+    found: Sequence[tuple[Scored, ...]],
+) -> list[ScoredItem]:
+    """The answer's items: with megabytes of numbers, too long for the event loop."""
+    return [
+        ScoredItem(index=index, token_ids=text.completion, tokens=own, **columns.shown(by_mixture))
+        for index, (text, own, by_mixture) in enumerate(zip(texts, tokens, found, strict=True))
+    ]
+
+
+async def _tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Each token's text. Tokenizers are not for two threads, so others get their turns in between."""
+    found = list[str]()
+    for start in range(0, len(ids), _DECODED_AT_ONCE):
+        found.extend(convert_ids_list_to_tokens(tokenizer, list(ids[start : start + _DECODED_AT_ONCE])))
+        await asyncio.sleep(0)
     return found
 
 

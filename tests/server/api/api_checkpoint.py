@@ -7,6 +7,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 SPECIAL = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 THINKING = ("<think>", "</think>")
+RARE = "<rare>"
 TEMPLATE = (
     "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}"
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] or '' }}"
@@ -30,7 +31,7 @@ def write_checkpoint(path: Path) -> Path:
     )
     tokenizer.train_from_iterator(["The quick brown fox jumps over the lazy dog. Hello world!"] * 3, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SPECIAL[0], pad_token=SPECIAL[0])
-    fast.add_special_tokens({"additional_special_tokens": list(THINKING)})
+    fast.add_special_tokens({"additional_special_tokens": [*THINKING, RARE]})
     fast.chat_template = TEMPLATE
     fast.save_pretrained(path)
     config = LlamaConfig(

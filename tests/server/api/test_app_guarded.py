@@ -12,7 +12,7 @@ ASK = {"max_tokens": 2}
 
 @pytest.fixture
 def last(engine: FakeEngine) -> int:
-    """The last id, which `harmless` has no row for; it is written </think>."""
+    """The last id, which `harmless` has no row for; it is written <rare>."""
     return engine.model_config.get_vocab_size() - 1
 
 
@@ -23,16 +23,16 @@ async def post(client: httpx.AsyncClient, path: str, **body: Any) -> httpx.Respo
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/v1/completions", {"prompt": "a </think>"}),
-        ("/v1/completions", {"prompt": "a </think>", "stream": True}),
-        ("/v1/completions", {"prompt": ["a", "b</think>"]}),
-        ("/v1/completions", {"prompt": "a", "eft": {"prompts": {"harmless": "</think>"}}}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a </think>"}]}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a </think>"}], "stream": True}),
-        ("/v1/responses", {"input": "a </think>"}),
-        ("/v1/responses", {"input": "a </think>", "stream": True}),
-        ("/v1/eft/score", {"items": [{"prompt": "a </think>", "completion": "b"}]}),
-        ("/v1/eft/score", {"items": [{"prompt": "a", "completion": "</think> b"}]}),
+        ("/v1/completions", {"prompt": "a <rare>"}),
+        ("/v1/completions", {"prompt": "a <rare>", "stream": True}),
+        ("/v1/completions", {"prompt": ["a", "b<rare>"]}),
+        ("/v1/completions", {"prompt": "a", "eft": {"prompts": {"harmless": "<rare>"}}}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a <rare>"}]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a <rare>"}], "stream": True}),
+        ("/v1/responses", {"input": "a <rare>"}),
+        ("/v1/responses", {"input": "a <rare>", "stream": True}),
+        ("/v1/eft/score", {"items": [{"prompt": "a <rare>", "completion": "b"}]}),
+        ("/v1/eft/score", {"items": [{"prompt": "a", "completion": "<rare> b"}]}),
     ],
 )
 async def test_a_prompt_that_a_member_cannot_read_is_refused(
@@ -42,7 +42,7 @@ async def test_a_prompt_that_a_member_cannot_read_is_refused(
     assert response.status_code == 400
     error = response.json()["error"]
     assert error["type"] == "invalid_request_error"
-    for part in (str(last), "</think>", "'harmless'", f"0 to {last - 1}"):
+    for part in (str(last), "<rare>", "'harmless'", f"0 to {last - 1}"):
         assert part in error["message"]
     assert engine.asked == []
 
@@ -54,13 +54,13 @@ async def test_ids_are_held_against_the_same_rows(client: httpx.AsyncClient, las
 
 @pytest.mark.parametrize("model", ["demo/base", "demo/helpful", "demo-helpful"])
 async def test_who_does_not_count_need_not_read(client: httpx.AsyncClient, model: str) -> None:
-    response = await post(client, "/v1/completions", model=model, prompt="a </think>", **ASK)
+    response = await post(client, "/v1/completions", model=model, prompt="a <rare>", **ASK)
     assert response.status_code == 200
 
 
 async def test_a_member_with_a_prompt_of_its_own_need_not_read_everybodys(client: httpx.AsyncClient) -> None:
     own = {"prompts": {"harmless": "a"}}
-    response = await post(client, "/v1/completions", prompt="a </think>", eft=own, **ASK)
+    response = await post(client, "/v1/completions", prompt="a <rare>", eft=own, **ASK)
     assert response.status_code == 200
 
 

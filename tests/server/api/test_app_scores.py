@@ -3,13 +3,16 @@
 import asyncio
 import json
 import math
+import threading
 from typing import Any
 
 import httpx
 import pytest
 from transformers import AutoTokenizer
 
+from eft_server.api import routes
 from eft_server.api.app import create_app
+from eft_server.api.pieces import written
 from eft_server.config import ServerConfig
 from eft_server.templates import PLAIN, MemberTemplate, Voice
 
@@ -314,3 +317,20 @@ async def test_an_engine_that_leaves_rows_out_scores_nothing(
     response = await ask(client, ITEM)
     assert response.status_code == 400
     assert "kv_sharing_fast_prefill" in response.json()["error"]["message"]
+
+
+async def test_answers_are_written_beside_the_event_loop(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def noted(value: Any) -> bytes:
+        threads.append(threading.current_thread())
+        return written(value)
+
+    monkeypatch.setattr(routes.scores, "written", noted)
+    body = {"items": [{"prompt": "a", "completion": " fox"}]}
+    response = await client.post("/v1/eft/score", json=body)
+    assert response.headers["content-type"] == "application/json"
+    assert response.json()["data"][0]["tokens"] == [" fox"]
+    assert threads and threads[0] is not threading.current_thread()

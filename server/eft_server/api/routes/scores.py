@@ -1,14 +1,18 @@
 """POST /v1/eft/score."""
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from eft_server.api.answers import answer
 from eft_server.api.openapi import json_body
+from eft_server.api.pieces import written
 from eft_server.api.schemas import ScoreRequest
 from eft_server.api.scores import ScoreAnswer, score
-from eft_server.api.service import service_of
+from eft_server.api.service import Service, service_of
 from eft_server.api.strict_json import parse_object
+from eft_server.behaviours import Resolved
 
 __all__ = ["PATH", "router"]
 
@@ -29,4 +33,11 @@ async def create_score(raw: Request) -> Response:
     payload = parse_object(await raw.body())
     request = ScoreRequest.read(payload, service.config.server)
     resolved = service.weigh(request, payload)
-    return await answer(raw, score(service, request, resolved), {}, service.config.server.request_timeout_s)
+    call = _written(service, request, resolved)
+    return await answer(raw, call, {}, service.config.server.request_timeout_s)
+
+
+async def _written(service: Service, request: ScoreRequest, resolved: Resolved) -> Response:
+    """Megabytes of numbers are written beside the event loop: other requests' streams go on."""
+    scores = await score(service, request, resolved)
+    return Response(await asyncio.to_thread(written, scores), media_type="application/json")
