@@ -292,6 +292,12 @@ class ServerOptions(_Section):
     max_score_items: Annotated[int, Field(ge=1, le=65536)] = 256
     max_scores: Annotated[int, Field(ge=1, le=1 << 24)] = 1 << 18
     max_concurrent_requests: Annotated[int, Field(ge=1, le=65536)] = 256
+    max_waiting_requests: Annotated[int, Field(ge=0, le=65536)] = 1024
+    waiting_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 60.0
+    max_sequences: Annotated[int, Field(ge=1, le=1 << 20)] = 1024
+    max_tokens_under_way: Annotated[int, Field(ge=1, le=1 << 40)] = 1 << 22
+    max_bytes_under_way: Annotated[int, Field(ge=1024, le=1 << 40)] = 1 << 28
+    key_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5
     body_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 30.0
     request_timeout_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 600.0
     tool_parser: ParserName | None = None

@@ -8,8 +8,9 @@ from vllm.engine.protocol import EngineClient
 
 from eft_server.api.auth import ApiKeyAuth
 from eft_server.api.errors import install_error_handlers
-from eft_server.api.limits import BodyLimit, ConcurrencyLimit
+from eft_server.api.limits import BodyLimit, Places
 from eft_server.api.openapi import describe_app
+from eft_server.api.rooms import Room
 from eft_server.api.routes import chat, completions, responses, routers, scores, tokens
 from eft_server.api.service import Service
 from eft_server.config import ServerConfig
@@ -42,20 +43,32 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = Service.over(engine, config, chat_template, voices)
+    share = config.server.key_share if len(api_keys) > 1 else 1.0
+    app.state.service = Service.over(engine, config, chat_template, voices, share)
     for router in routers:
         app.include_router(router)
     install_error_handlers(app)
     describe_app(app)
-    _add_limits(app, config, api_keys)
+    _add_limits(app, config, api_keys, share)
     return app
 
 
-def _add_limits(app: FastAPI, config: ServerConfig, api_keys: Sequence[str]) -> None:
+def _add_limits(app: FastAPI, config: ServerConfig, api_keys: Sequence[str], share: float) -> None:
     """Innermost first: a request is authorised, then read, and only then takes up one of the places."""
     options = config.server
     working_paths = {chat.PATH, completions.PATH, responses.PATH, scores.PATH, *tokens.WORKING_PATHS}
-    app.add_middleware(ConcurrencyLimit, max_requests=options.max_concurrent_requests, paths=working_paths)
-    app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes, timeout_s=options.body_timeout_s)
+    app.add_middleware(
+        Places,
+        room=Room([options.max_concurrent_requests], share),
+        paths=working_paths,
+        most_waiting=options.max_waiting_requests,
+        patience_s=options.waiting_timeout_s,
+    )
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=options.max_body_bytes,
+        timeout_s=options.body_timeout_s,
+        room=Room([options.max_bytes_under_way], share),
+    )
     if api_keys:
         app.add_middleware(ApiKeyAuth, keys=api_keys)

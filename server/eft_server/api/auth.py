@@ -8,6 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eft_server.api.errors import ApiError
+from eft_server.api.rooms import asking_key
 
 __all__ = ["ApiKeyAuth"]
 
@@ -23,17 +24,21 @@ class ApiKeyAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS and not self._admits(scope):
-            await _refusal().response()(scope, receive, send)
-            return
+        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
+            key = self._admitted(scope)
+            if key is None:
+                await _refusal().response()(scope, receive, send)
+                return
+            asking_key.set(key)
         await self.app(scope, receive, send)
 
-    def _admits(self, scope: Scope) -> bool:
+    def _admitted(self, scope: Scope) -> str | None:
+        """A short digest of the key, None where it is none of ours."""
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         digest = _digest(key.strip())
         # Every key is compared, whether or not an earlier one fits: the time taken says nothing.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
+        return digest.hex()[:16] if scheme.lower() == "bearer" and any(matches) else None
 
 
 def _refusal() -> ApiError:

@@ -124,7 +124,9 @@ def from_vllm(response: ErrorResponse) -> ApiError:
     """Turn the error that a vLLM handler returned into an ApiError."""
     error = response.error
     message = error.message or HTTPStatus(error.code).phrase
-    return ApiError(message, status=error.code, param=error.param)
+    # The engine's own bounds (vllm.max_num_queued_reqs and _tokens) are answered so.
+    headers = {"Retry-After": "1"} if error.code == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return ApiError(message, status=error.code, param=error.param, headers=headers)
 
 
 def from_validation(exc: ValidationError) -> ApiError:

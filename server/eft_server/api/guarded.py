@@ -1,4 +1,4 @@
-"""An engine that is asked for nothing that a member cannot read, and for no token that cannot be generated."""
+"""An engine that is asked for no more than it has room for, and for nothing that a member cannot read or say."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
 from eft_server.api.errors import ApiError
+from eft_server.api.rooms import Room, asking_key
 from eft_server.engine.coefficients import counting, is_filtered
 from eft_server.engine.manifest import Manifest
 from eft_server.engine.message import EngineRequest
@@ -17,14 +18,22 @@ __all__ = ["Guarded"]
 
 
 class Guarded:
-    """Checks what is sent to the engine, whichever way it came; everything else is the engine's.
+    """Checks what is sent to the engine, whichever way it came, and holds it back while it is too much at once.
+
+    Everything else is the engine's. A request over HTTP may be hundreds of sequences; what is held back is no more than
+    a coroutine each.
 
     vLLM lets a prompt hold every id that the tokenizer knows, and tokenizers know more than models: a token that was
     added and never trained has no row in the embedding.
+
+    Args:
+        engine: The engine.
+        room: For sequences, and for their tokens: those of the prompt and those that may follow.
     """
 
-    def __init__(self, engine: EngineClient) -> None:
+    def __init__(self, engine: EngineClient, room: Room) -> None:
         self._engine = engine
+        self._room = room
         self._manifest = Manifest.from_hf(engine.model_config.hf_config)
 
     def __getattr__(self, name: str) -> Any:
@@ -42,7 +51,20 @@ class Guarded:
         request = EngineRequest.read(sampling_params.extra_args, self._manifest)
         self._require_rows(request, prompt["prompt_token_ids"])
         self._require_choice(request, sampling_params.allowed_token_ids or ())
-        return self._engine.generate(prompt, sampling_params, request_id, **options)
+        sequences = sampling_params.n
+        each = len(prompt["prompt_token_ids"]) + (sampling_params.max_tokens or 0)
+        outputs = self._engine.generate(prompt, sampling_params, request_id, **options)
+        return self._in_turn(outputs, asking_key.get(), sequences, sequences * each)
+
+    async def _in_turn(
+        self, outputs: AsyncGenerator[RequestOutput, None], key: str, sequences: int, tokens: int
+    ) -> AsyncGenerator[RequestOutput, None]:
+        try:
+            async with self._room.take(key, sequences, tokens):
+                async for output in outputs:
+                    yield output
+        finally:
+            await outputs.aclose()
 
     def _require_rows(self, request: EngineRequest, everybodys: Sequence[int]) -> None:
         highest = max(everybodys, default=0)

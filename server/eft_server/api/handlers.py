@@ -19,6 +19,7 @@ from eft_server.api.endings import end_of_turn
 from eft_server.api.guarded import Guarded
 from eft_server.api.naming import answering_as
 from eft_server.api.renderer import MemberRenderer
+from eft_server.api.rooms import Room
 from eft_server.config import ServerConfig
 from eft_server.engine.parsers import template_variables
 from eft_server.templates import Voice
@@ -86,6 +87,7 @@ def build_handlers(
     config: ServerConfig,
     chat_template: str | None = None,
     voices: Sequence[Voice] = (),
+    key_share: float = 1.0,
 ) -> Handlers:
     """Build the handlers over a running engine.
 
@@ -94,8 +96,10 @@ def build_handlers(
         config: The family, under whose name it answers.
         chat_template: What renders messages; None means the base's tokenizer's own.
         voices: How the members read messages, where they do not all read that.
+        key_share: How much of the engine one API key may have, 0 to 1.
     """
-    counting: Any = Counting(Guarded(engine))
+    bounds = (config.server.max_sequences, config.server.max_tokens_under_way)
+    counting: Any = Counting(Guarded(engine, Room(bounds, key_share)))
     template: dict[str, Any] = {"chat_template": chat_template, "chat_template_content_format": "auto"}
     options = config.server
     parsing: dict[str, Any] = {

@@ -1,14 +1,17 @@
-"""What one client may cost: body size, time to send it, media type, and requests in flight. Pure ASGI."""
+"""What one client may cost: body size, time to send it, media type, and a place among those answered. Pure ASGI."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eft_server.api.errors import ApiError
+from eft_server.api.rooms import Room, asking_key
 
-__all__ = ["BodyLimit", "ConcurrencyLimit"]
+__all__ = ["BodyLimit", "Places"]
 
 _RETRY_AFTER_S = 1
 
@@ -21,42 +24,49 @@ class BodyLimit:
     """Read each request's body whole before the application runs, within bounds of size and time.
 
     A body has to be JSON without content encoding (415), of at most `max_bytes` (413), and complete within
-    `timeout_s` seconds (408).
+    `timeout_s` seconds (408). `room` is for the bytes of all bodies whose requests are under way (429).
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float, room: Room) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.timeout_s = timeout_s
+        self.room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its body at hand, or answer 408, 413 or 415."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        held = _Held(self.room)
         try:
-            body = await self._read(Headers(scope=scope), receive)
+            body = await self._read(Headers(scope=scope), receive, held)
             if scope["method"] == "POST":
                 _check_media_type(Headers(scope=scope))
         except ClientGoneError:
+            held.give_back()
             return
         except ApiError as error:
+            held.give_back()
             await error.response()(scope, receive, send)
             return
-        await self.app(scope, _Replay(body, receive), send)
+        try:
+            await self.app(scope, _Replay(body, receive), send)
+        finally:
+            held.give_back()
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+    async def _read(self, headers: Headers, receive: Receive, held: "_Held") -> bytes:
         declared = headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared[:20]) > self.max_bytes:
             raise self._too_large()
         try:
             async with asyncio.timeout(self.timeout_s):
-                return await self._collect(receive)
+                return await self._collect(receive, held)
         except TimeoutError:
             message = f"The request body did not arrive within {self.timeout_s:g} seconds."
             raise ApiError(message, status=408, headers={"Connection": "close"}) from None
 
-    async def _collect(self, receive: Receive) -> bytes:
+    async def _collect(self, receive: Receive, held: "_Held") -> bytes:
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -67,6 +77,7 @@ class BodyLimit:
             size += len(chunk)
             if size > self.max_bytes:
                 raise self._too_large()
+            held.take(len(chunk))
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return b"".join(chunks)
@@ -77,46 +88,112 @@ class BodyLimit:
         return ApiError(message, status=413, headers={"Connection": "close"})
 
 
+class _Held:
+    """The bytes of one request's body."""
+
+    def __init__(self, room: Room) -> None:
+        self._room, self._key, self._count = room, asking_key.get(), 0
+
+    def take(self, count: int) -> None:
+        if not self._room.take_at_once(self._key, count):
+            message = "The server is busy: what is being sent to it is too large together; try again shortly."
+            headers = {"Connection": "close", "Retry-After": str(_RETRY_AFTER_S)}
+            raise ApiError(message, status=429, headers=headers)
+        self._count += count
+
+    def give_back(self) -> None:
+        self._room.give_back(self._key, self._count)
+        self._count = 0
+
+
 class _Replay:
     """An ASGI receive that gives a body already read, then whatever else arrives."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:
         self._body: bytes | None = body
-        self._receive = receive
+        self.behind_the_body = receive
 
     async def __call__(self) -> Message:
         if self._body is None:
-            return await self._receive()
+            return await self.behind_the_body()
         body, self._body = self._body, None
         return {"type": "http.request", "body": body, "more_body": False}
 
 
-class ConcurrencyLimit:
-    """Answer 429 with Retry-After when `max_requests` requests to `paths` are already in flight."""
+class Places:
+    """Let so many requests to `paths` be answered at once; some others wait, and the rest get 429 with Retry-After.
 
-    def __init__(self, app: ASGIApp, *, max_requests: int, paths: Collection[str]) -> None:
+    Args:
+        app: What answers.
+        room: Where the places are.
+        paths: What needs one.
+        most_waiting: How many may wait.
+        patience_s: How long each.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, room: Room, paths: Collection[str], most_waiting: int, patience_s: float
+    ) -> None:
         self.app = app
-        self.max_requests = max_requests
+        self.room = room
         self.paths = frozenset(paths)
-        self._in_flight = 0
+        self.most_waiting = most_waiting
+        self.patience_s = patience_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 429."""
+        """Pass the request on once there is a place for it, or answer 429."""
         if scope["type"] != "http" or scope["path"] not in self.paths:
             await self.app(scope, receive, send)
             return
-        if self._in_flight >= self.max_requests:
-            await self._refusal().response()(scope, receive, send)
-            return
-        self._in_flight += 1
-        try:
+        async with AsyncExitStack() as place:
+            try:
+                entering = place.enter_async_context(self.room.take(asking_key.get(), 1))
+                await self._entered(entering, receive)
+            except ClientGoneError:
+                return
+            except ApiError as error:
+                await error.response()(scope, receive, send)
+                return
             await self.app(scope, receive, send)
-        finally:
-            self._in_flight -= 1
 
-    def _refusal(self) -> ApiError:
-        message = f"{self.max_requests} requests are already being served; try again shortly."
+    async def _entered(self, entering: Coroutine[Any, Any, None], receive: Receive) -> None:
+        work = asyncio.ensure_future(entering)
+        await asyncio.sleep(0)  # Where there is a place, it has it now.
+        if work.done():
+            return
+        if self.room.waiting > self.most_waiting:
+            await _cancelled(work)
+            raise self._refusal(f"{self.most_waiting} requests are already waiting")
+        gone = asyncio.ensure_future(_gone(receive))
+        try:
+            await asyncio.wait((work, gone), timeout=self.patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return
+            left = gone.done()
+        finally:
+            await _cancelled(gone)
+            if not work.done():
+                await _cancelled(work)
+        if left:
+            raise ClientGoneError
+        raise self._refusal(f"no place became free in {self.patience_s:g} seconds")
+
+    def _refusal(self, reason: str) -> ApiError:
+        message = f"The server is busy: {reason}; try again shortly."
         return ApiError(message, status=429, headers={"Retry-After": str(_RETRY_AFTER_S)})
+
+
+async def _cancelled(work: asyncio.Future[None]) -> None:
+    work.cancel()
+    await asyncio.wait((work,))
+
+
+async def _gone(receive: Receive) -> None:
+    """Wait until the client leaves, whose request has been read."""
+    if isinstance(receive, _Replay):
+        receive = receive.behind_the_body
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _check_media_type(headers: Headers) -> None:

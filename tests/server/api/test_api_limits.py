@@ -46,7 +46,10 @@ async def listening(app: ASGIApp) -> AsyncIterator[int]:
 
 @pytest_asyncio.fixture
 async def port(engine: FakeEngine) -> AsyncIterator[int]:
-    app = create_app(engine, family(body_timeout_s=0.3, request_timeout_s=2.0, max_concurrent_requests=2))
+    app = create_app(
+        engine,
+        family(body_timeout_s=0.3, request_timeout_s=2.0, max_concurrent_requests=2, max_waiting_requests=0),
+    )
     async with listening(app) as port:
         yield port
 
@@ -205,13 +208,105 @@ async def test_a_charset_in_the_content_type_does_no_harm(client: httpx.AsyncCli
 
 async def test_requests_beyond_the_places_are_told_to_come_back(engine: FakeEngine) -> None:
     engine.pause_s = 0.05
-    async with client_of(create_app(engine, family(max_concurrent_requests=2))) as client:
+    async with client_of(
+        create_app(engine, family(max_concurrent_requests=2, max_waiting_requests=0))
+    ) as client:
         answers = await asyncio.gather(*(client.post("/v1/completions", json=PROMPT) for _ in range(3)))
         refused = [answer for answer in answers if answer.status_code == 429]
         assert len(refused) == 1
         assert refused[0].headers["retry-after"] == "1"
         assert refused[0].json()["error"]["type"] == "rate_limit_error"
         assert (await client.post("/v1/completions", json=PROMPT)).status_code == 200
+
+
+async def test_a_thousand_streams_at_once_wait_for_their_turn(engine: FakeEngine) -> None:
+    engine.pause_s = 0.001
+    options = family(max_concurrent_requests=64, max_sequences=16)
+    async with client_of(create_app(engine, options)) as client:
+        asked = PROMPT | {"stream": True, "max_tokens": 2}
+        answers = await asyncio.gather(*(client.post("/v1/completions", json=asked) for _ in range(1000)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers)
+    assert engine.most_running == 16
+
+
+async def test_who_waits_too_long_is_told_to_come_back(engine: FakeEngine) -> None:
+    engine.pause_s = 0.1
+    options = family(max_concurrent_requests=1, waiting_timeout_s=0.2)
+    async with client_of(create_app(engine, options)) as client:
+        first, second = await asyncio.gather(*(client.post("/v1/completions", json=PROMPT) for _ in range(2)))
+        assert (first.status_code, second.status_code) == (200, 429)
+        assert second.headers["retry-after"] == "1"
+        assert "0.2 seconds" in second.json()["error"]["message"]
+        assert (await client.post("/v1/completions", json=PROMPT)).status_code == 200
+
+
+async def test_a_client_that_leaves_does_not_wait_on(engine: FakeEngine) -> None:
+    engine.pause_s = 0.05
+    app = create_app(engine, family(max_concurrent_requests=1))
+    body = json.dumps(PROMPT).encode()
+    async with listening(app) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        busy = asyncio.create_task(client.post("/v1/completions", json=PROMPT))
+        await eventually(lambda: engine.asked)
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head(len(body)) + body)
+        await asyncio.sleep(0.1)
+        writer.close()
+        assert (await busy).status_code == 200
+        assert (await client.post("/v1/completions", json=PROMPT)).status_code == 200
+    assert len(engine.asked) == 2
+
+
+async def test_choices_and_prompts_are_sequences(engine: FakeEngine) -> None:
+    engine.pause_s = 0.01
+    async with client_of(create_app(engine, family(max_sequences=6))) as client:
+        several = PROMPT | {"prompt": ["a", "b", "c"], "n": 4}
+        response = await client.post("/v1/completions", json=several)
+    assert len(response.json()["choices"]) == 12
+    assert engine.most_running == 1
+
+
+async def test_tokens_that_may_come_count(engine: FakeEngine) -> None:
+    engine.pause_s = 0.01
+    async with client_of(create_app(engine, family(max_tokens_under_way=20))) as client:
+        asked = PROMPT | {"max_tokens": 8}
+        await asyncio.gather(*(client.post("/v1/completions", json=asked) for _ in range(4)))
+        assert engine.most_running == 2
+        alone = await client.post("/v1/completions", json=PROMPT | {"max_tokens": 100})
+    assert alone.status_code == 200
+
+
+async def test_scores_take_their_turn_too(engine: FakeEngine) -> None:
+    engine.pause_s = 0.01
+    async with client_of(create_app(engine, family(max_sequences=2))) as client:
+        items = [{"prompt": "a", "completion": " fox"}] * 8
+        response = await client.post("/v1/eft/score", json={"items": items})
+    assert len(response.json()["data"]) == 8
+    assert engine.most_running == 2
+
+
+async def test_bodies_are_bounded_together(engine: FakeEngine) -> None:
+    app = create_app(engine, family(max_bytes_under_way=1024))
+    async with client_of(app) as client:
+        large = await client.post("/v1/completions", json=PROMPT | {"user": "x" * 250, "prompt": "a" * 900})
+        assert large.status_code == 429
+        assert large.headers["retry-after"] == "1"
+        assert (await client.post("/v1/completions", json=PROMPT)).status_code == 200
+
+
+async def test_a_key_leaves_room_for_others(engine: FakeEngine) -> None:
+    engine.pause_s = 0.1
+    options = family(max_concurrent_requests=4, max_waiting_requests=2, key_share=0.5)
+    async with client_of(create_app(engine, options, api_keys=["one", "two"])) as client:
+
+        async def ask(key: str) -> int:
+            headers = {"authorization": f"Bearer {key}"}
+            return (await client.post("/v1/completions", json=PROMPT, headers=headers)).status_code
+
+        greedy = [asyncio.create_task(ask("one")) for _ in range(6)]
+        await eventually(lambda: engine.running == 2)
+        assert await ask("two") == 200
+        assert sorted(await asyncio.gather(*greedy)) == [200] * 4 + [429] * 2
 
 
 async def test_health_and_models_need_no_place(engine: FakeEngine) -> None:

@@ -108,7 +108,7 @@ async def test_a_key_that_is_missing_or_wrong_is_an_error_of_its_own(engine: Fak
 
 async def test_a_full_server_says_when_to_come_back(engine: FakeEngine) -> None:
     engine.pause_s = 0.01
-    full = asking(engine, max_concurrent_requests=1)
+    full = asking(engine, max_concurrent_requests=1, max_waiting_requests=0)
     chats = (full.chat("Hi", model="demo", max_tokens=4) for _ in range(2))
     answers = await asyncio.gather(*chats, return_exceptions=True)
     (refused,) = [answer for answer in answers if isinstance(answer, Busy)]

@@ -278,7 +278,7 @@ async def test_everything_is_given_up_when_the_client_leaves(engine: FakeEngine)
 
 
 async def test_too_much_at_once_is_told_to_wait(engine: FakeEngine) -> None:
-    app = create_app(engine, family(max_concurrent_requests=1))
+    app = create_app(engine, family(max_concurrent_requests=1, max_waiting_requests=0))
     async with client_of(app) as client:
         engine.pause_s = 0.05
         statuses = [r.status_code for r in await asyncio.gather(ask(client, ITEM), ask(client, ITEM))]

@@ -1,0 +1,117 @@
+"""Bounds on what is under way at once, in total and for each API key: who finds no room waits in a row."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+__all__ = ["Room", "asking_key"]
+
+asking_key: ContextVar[str] = ContextVar("asking_key", default="")
+"""Whose request the current one is: a digest of its API key; empty where none is asked for."""
+
+
+@dataclass(eq=False)
+class _Waiting:
+    key: str
+    amounts: tuple[int, ...]
+    admitted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Room:
+    """So much of several things at once, such as sequences and their tokens.
+
+    Args:
+        limits: how much of each. Who asks for more gets all of it, and is alone.
+        share: how much of them one key may have, 0 to 1.
+    """
+
+    def __init__(self, limits: Sequence[int], share: float = 1.0) -> None:
+        self._limits = tuple(limits)
+        self._limits_of_a_key = tuple(max(1, int(limit * share)) for limit in limits)
+        self._taken = [0] * len(self._limits)
+        self._taken_by: dict[str, list[int]] = {}
+        self._row: deque[_Waiting] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._row)
+
+    @asynccontextmanager
+    async def take(self, key: str, *amounts: int) -> AsyncIterator[None]:
+        """Have so much of each while the block runs, after those who came before; a key that has its share waits."""
+        most = map(min, self._limits, self._limits_of_a_key)
+        bounded = tuple(map(min, amounts, most))
+        await self._wait(key, bounded)
+        try:
+            yield
+        finally:
+            self._give_back(key, bounded)
+
+    def take_at_once(self, key: str, *amounts: int) -> bool:
+        """The same without waiting: whether there was room. What was taken is for `give_back`."""
+        fits = self._fits(key, amounts)
+        if fits:
+            self._note(key, amounts)
+        return fits
+
+    def give_back(self, key: str, *amounts: int) -> None:
+        """Return what `take_at_once` took."""
+        self._give_back(key, amounts)
+
+    async def _wait(self, key: str, amounts: tuple[int, ...]) -> None:
+        if not self._row and self._fits(key, amounts):
+            self._note(key, amounts)
+            return
+        waiting = _Waiting(key, amounts)
+        self._row.append(waiting)
+        self._admit()
+        try:
+            await waiting.admitted
+        except asyncio.CancelledError:
+            if waiting.admitted.done() and not waiting.admitted.cancelled():
+                self._give_back(key, amounts)
+            else:
+                with suppress(ValueError):  # It may have been passed over already.
+                    self._row.remove(waiting)
+                self._admit()
+            raise
+
+    def _fits(self, key: str, amounts: Sequence[int]) -> bool:
+        return _within(self._taken, amounts, self._limits) and self._key_fits(key, amounts)
+
+    def _key_fits(self, key: str, amounts: Sequence[int]) -> bool:
+        own = self._taken_by.get(key)
+        return own is None or _within(own, amounts, self._limits_of_a_key)
+
+    def _note(self, key: str, amounts: Sequence[int]) -> None:
+        self._taken = [taken + more for taken, more in zip(self._taken, amounts, strict=True)]
+        own = self._taken_by.get(key, [0] * len(amounts))
+        self._taken_by[key] = [taken + more for taken, more in zip(own, amounts, strict=True)]
+
+    def _give_back(self, key: str, amounts: Sequence[int]) -> None:
+        self._note(key, [-amount for amount in amounts])
+        if not any(self._taken_by[key]):
+            del self._taken_by[key]
+        self._admit()
+
+    def _admit(self) -> None:
+        """Let in who is next, and so on; who only waits for others of the same key does not hold up the rest."""
+        passed = deque[_Waiting]()
+        while self._row and _within(self._taken, self._row[0].amounts, self._limits):
+            waiting = self._row.popleft()
+            if waiting.admitted.done():
+                continue
+            if not self._key_fits(waiting.key, waiting.amounts):
+                passed.append(waiting)
+                continue
+            self._note(waiting.key, waiting.amounts)
+            waiting.admitted.set_result(None)
+        self._row.extendleft(reversed(passed))
+
+
+def _within(taken: Sequence[int], amounts: Sequence[int], limits: Sequence[int]) -> bool:
+    return all(have + more <= limit for have, more, limit in zip(taken, amounts, limits, strict=True))

@@ -1,0 +1,68 @@
+"""Who finds no room waits in a row, and nobody's place is lost."""
+
+import asyncio
+import random
+
+import pytest
+
+from eft_server.api.rooms import Room
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_first_come_first_served() -> None:
+    room, served = Room([2]), []
+
+    async def one(name: str, amount: int) -> None:
+        async with room.take("", amount):
+            served.append(name)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(one("a", 2), one("b", 1), one("c", 2), one("d", 1))
+    assert served == ["a", "b", "c", "d"]
+
+
+async def test_more_than_all_of_it_is_all_of_it() -> None:
+    room = Room([2, 10])
+    async with room.take("", 5, 3):
+        assert not room.take_at_once("", 1, 1)
+    assert room.take_at_once("", 2, 10)
+
+
+async def test_who_waits_for_the_same_key_does_not_hold_up_the_rest() -> None:
+    room, served = Room([4], share=0.5), []
+    release = asyncio.Event()
+
+    async def one(key: str) -> None:
+        async with room.take(key, 1):
+            served.append(key)
+            await release.wait()
+
+    tasks = [asyncio.create_task(one(key)) for key in "aaabb"]
+    await asyncio.sleep(0.01)
+    assert served == ["a", "a", "b", "b"]
+    assert room.waiting == 1
+    release.set()
+    await asyncio.gather(*tasks)
+    assert served[4:] == ["a"]
+
+
+async def test_whoever_is_cancelled_leaves_nothing_behind() -> None:
+    room, chance = Room([3, 30], share=0.7), random.Random(0)
+
+    async def one() -> None:
+        async with room.take(chance.choice("abc"), chance.randint(1, 4), chance.randint(1, 40)):
+            await asyncio.sleep(chance.random() / 500)
+
+    tasks = [asyncio.create_task(one()) for _ in range(400)]
+    for task in tasks:
+        if chance.random() < 0.5:
+            await asyncio.sleep(chance.random() / 1000)
+            task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(result) for result in results} == {type(None), asyncio.CancelledError}
+    assert room.waiting == 0
+    assert room.take_at_once("a", 1, 1)
+    room.give_back("a", 1, 1)
+    async with asyncio.timeout(1), room.take("d", 3, 30):
+        pass
