@@ -15,7 +15,7 @@ from eft_server.templates import MemberTemplate, family_voices
 if TYPE_CHECKING:
     from eft_server.engine.step_memory import StepMemory
 
-__all__ = ["print_options", "print_prompts", "print_report", "print_step"]
+__all__ = ["print_options", "print_prompts", "print_report", "print_sampling", "print_step"]
 
 KV_TOKENS = 1000
 _SHOWN_CHARACTERS = 160
@@ -39,6 +39,15 @@ def print_step(console: Console, step: "StepMemory") -> None:
     console.print(
         f"A step takes up to {step.requests:,} requests and {step.tokens:,} tokens; "
         f"its logits need no more than {needed}."
+    )
+
+
+def print_sampling(console: Console, config: ServerConfig, options: Mapping[str, Any]) -> None:
+    """Print how requests are sampled that do not say."""
+    stated: Mapping[str, Any] = options.get("override_generation_config") or {}
+    said = ", ".join(f"{name} {value:g}" for name, value in stated.items()) or "temperature 1, nothing else"
+    console.print(
+        f"Requests that do not say how are sampled with {said} (defaults.sampling: {config.defaults.sampling})."
     )
 
 

@@ -183,9 +183,20 @@ def read_tokenizer(model: str, revision: str | None) -> Any:
 
 
 def read_template(tokenizer: Any) -> str | None:
-    """A tokenizer's chat template, None where it has none or several."""
+    """A tokenizer's chat template, None where it has none.
+
+    Of several, the one named "default", and where there are tools the one named "tool_use", as transformers chooses:
+    both in one, so that whoever renders need not know.
+    """
     template = tokenizer.chat_template
-    return template if isinstance(template, str) else None
+    if not isinstance(template, Mapping):
+        return template if isinstance(template, str) else None
+    usual, with_tools = template.get("default"), template.get("tool_use")
+    if usual is None or with_tools is None:
+        return usual
+    # The signs keep Jinja from stripping white space of the two; it drops a last line end of each by itself.
+    with_tools, usual = with_tools.removesuffix("\n"), usual.removesuffix("\n")
+    return f"{{%+ if tools +%}}{with_tools}{{%+ else +%}}{usual}{{%+ endif %}}"
 
 
 def _named(name: str, spec: MemberSpec) -> str:

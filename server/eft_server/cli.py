@@ -262,7 +262,13 @@ def check(  # noqa: PLR0913 (one for each option)
         with _start() as stages:
             stages.begin("reading the members' configs and tokenizers")
             report = _inspect(config)
-            from eft_server.check import print_options, print_prompts, print_report, print_step
+            from eft_server.check import (
+                print_options,
+                print_prompts,
+                print_report,
+                print_sampling,
+                print_step,
+            )
             from eft_server.engine.step_memory import step_memory
 
             try:
@@ -272,6 +278,7 @@ def check(  # noqa: PLR0913 (one for each option)
                 raise
         print_report(console, report, plan.options)
         print_step(console, step_memory(plan.options, report))
+        print_sampling(console, config, plan.options)
         print_prompts(console, config, plan.templates, plan.own_tokenizers)
         print_options(console, plan.options, plan.environment)
         typer.echo(f"{config.name}: the members form a family")

@@ -194,6 +194,19 @@ class Setting(_Section):
     description: Text = ""
 
 
+NEUTRAL = "neutral"
+
+
+class FamilyDefaults(Setting):
+    """The setting that the family's own name stands for, and how requests are sampled that do not say.
+
+    Attributes:
+        sampling: Neutral (temperature 1, everything else off), or the member whose generation_config.json says.
+    """
+
+    sampling: Name = NEUTRAL
+
+
 class Range(_Section):
     """A closed interval."""
 
@@ -288,6 +301,7 @@ class ServerOptions(_Section):
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 2 * 1024 * 1024
     max_n: Annotated[int, Field(ge=1, le=1024)] = 16
     max_prompts: Annotated[int, Field(ge=1, le=4096)] = 16
+    max_stop: Annotated[int, Field(ge=1, le=1024)] = 16
     max_logprobs: Annotated[int, Field(ge=0, le=1000)] = 20
     max_score_items: Annotated[int, Field(ge=1, le=65536)] = 256
     max_scores: Annotated[int, Field(ge=1, le=1 << 24)] = 1 << 18
@@ -297,11 +311,16 @@ class ServerOptions(_Section):
     max_sequences: Annotated[int, Field(ge=1, le=1 << 20)] = 1024
     max_tokens_under_way: Annotated[int, Field(ge=1, le=1 << 40)] = 1 << 22
     max_bytes_under_way: Annotated[int, Field(ge=1024, le=1 << 40)] = 1 << 28
+    share_prefix_cache: bool = False
     key_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5
     body_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 30.0
     request_timeout_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 600.0
     tool_parser: ParserName | None = None
     reasoning_parser: ParserName | None = None
+
+    def share(self, keys: int) -> float:
+        """How much of what is bounded one of so many API keys may have: all of it where there are no others."""
+        return self.key_share if keys > 1 else 1.0
 
 
 class ServerConfig(_Section):
@@ -316,7 +335,7 @@ class ServerConfig(_Section):
     base: MemberSpec
     references: Annotated[dict[Name, MemberSpec], Field(max_length=MAX_EXPERTS)] = Field(default_factory=dict)
     experts: Annotated[dict[Name, ExpertSpec], Field(min_length=1, max_length=MAX_EXPERTS)]
-    defaults: Setting = Setting()
+    defaults: FamilyDefaults = FamilyDefaults()
     aliases: Annotated[dict[Name, Setting], Field(max_length=MAX_ALIASES)] = Field(default_factory=dict)
     limits: Limits = Limits()
     speculative: Speculative | None = None
@@ -376,6 +395,7 @@ class ServerConfig(_Section):
         self._check_templates()
         self._place_members()
         self._check_limits_named()
+        self._check_sampling()
         self._complete("defaults", self._completed(("defaults",), self.defaults, self._even_setting()))
         aliases = {
             n: self._completed(("aliases", n), alias, self.defaults) for n, alias in self.aliases.items()
@@ -446,6 +466,18 @@ class ServerConfig(_Section):
             )
             raise KeyedError(("experts", name, "tensor_parallel"), message)
         return expert.model_copy(update={"tensor_parallel": place})
+
+    def _check_sampling(self) -> None:
+        known = (NEUTRAL, *self.members)
+        if self.defaults.sampling not in known:
+            message = f"{self.defaults.sampling!r} is not one of {', '.join(known)}"
+            raise KeyedError(("defaults", "sampling"), message)
+        if "sampling" in self.defaults.model_fields_set:
+            for option in ("generation_config", "override_generation_config"):
+                if option in self.vllm:
+                    raise KeyedError(
+                        ("vllm", option), "says what defaults.sampling says already: remove one of them"
+                    )
 
     def _check_limits_named(self) -> None:
         for name in self.limits.weights:

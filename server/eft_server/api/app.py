@@ -43,20 +43,20 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    share = config.server.key_share if len(api_keys) > 1 else 1.0
-    app.state.service = Service.over(engine, config, chat_template, voices, share)
+    app.state.service = Service.over(engine, config, chat_template, voices, len(api_keys))
     for router in routers:
         app.include_router(router)
     install_error_handlers(app)
     describe_app(app)
-    _add_limits(app, config, api_keys, share)
+    _add_limits(app, config, api_keys)
     return app
 
 
-def _add_limits(app: FastAPI, config: ServerConfig, api_keys: Sequence[str], share: float) -> None:
+def _add_limits(app: FastAPI, config: ServerConfig, api_keys: Sequence[str]) -> None:
     """Innermost first: a request is authorised, then read, and only then takes up one of the places."""
     options = config.server
     working_paths = {chat.PATH, completions.PATH, responses.PATH, scores.PATH, *tokens.WORKING_PATHS}
+    share = options.share(len(api_keys))
     app.add_middleware(
         Places,
         room=Room([options.max_concurrent_requests], share),

@@ -158,7 +158,7 @@ _SAMPLING: dict[str, Check] = {
     "n": integer(1, "max_n"),
     "max_tokens": integer(0, _INT32_MAX),
     "min_tokens": integer(0, _INT32_MAX),
-    "stop": items(text(256), 4, or_one=True),
+    "stop": items(text(256), "max_stop", or_one=True),
     "stop_token_ids": token_ids(bounds.STOP_TOKEN_IDS),
     "include_stop_str_in_output": flag,
     "ignore_eos": flag,

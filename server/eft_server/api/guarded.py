@@ -29,11 +29,14 @@ class Guarded:
     Args:
         engine: The engine.
         room: For sequences, and for their tokens: those of the prompt and those that may follow.
+        salted: Whether API keys keep their cached prompts apart: whether a prompt is in the cache can be seen in the
+            usage and in the time that it takes, and is nobody else's business.
     """
 
-    def __init__(self, engine: EngineClient, room: Room) -> None:
+    def __init__(self, engine: EngineClient, room: Room, *, salted: bool) -> None:
         self._engine = engine
         self._room = room
+        self._salted = salted
         self._manifest = Manifest.from_hf(engine.model_config.hf_config)
 
     def __getattr__(self, name: str) -> Any:
@@ -53,6 +56,9 @@ class Guarded:
         self._require_choice(request, sampling_params.allowed_token_ids or ())
         sequences = sampling_params.n
         each = len(prompt["prompt_token_ids"]) + (sampling_params.max_tokens or 0)
+        if self._salted:
+            salt = f"{asking_key.get()}:{prompt.get('cache_salt') or ''}"
+            prompt = {**prompt, "cache_salt": salt}
         outputs = self._engine.generate(prompt, sampling_params, request_id, **options)
         return self._in_turn(outputs, asking_key.get(), sequences, sequences * each)
 

@@ -87,7 +87,7 @@ def build_handlers(
     config: ServerConfig,
     chat_template: str | None = None,
     voices: Sequence[Voice] = (),
-    key_share: float = 1.0,
+    keys: int = 0,
 ) -> Handlers:
     """Build the handlers over a running engine.
 
@@ -96,12 +96,15 @@ def build_handlers(
         config: The family, under whose name it answers.
         chat_template: What renders messages; None means the base's tokenizer's own.
         voices: How the members read messages, where they do not all read that.
-        key_share: How much of the engine one API key may have, 0 to 1.
+        keys: How many API keys there are.
     """
-    bounds = (config.server.max_sequences, config.server.max_tokens_under_way)
-    counting: Any = Counting(Guarded(engine, Room(bounds, key_share)))
-    template: dict[str, Any] = {"chat_template": chat_template, "chat_template_content_format": "auto"}
     options = config.server
+    bounds = (options.max_sequences, options.max_tokens_under_way)
+    guarded = Guarded(
+        engine, Room(bounds, options.share(keys)), salted=bool(keys) and not options.share_prefix_cache
+    )
+    counting: Any = Counting(guarded)
+    template: dict[str, Any] = {"chat_template": chat_template, "chat_template_content_format": "auto"}
     parsing: dict[str, Any] = {
         "tool_parser": options.tool_parser,
         "enable_auto_tools": options.tool_parser is not None,

@@ -43,10 +43,10 @@ class Service:
         config: ServerConfig,
         chat_template: str | None = None,
         voices: Sequence[Voice] = (),
-        key_share: float = 1.0,
+        keys: int = 0,
     ) -> "Service":
-        """Set the family up over a running engine, of which one API key may have so much."""
-        handlers = build_handlers(engine, config, chat_template, voices, key_share)
+        """Set the family up over a running engine, for so many API keys."""
+        handlers = build_handlers(engine, config, chat_template, voices, keys)
         return cls(engine, config, Behaviours(config), handlers)
 
     def weigh(

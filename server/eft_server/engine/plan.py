@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from eft_server.behaviours import Behaviours
-from eft_server.config import BASE, MemberSpec, ServerConfig
+from eft_server.config import BASE, NEUTRAL, MemberSpec, ServerConfig
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
 from eft_server.engine.parsers import parser_options
 from eft_server.engine.plugin import ARCHITECTURE, register
@@ -27,6 +27,12 @@ _GPU_WORKER = "eft_server.engine.runner_v1.EftGPUWorker"
 
 _MIB = 1 << 20
 _FEW_CORES = 4
+_SAMPLING = {
+    **{key: key for key in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")},
+    "max_new_tokens": "max_tokens",
+}
+"""What vLLM takes from a generation_config.json, by the names there and in requests."""
+
 _CPU_CONTEXTS = 32
 """How many requests of full length the KV cache holds on a CPU, unless the operator sets its size."""
 
@@ -82,6 +88,7 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     _refuse_schemes(models, {**options, **config.vllm}.get("dtype", "auto"))
     options |= {"max_model_len": _context(config, models), "max_logprobs": config.server.max_logprobs}
     options |= {"use_tqdm_on_load": False} | _window_options(models)
+    options |= _sampling_options(config)
     options |= dict(config.vllm) | _family_options(config, report, models)
     _refuse_placements(config, options, models)
     report.require_divisible(_size_of(options, "tensor"))
@@ -237,6 +244,36 @@ def _checkpoint(config: ServerConfig, name: str) -> Checkpoint:
         return Checkpoint(name, expert.source, expert.revision, sharded, config.reference_of(name))
     member = config.checkpoint(name)
     return Checkpoint(name, member.model, member.revision, sharded)
+
+
+def _sampling_options(config: ServerConfig) -> dict[str, Any]:
+    """What requests are sampled with that do not say. vLLM's own choice is the base's file, and nobody is told."""
+    if config.defaults.sampling == NEUTRAL:
+        return {"generation_config": "vllm"}
+    named = config.checkpoint(config.defaults.sampling)
+    return {
+        "generation_config": "vllm",
+        "override_generation_config": _stated_sampling(config.defaults.sampling, named),
+    }
+
+
+def _stated_sampling(name: str, spec: MemberSpec) -> dict[str, Any]:
+    from transformers import GenerationConfig
+    from vllm import SamplingParams
+
+    try:
+        stated = GenerationConfig.from_pretrained(spec.model, revision=spec.revision or "main").to_diff_dict()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"defaults.sampling: member {name!r} ({spec.model}) has no generation_config.json that can be read; "
+            f"use neutral: {error}"
+        ) from error
+    found = {key: stated[key] for key in _SAMPLING if stated.get(key) is not None}
+    try:
+        SamplingParams(**{_SAMPLING[key]: value for key, value in found.items()})
+    except (TypeError, ValueError) as error:
+        raise FamilyError(f"generation_config.json of member {name!r} ({spec.model}): {error}") from error
+    return found
 
 
 def _window_options(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class FakeEngine:
     Attributes:
         script: What it answers instead of TEXT, once and whole, special tokens included; None for TEXT.
         prompts: The prompts of every request as text, in order.
+        salts: What kept every request's cached prompt apart, in order.
         asked: The sampling parameters of every request, in order.
         aborted: The ids of the requests whose caller went away.
         pause_s: How long a token takes.
@@ -58,6 +59,7 @@ class FakeEngine:
         """Forget everything that a test has set or caused."""
         self.script: str | None = None
         self.prompts: list[str] = []
+        self.salts: list[str | None] = []
         self.asked: list[SamplingParams] = []
         self.aborted: list[str] = []
         self.pause_s = 0.0
@@ -93,6 +95,7 @@ class FakeEngine:
             raise self.raises
         self.asked.append(sampling_params)
         self.prompts.append(self.renderer.get_tokenizer().decode(prompt["prompt_token_ids"]))
+        self.salts.append(prompt.get("cache_salt"))
         self.running += 1
         self.most_running = max(self.running, self.most_running)
         try:

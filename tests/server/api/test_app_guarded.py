@@ -5,7 +5,10 @@ from typing import Any
 import httpx
 import pytest
 
+from eft_server.api.app import create_app
+
 from .fake_engine import FakeEngine
+from .served import client_of, family
 
 ASK = {"max_tokens": 2}
 
@@ -74,3 +77,28 @@ async def test_of_the_allowed_tokens_one_has_to_be_everybodys(client: httpx.Asyn
         client, "/v1/completions", model="demo/base", prompt="a", allowed_token_ids=[last], **ASK
     )
     assert base.status_code == 200
+
+
+async def test_keys_do_not_see_what_others_have_cached(engine: FakeEngine) -> None:
+    async with client_of(create_app(engine, family(), api_keys=["one", "two"])) as client:
+        for key, salt in (("one", None), ("two", None), ("one", "mine"), ("two", "mine")):
+            body = {"prompt": "a", **ASK} | ({"cache_salt": salt} if salt else {})
+            for path, asked in (("/v1/completions", body), ("/v1/responses", {"input": "a"})):
+                headers = {"authorization": f"Bearer {key}"}
+                assert (await client.post(path, json=asked, headers=headers)).status_code == 200
+    first, second, mine, others = engine.salts[::2]
+    assert len({first, second, mine, others}) == 4
+    assert engine.salts[1::2] == [first, second] * 2
+    assert not any("one" in str(salt) or "two" in str(salt) for salt in engine.salts)
+
+
+async def test_without_keys_or_where_the_operator_says_so_the_cache_is_everybodys(
+    engine: FakeEngine, client: httpx.AsyncClient
+) -> None:
+    await post(client, "/v1/completions", prompt="a", **ASK)
+    await post(client, "/v1/completions", prompt="a", cache_salt="b", **ASK)
+    shared = create_app(engine, family(share_prefix_cache=True), api_keys=["one"])
+    async with client_of(shared) as other:
+        headers = {"authorization": "Bearer one"}
+        await other.post("/v1/completions", json={"prompt": "a", **ASK}, headers=headers)
+    assert engine.salts == [None, "b", None]

@@ -45,6 +45,7 @@ def _card(model: ServedModel, service: Service) -> dict[str, Any]:
             "amplify": model.amplify,
             "filter": model.filter.model_dump() if model.filter else None,
             "bounds": model.bounds,
+            "sampling": service.engine.model_config.get_diff_sampling_param(),
             "description": model.description,
         },
     }
