@@ -1,10 +1,12 @@
 """What is decided, and what is refused in words, before vLLM starts."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm.config import ModelConfig
 
 from eft_server.config import load_config
 from eft_server.engine import plan as plan_module
@@ -43,6 +45,53 @@ def planned(folder: Path) -> Planner:
     return make
 
 
+@pytest.fixture
+def stated(folder: Path) -> Iterator[None]:
+    """What the expert's file says of sampling; the base's says something else."""
+    files = {"a": {"temperature": 0.7, "top_k": 20, "max_new_tokens": 9}, "base": {"temperature": 0.3}}
+    paths = [folder / name / "generation_config.json" for name in files]
+    for path, said in zip(paths, files.values(), strict=True):
+        path.write_text(json.dumps(said | {"do_sample": True, "eos_token_id": 2}))
+    yield
+    for path in paths:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), {}),
+        (("defaults.sampling=neutral",), {}),
+        (("defaults.sampling=base",), {"temperature": 0.3}),
+        (("defaults.sampling=a",), {"temperature": 0.7, "top_k": 20, "max_tokens": 9}),
+        (("vllm.generation_config=auto",), {"temperature": 0.3}),
+    ],
+)
+def test_the_operator_says_how_is_sampled_who_does_not_say(
+    planned: Planner, stated: None, overrides: tuple[str, ...], expected: dict[str, Any]
+) -> None:
+    """As vLLM reads it, where a model has been made of the options."""
+    options = planned(*overrides).options
+    named = ("model", "generation_config", "override_generation_config")
+    model = ModelConfig(**{name: options[name] for name in named if name in options})
+    assert model.get_diff_sampling_param() == expected
+
+
+def test_a_member_that_says_nothing_of_sampling_cannot_be_asked(planned: Planner) -> None:
+    with pytest.raises(
+        ConfigError, match=r"defaults\.sampling: member 'a' .* has no generation_config\.json"
+    ):
+        planned("defaults.sampling=a")
+
+
+def test_sampling_that_is_impossible_is_refused(planned: Planner, folder: Path) -> None:
+    path = folder / "a" / "generation_config.json"
+    path.write_text(json.dumps({"temperature": -1.0}))
+    with pytest.raises(FamilyError, match=r"generation_config\.json of member 'a'.*temperature"):
+        planned("defaults.sampling=a")
+    path.unlink()
+
+
 def manifest_of(made: EnginePlan) -> Manifest:
     return Manifest.from_hf(type("Config", (), made.options["hf_overrides"])())
 
@@ -56,6 +105,7 @@ def test_the_manifest_says_what_the_family_is(planned: Planner, folder: Path) ->
     ]
     assert list(manifest.unshared_ids()) == [93, 94, 95]
     assert manifest.defaults == (1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    assert manifest.rows == (96, 93, 96)
 
 
 def test_drafts_are_kept_in_the_dtype_of_the_members_logits(planned: Planner) -> None:

@@ -88,7 +88,7 @@ def write_checkpoint(tmp_path: Path) -> WriteCheckpoint:
         model_type: str = "llama",
         words: Iterable[str] = WORDS,
         special: Iterable[str] = SPECIAL,
-        chat_template: str | None = "{{ messages }}",
+        chat_template: str | dict[str, str] | None = "{{ messages }}",
         **shape: Any,
     ) -> Path:
         from transformers import CONFIG_MAPPING
@@ -102,7 +102,7 @@ def write_checkpoint(tmp_path: Path) -> WriteCheckpoint:
 
 
 def save_tokenizer(
-    folder: Path, words: tuple[str, ...], special: tuple[str, ...], template: str | None
+    folder: Path, words: tuple[str, ...], special: tuple[str, ...], template: str | dict[str, str] | None
 ) -> None:
     """The words get the ids from 0 on, the special tokens those that follow; the second one ends texts."""
     from tokenizers import AddedToken, Tokenizer

@@ -89,6 +89,15 @@ def test_an_alias_takes_from_the_defaults_what_it_leaves_out(make_config):
         ({"limits": {"weights": {"rude": {"min": 0}}}}, "limits.weights.rude: 'rude' is not an expert"),
         ({"limits": {"weight": {"min": 2, "max": 1}}}, "limits.weight: min 2 is above max 1"),
         ({"limits": {"total": float("inf")}}, "limits.total"),
+        (
+            {"defaults": {"sampling": "polite"}},
+            "defaults.sampling: 'polite' is not one of neutral, base, small",
+        ),
+        (
+            {"defaults": {"sampling": "base"}, "vllm": {"generation_config": "auto"}},
+            "vllm.generation_config: says what defaults.sampling says already",
+        ),
+        ({"aliases": {"a": {"sampling": "base"}}}, "aliases.a.sampling: unknown key"),
         ({"limits": {"total": 1e308}}, "limits.total"),
         ({"defaults": {"scale": True}}, "defaults.scale: Input should be a valid number, not true"),
         ({"defaults": {"scale": "1"}}, "defaults.scale: Input should be a valid number, not '1'"),

@@ -1,11 +1,13 @@
 """Whether checkpoints form a family, what they share and what they cost."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, T5Config
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, T5Config
 
+from eft_server.config import load_config
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.family import inspect_family
 
@@ -85,6 +87,43 @@ def test_soft_caps_that_differ_are_warned_about(inspect):
     assert report.members[0].final_logit_softcapping == 30.0
     assert any("cap their logits differently" in warning for warning in report.warnings)
     assert not inspect({"model_type": "gemma2"}, {"model_type": "gemma2"}).warnings
+
+
+NAMED = {
+    "default": "\n{% set name = 'x' %}\n{% for m in messages %}\n  {{ m['content'] }}{{ name }}\n{% endfor %}\n  ",
+    "tool_use": "{% macro show(t) %}{{ t['type'] }}{% endmacro %}{% for t in tools %}{{ show(t) }}{% endfor %}\n",
+    "rag": "{{ documents }}",
+}
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+
+
+@pytest.mark.parametrize("kept_as", ["files", "list"])
+@pytest.mark.parametrize("tools", [None, TOOLS], ids=["chat", "tools"])
+def test_of_several_chat_templates_the_one_is_taken_that_transformers_takes(
+    inspect, tmp_path, kept_as, tools
+):
+    report = inspect({"chat_template": NAMED}, {"chat_template": NAMED})
+    assert report.warnings == ()
+    if kept_as == "list":
+        for name in ("base", "helpful"):
+            shutil.rmtree(tmp_path / name / "additional_chat_templates")
+            (tmp_path / name / "chat_template.jinja").unlink()
+            file = tmp_path / name / "tokenizer_config.json"
+            listed = [{"name": key, "template": text} for key, text in NAMED.items()]
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": listed}))
+        report = inspect_family(load_config(tmp_path / "family.yaml"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    expected = tokenizer.apply_chat_template(chat, tools=tools, tokenize=False)
+    for name in ("base", "helpful"):
+        template = report.chat_templates[name]
+        assert tokenizer.apply_chat_template(chat, tools, chat_template=template, tokenize=False) == expected
+
+
+def test_several_chat_templates_without_a_usual_one_are_none(inspect):
+    report = inspect({"chat_template": {"rag": "{{ documents }}", "tool_use": "{{ tools }}"}})
+    assert list(report.chat_templates) == ["helpful"]
+    assert any("no chat template" in warning for warning in report.warnings)
 
 
 def test_the_shortest_context_and_a_missing_template_are_warned_about(inspect):

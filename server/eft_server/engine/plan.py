@@ -260,6 +260,7 @@ def _sampling_options(config: ServerConfig) -> dict[str, Any]:
 def _stated_sampling(name: str, spec: MemberSpec) -> dict[str, Any]:
     from transformers import GenerationConfig
     from vllm import SamplingParams
+    from vllm.exceptions import VLLMError
 
     try:
         stated = GenerationConfig.from_pretrained(spec.model, revision=spec.revision or "main").to_diff_dict()
@@ -271,7 +272,7 @@ def _stated_sampling(name: str, spec: MemberSpec) -> dict[str, Any]:
     found = {key: stated[key] for key in _SAMPLING if stated.get(key) is not None}
     try:
         SamplingParams(**{_SAMPLING[key]: value for key, value in found.items()})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, VLLMError) as error:
         raise FamilyError(f"generation_config.json of member {name!r} ({spec.model}): {error}") from error
     return found
 
