@@ -3,24 +3,15 @@
 import asyncio
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import httpx
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Column, Table
 from rich.text import Text
 
 from eft_client.printable import shortened
+from eft_client.progress import Progress
 from eft_client.quality.options import Options, planned
 from eft_client.quality.report import write_report
 from eft_client.quality.servers import Servers
@@ -49,7 +40,7 @@ def run(options: Options, console: Console, transport: httpx.AsyncBaseTransport 
     """
     plan, questions = planned(options)
     command = shlex.join(["eft", "bench", "quality", *sys.argv[3:]])
-    with _progress() as watcher:
+    with Progress() as watcher:
         findings = asyncio.run(_conducted(plan, watcher, options.timeout_s, transport))
         step = watcher.begin("resampling", 1)
         summary = summarise(findings, questions)
@@ -63,36 +54,10 @@ def run(options: Options, console: Console, transport: httpx.AsyncBaseTransport 
 
 
 async def _conducted(
-    plan: Plan, watcher: "_Bars", timeout_s: float, transport: httpx.AsyncBaseTransport | None
+    plan: Plan, watcher: Progress, timeout_s: float, transport: httpx.AsyncBaseTransport | None
 ) -> Findings:
     async with Servers(timeout_s=timeout_s, transport=transport) as servers:
         return await conduct(plan, servers, watcher)
-
-
-class _Bars:
-    """Progress bars on a terminal; elsewhere nothing."""
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-
-    def begin(self, stage: str, steps: int) -> Callable[[int], object]:
-        """One more bar."""
-        bar = self._bars.add_task(stage, total=steps)
-        return lambda done: self._bars.advance(bar, done)
-
-
-@contextmanager
-def _progress() -> Iterator[_Bars]:
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
-        yield _Bars(bars)
 
 
 def _print(summary: Summary, console: Console) -> None:

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from eft_client.progress import Progress
 from eft_server.batch.requests import parse_weights
 from eft_server.behaviours import Behaviours
 from eft_server.bench import shapes, smollm2
@@ -28,6 +28,7 @@ from eft_server.engine.launcher import fork_server
 from eft_server.engine.plan import plan
 from eft_server.errors import ConfigError, EftError
 from eft_server.family import FamilyReport, inspect_family
+from eft_server.surroundings import log_vllm
 from eft_server.vocabulary import Vocabulary
 
 COMPOSITE, LOOP = "composite", "transformers loop"
@@ -82,6 +83,7 @@ def main(
     over the same models in transformers. The bound is what a composite that adds nothing would reach: 1 / Σ 1/tps
     over its members. Ratios are taken within a round, since the machine's speed may change between rounds.
     """
+    log_vllm(None)
     fork_server.start()
     for family in families or ["demo", "smollm2"]:
         try:
@@ -176,21 +178,12 @@ def _measure(
 ) -> None:
     with ExitStack() as stack:
         contestants = _with_variants(config, _start(config, report, speculation, stack))
-        columns = (
-            TextColumn("{task.description:<40}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
         planned = list(measured.jobs())
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("measuring", total=len(planned) * measured.rounds * len(contestants))
-
-            def advance(name: str) -> None:
-                progress.update(task, advance=1, description=name)
-
+        with Progress() as progress:
+            advance = progress.begin("measuring", len(planned) * measured.rounds * len(contestants))
             results = [
-                run(title, contestants, jobs, advance, rest_s=measured.rest_s) for title, jobs in planned
+                run(title, contestants, jobs, lambda name: advance(now=name), rest_s=measured.rest_s)
+                for title, jobs in planned
             ]
     for verb, reading in (("generated", False), ("read", True)):
         if of_kind := [result for result in results if result.reading == reading]:
@@ -205,10 +198,11 @@ def _start(
         names = ", ".join(config.adapters)
         raise ConfigError(f"each member runs alone here: merge the adapters into checkpoints first ({names})")
     starting = list(_contestants(config, report, speculation, stack))
-    with console.status("") as status:
-        for number, contestant in enumerate(starting, 1):
-            status.update(f"{config.name}: waiting for {contestant.name} ({number} of {len(starting)})")
+    with Progress() as progress:
+        advance = progress.begin(f"{config.name}: starting", len(starting))
+        for contestant in starting:
             contestant.wait_until_ready()
+            advance(now=contestant.name)
     return {contestant.name: contestant for contestant in starting}
 
 

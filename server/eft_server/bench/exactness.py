@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from eft_client.progress import Progress
 from eft_server.behaviours import Behaviours
 from eft_server.bench.prompts import random_ids
 from eft_server.config import ServerConfig, load_config
@@ -25,6 +26,7 @@ from eft_server.engine.launcher import fork_server
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
 from eft_server.errors import EftError
 from eft_server.family import inspect_family
+from eft_server.surroundings import log_vllm
 from eft_server.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -121,6 +123,7 @@ def main(
 
     Exit status 1 says that something is further away than the tolerance, or that nothing came from the prefix cache.
     """
+    log_vllm(None)
     fork_server.start()
     facts, failed = list[dict[str, Any]](), False
     for family in families or ["demo"]:
@@ -146,12 +149,14 @@ def _compare(config: ServerConfig, requests: int, tokens: int) -> tuple[dict[str
     planned = plan(config, report)
     manifest = Manifest(**planned.options["hf_overrides"][KEY])
     cases = list(_cases(config, report.vocabulary, requests, planned.options["max_model_len"]))
-    with console.status("the engine"):
+    with Progress() as progress:
+        progress.say(f"{config.name}: the engine starts, and answers {requests} requests twice")
         dtype, runs, cached = _ask(planned, cases, tokens)
     found = {"generated": Difference(), "from the prefix cache": Difference(), "prompts": Difference()}
     unshared = list(manifest.unshared_ids())
     for title, answers in zip(("generated", "from the prefix cache"), runs, strict=True):
-        with console.status("plain transformers"):
+        with Progress() as progress:
+            progress.say(f"{config.name}: plain transformers, {title}")
             rows = _reference(config, cases, answers, unshared, dtype)
             exact = rows if dtype == "float32" else _reference(config, cases, answers, unshared, "float32")
         costs = [_distance(answer, *pair) for answer, *pair in zip(answers, rows, exact, strict=True)]

@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from eft_client.progress import Progress
 from eft_server.bench import shapes
 from eft_server.bench.contestants import Contestant, Job, composite, member
 from eft_server.bench.prompts import random_ids
@@ -24,6 +25,7 @@ from eft_server.engine.launcher import fork_server
 from eft_server.engine.plan import plan
 from eft_server.errors import ConfigError, EftError
 from eft_server.family import FamilyReport, inspect_family
+from eft_server.surroundings import log_vllm
 
 COMPOSITE, DRAFTING = "composite", "composite, drafting"
 EXACT = ("float32", "bfloat16")
@@ -58,6 +60,7 @@ def main(
     Engines run one after the other, each with the device to itself. Exit status 1: something is not exact; 2: something
     could not be measured.
     """
+    log_vllm(None)
     fork_server.start()
     jobs = Jobs(batch, tokens, prompt, prefill, rounds)
     try:
@@ -68,10 +71,10 @@ def main(
         output.mkdir(parents=True, exist_ok=True)
         inexact = [name for name in EXACT if not _is_exact(exact or ["demo"], name, output)]
         results = [Rounds(title, size, tokens == 1) for title, size, _, tokens in jobs]
-        engines = {
-            name: _measure(name, config, report, jobs, results)
-            for name in (*config.members, COMPOSITE, DRAFTING)
-        }
+        with Progress() as progress:
+            names = (*config.members, COMPOSITE, DRAFTING)
+            advance = progress.begin("measuring", len(names) * len(results) * (1 + jobs.rounds))
+            engines = {name: _measure(name, config, report, jobs, results, advance) for name in names}
     except (EftError, RuntimeError) as error:  # An engine may die.
         console.print(f"[red]{error}")
         raise SystemExit(2) from None
@@ -135,21 +138,26 @@ def _is_exact(families: Sequence[str], dtype: str, output: Path) -> bool:
 
 
 def _measure(
-    name: str, config: ServerConfig, report: FamilyReport, jobs: Jobs, results: Sequence[Rounds]
+    name: str,
+    config: ServerConfig,
+    report: FamilyReport,
+    jobs: Jobs,
+    results: Sequence[Rounds],
+    advance: Callable[..., None],
 ) -> Engine:
     drawn, start = random.Random(0), time.perf_counter()
     contestant = _start(name, config, report)
     try:
-        with console.status(f"starting {name}"):
-            contestant.wait_until_ready()
+        advance(0, now=f"starting {name}")
+        contestant.wait_until_ready()
         start_s = time.perf_counter() - start
         for (title, size, prompt, tokens), result in zip(jobs, results, strict=True):
             result.tokens_per_s[name] = []
             for number in range(jobs.rounds + 1):
-                with console.status(f"{name}: {title}, round {number} of {jobs.rounds}"):
-                    prompts = [random_ids(prompt, report.vocabulary, drawn) for _ in range(size)]
-                    job = Job(prompts, tokens)
-                    timing = contestant.time(job)
+                prompts = [random_ids(prompt, report.vocabulary, drawn) for _ in range(size)]
+                job = Job(prompts, tokens)
+                timing = contestant.time(job)
+                advance(now=f"{name}, {title}")
                 if number:  # The first warms up.
                     result.add(name, job, timing)
         return Engine(start_s, _memory_mib())

@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from eft_client.progress import Progress
 from eft_server.behaviours import Behaviours
 from eft_server.bench.contestants import Contestant, Job, composite, member
 from eft_server.bench.prompts import random_ids
@@ -24,6 +25,7 @@ from eft_server.engine.plan import plan
 from eft_server.errors import EftError
 from eft_server.family import FamilyReport, inspect_family
 from eft_server.mixture import Mixture
+from eft_server.surroundings import log_vllm
 
 COMPOSITE = "composite"
 WORK = Path(".bench")
@@ -50,6 +52,7 @@ def main(
     Each is held against the members that it needs, alone in plain vLLM: where a member runs on n requests of a batch,
     the bound reckons with its rate at n at once. Ratios are taken within a round.
     """
+    log_vllm(None)
     fork_server.start()
     try:
         config = load_config(str(_five(WORK / family)) if family == "five" else family)
@@ -129,14 +132,18 @@ def _measure(config: ServerConfig, report: FamilyReport, sizes: Sizes) -> None:
                 stack.callback(contestants[model].close)
         contestants[COMPOSITE] = composite(COMPOSITE, planned)
         stack.callback(contestants[COMPOSITE].close)
-        for number, contestant in enumerate(contestants.values(), 1):
-            with console.status(f"waiting for engine {number} of {len(contestants)}"):
-                contestant.wait_until_ready()
+        progress = stack.enter_context(Progress())
+        started = progress.begin("starting engines", len(contestants))
+        for contestant in contestants.values():
+            contestant.wait_until_ready()
+            started()
         table = Table(
             "what", "tokens/s", "of the bound", title=f"{config.name}, {sizes.rounds} rounds", min_width=60
         )
+        measured = progress.begin("measuring", len(asked))
         for one in asked:
             rates, ratios = _rounds(one, config, report, sizes, contestants)
+            measured(now=one.title)
             table.add_row(one.title, spread(rates, 0), spread(ratios))
     console.print(table)
 
@@ -160,9 +167,8 @@ def _rounds(
         for name, size in drawn.sample(measured, len(measured)):
             numbers = [mixture.numbers for mixture in asked.mixtures] if name == COMPOSITE else None
             job = Job(prompts[:size], sizes.tokens, numbers)
-            with console.status(f"{asked.title}: round {number} of {sizes.rounds}"):
-                time.sleep(sizes.rest_s)
-                seconds[name, size] = contestants[name].time(job).seconds
+            time.sleep(sizes.rest_s)
+            seconds[name, size] = contestants[name].time(job).seconds
         if number:  # The first warms up.
             bound_s = sum(
                 seconds[str(config.checkpoint(config.members[m]).model), n] for m, n in asked.needed.items()

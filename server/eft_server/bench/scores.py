@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from eft_client.progress import Progress
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import spread
 from eft_server.config import load_config
@@ -42,11 +43,14 @@ def main(
     with load(family, overrides=settings) as loaded:
         ways = _ways(loaded, config.members)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(rounds + 1):
-            for name in drawn.sample(list(ways), len(ways)):
-                taken = _time(ways[name], _texts(drawn, vocabulary, items, prompt, completion))
-                if number:  # The first round warms up.
-                    seconds[name].append(taken)
+        with Progress() as progress:
+            advance = progress.begin("measuring", (rounds + 1) * len(ways))
+            for number in range(rounds + 1):
+                for name in drawn.sample(list(ways), len(ways)):
+                    taken = _time(ways[name], _texts(drawn, vocabulary, items, prompt, completion))
+                    if number:  # The first round warms up.
+                        seconds[name].append(taken)
+                    advance(now=name)
     table = Table("way", "seconds, median", f"× {ONE}", title=f"{items} × ({prompt} + {completion}) tokens")
     for name, values in seconds.items():
         ratios = [value / one for value, one in zip(values, seconds[ONE], strict=True)]

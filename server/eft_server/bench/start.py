@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from eft_client.progress import Progress
 from eft_server.bench.rounds import spread
 
 console = Console()
@@ -67,11 +68,14 @@ def main(
     """
     imports_s: list[float] = []
     started: dict[str, list[Started]] = {way: [] for way in WAYS}
-    for number in range(rounds):
-        with console.status(f"round {number + 1} of {rounds}"):
+    with Progress() as progress:
+        advance = progress.begin("measuring", rounds * (1 + len(WAYS)))
+        for _ in range(rounds):
             imports_s.append(_bare_import_s())
+            advance(now="a bare import")
             for way, variables in WAYS.items():
                 started[way].append(_start(family, variables))
+                advance(now=way)
     _print(family, imports_s, started)
     if output is not None:
         facts = {
