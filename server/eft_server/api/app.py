@@ -6,6 +6,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from vllm.engine.protocol import EngineClient
 
+from eft_server.api.answers import UnderWay
 from eft_server.api.auth import ApiKeyAuth
 from eft_server.api.errors import install_error_handlers
 from eft_server.api.limits import BodyLimit, Places
@@ -44,6 +45,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.service = Service.over(engine, config, chat_template, voices, len(api_keys))
+    app.state.under_way = UnderWay()
     for router in routers:
         app.include_router(router)
     install_error_handlers(app)

@@ -15,8 +15,10 @@ import uvloop
 from uvicorn.config import LOGGING_CONFIG
 from vllm.engine.protocol import EngineClient
 
+from eft_server.api.answers import UnderWay
 from eft_server.api.app import create_app
 from eft_server.api.connection import Connection
+from eft_server.api.errors import ApiError
 from eft_server.api.interrupts import GRACE_S, handled_by
 from eft_server.api.renderer import voices_of
 from eft_server.config import ServerConfig
@@ -28,6 +30,9 @@ __all__ = ["run"]
 
 _WATCH_INTERVAL_S = 1.0
 _KEEP_ALIVE_S = 30
+_POLL_S = 0.05
+LAST_WORDS_S = 2.0
+"""How long answers have for their error, before connections are closed."""
 
 
 def run(
@@ -59,7 +64,7 @@ async def _serve(
     async with open_engine(plan, stages) as engine:
         voices = voices_of(config, plan)
         app = create_app(engine, config, api_keys=api_keys, chat_template=plan.chat_template, voices=voices)
-        server = _Server(_uvicorn_config(app))
+        server = _Server(_uvicorn_config(app), app.state.under_way)
         watch = asyncio.create_task(_stop_with(engine, server))
         listener.listen(server.config.backlog)
         stages.end("ready")
@@ -74,13 +79,38 @@ async def _serve(
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's server, which answers a signal by stopping and does not raise it again afterwards."""
+    """Uvicorn's server, which answers a signal by stopping and does not raise it again afterwards.
+
+    Answers that are not done when it cannot wait any longer end with an error: uvicorn would cut them off.
+    """
+
+    def __init__(self, config: uvicorn.Config, under_way: UnderWay) -> None:
+        super().__init__(config)
+        self._under_way = under_way
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Say that the signal has come: what is under way may take a while."""
         if not self.should_exit:
             print("Stopping", file=sys.stderr, flush=True)
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for what is under way, but no longer than that; a second signal ends the waiting."""
+        last = asyncio.get_running_loop().call_later(GRACE_S - LAST_WORDS_S, self._end_answers)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            last.cancel()
+        if self.force_exit:
+            self._end_answers()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_S):
+                    while self.server_state.tasks:
+                        await asyncio.sleep(_POLL_S)
+
+    def _end_answers(self) -> None:
+        message = "The server is stopping; the answer is not complete."
+        self._under_way.end(ApiError(message, status=503, headers={"Retry-After": "5"}))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -254,7 +254,9 @@ def _plain(config: ServerConfig, name: str, dtype: "torch.dtype") -> Any:
     """A member in plain transformers, its logits in float32 and an adapter's terms beside its reference's layers."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(config.checkpoint(name).model, dtype=dtype).to(device).eval()
     head = model.get_output_embeddings()

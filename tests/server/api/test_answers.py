@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from eft_server.api.answers import answer
+from eft_server.api.answers import UnderWay, answer
 from eft_server.api.errors import ApiError
 
 
@@ -28,7 +28,7 @@ async def test_work_for_a_client_that_has_left_is_ended_without_a_word(fails):
                 raise ApiError("Client disconnected") from None
             raise
 
-    raw = SimpleNamespace(receive=left, app=SimpleNamespace(state=SimpleNamespace()))
+    raw = SimpleNamespace(receive=left, app=SimpleNamespace(state=SimpleNamespace(under_way=UnderWay())))
     response = await answer(raw, work(), {}, 60.0)
     await asyncio.sleep(0)
     gc.collect()
