@@ -207,9 +207,11 @@ class AsyncEftClient:
 
     async def _pieces(self, body: dict[str, Any], model: str | None) -> AsyncGenerator[Piece, None]:
         named = {"model": model or await self._default_model(), **body}
-        async with aclosing(self._connection.events("/chat/completions", named)) as events:
+        ends = _Ends(body.get("n"))
+        async with aclosing(self._connection.events("/chat/completions", named, ends.are_all)) as events:
             async for event in events:
                 for piece in pieces_in(event):
+                    ends.take(piece)
                     yield piece
 
     async def _default_model(self) -> str:
@@ -221,6 +223,23 @@ class AsyncEftClient:
                     raise BadAnswer(f"{self._connection.base_url} lists no model; name one")
                 self._model = cards[0].id
             return self._model
+
+
+class _Ends:
+    """The choices of a stream that have come, and those of them that have ended."""
+
+    def __init__(self, asked: Any) -> None:
+        self._asked = asked if isinstance(asked, int) else 1
+        self._come: set[int] = set()
+        self._ended: set[int] = set()
+
+    def take(self, piece: Piece) -> None:
+        self._come.add(piece.index)
+        if piece.finish_reason is not None:
+            self._ended.add(piece.index)
+
+    def are_all(self) -> bool:
+        return len(self._ended) >= max(self._asked, len(self._come))
 
 
 def _asked(

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from asyncio import sleep
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from eft_client.errors import (
     WrongArgument,
     answered,
 )
-from eft_client.events import DONE, events_in
+from eft_client.events import events_in
 from eft_client.printable import shortened
 from eft_client.retries import Retries, retry_after_s
 from eft_client.wire import error_in, json_object
@@ -92,10 +92,17 @@ class Connection:
         """
         return await self._whole("POST", path, body)
 
-    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[Json, None]:
+    async def events(
+        self, path: str, body: Mapping[str, Any], is_whole: Callable[[], bool]
+    ) -> AsyncGenerator[Json, None]:
         """The JSON objects of the stream that the server answers with, until its end.
 
         The request is sent again only before the first of them. Closing the generator closes the connection.
+
+        Args:
+            path: Where to.
+            body: What is asked.
+            is_whole: Whether what was given so far may be all: not every server sends an event that ends the stream.
 
         Raises:
             EftError: There was no stream, it broke off, or an event is no JSON object.
@@ -105,7 +112,7 @@ class Connection:
         while True:
             begun = False
             try:
-                async with aclosing(self._stream(path, content)) as objects:
+                async with aclosing(self._stream(path, content, is_whole)) as objects:
                     async for event in objects:
                         begun = True
                         yield event
@@ -129,15 +136,19 @@ class Connection:
                 await self._wait(error, attempt)
             attempt += 1
 
-    async def _stream(self, path: str, content: bytes | None) -> AsyncGenerator[Json, None]:
+    async def _stream(
+        self, path: str, content: bytes | None, is_whole: Callable[[], bool]
+    ) -> AsyncGenerator[Json, None]:
         async with self._room:
             async with self._deadline():
                 response = await self._send("POST", path, content)
-            async with aclosing(response), aclosing(self._objects(response)) as objects:
+            async with aclosing(response), aclosing(self._objects(response, is_whole)) as objects:
                 async for found in objects:
                     yield found
 
-    async def _objects(self, response: httpx.Response) -> AsyncGenerator[Json, None]:
+    async def _objects(
+        self, response: httpx.Response, is_whole: Callable[[], bool]
+    ) -> AsyncGenerator[Json, None]:
         """The JSON objects in the events of a response, to the one that ends it."""
         if _content_type(response) != "text/event-stream":
             raise BadAnswer(f"asked for a stream, the server answered with {_content_type(response)!r:.80}")
@@ -146,12 +157,12 @@ class Connection:
                 # Around each step and never around a yield: the caller's time does not count.
                 async with self._deadline():
                     event = await anext(events, None)
-                if event is None:
+                if event is None and not is_whole():
                     raise ConnectionFailed("the stream broke off before its end")
-                if event.data.strip() == DONE:
+                if event is None or event.is_end:
                     return
                 found = json_object(event.data)
-                if "error" in found:
+                if found.get("error"):
                     raise error_in(found, status=None, request_id=_request_id(response))
                 yield found
 

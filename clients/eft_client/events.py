@@ -32,6 +32,11 @@ class Event:
     data: str
     name: str = "message"
 
+    @property
+    def is_end(self) -> bool:
+        """Whether it is the one that ends OpenAI's streams."""
+        return self.data.lstrip().startswith(DONE)
+
 
 class EventParser:
     """Cuts a stream of bytes into events; give it chunks as they come, cut anywhere.

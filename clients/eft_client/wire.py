@@ -4,7 +4,16 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import from_json
 
 from eft_client.errors import BadAnswer, ServerAnswered, answered
@@ -41,23 +50,52 @@ _STATUS_OF_TYPE = {"invalid_request_error": 400, "rate_limit_error": 429, "timeo
 
 
 class _Wire(BaseModel):
-    """Lenient in what it does not know, strict in what it does."""
+    """Strict in what an answer is, lenient in what it does not know and in what only goes with an answer."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: Any) -> Any:
+        """As in OpenAI's own client, null in place of what may be absent says no more than its absence."""
+        if not isinstance(given, dict):
+            return given
+        required = {name for name, field in cls.model_fields.items() if field.is_required()}
+        return {key: value for key, value in given.items() if value is not None or key in required}
+
+
+def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and math.isfinite(value) else value
+
+
+def _word(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
 
 _T = TypeVar("_T", bound=_Wire)
+_V = TypeVar("_V")
 Object = dict[str, Any]
 Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+Word = Annotated[str, BeforeValidator(_word)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+# What only goes with an answer is left out where it has another form: the answer is of use without it.
+Told = Annotated[_V | None, WrapValidator(_or_none)]
 # On the wire a log-probability of −inf is null; a reward that is not finite, too, and says less.
 Logprob = Annotated[float, BeforeValidator(lambda value: -math.inf if value is None else value)]
 Difference = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 
 
 class _Usage(_Wire):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: Whole = 0
+    completion_tokens: Whole = 0
+    total_tokens: Whole = 0
 
     def usage(self) -> Usage:
         return Usage(**self.model_dump())
@@ -68,10 +106,10 @@ class _Message(_Wire):
 
 
 class _ChatChoice(_Wire):
-    index: int = 0
-    message: Object
-    finish_reason: str | None = None
-    logprobs: Object | None = None
+    index: Whole = 0
+    message: Annotated[Object, BeforeValidator(lambda value: {} if value is None else value)]
+    finish_reason: Told[Word] = None
+    logprobs: Told[Object] = None
 
     def choice(self) -> Choice:
         text = _checked(_Message, self.message).content
@@ -85,10 +123,10 @@ class _ChatChoice(_Wire):
 
 
 class _TextChoice(_Wire):
-    index: int = 0
-    text: str
-    finish_reason: str | None = None
-    logprobs: Object | None = None
+    index: Whole = 0
+    text: Text
+    finish_reason: Told[Word] = None
+    logprobs: Told[Object] = None
 
     def choice(self) -> Choice:
         return Choice(
@@ -97,23 +135,23 @@ class _TextChoice(_Wire):
 
 
 class _Delta(_Wire):
-    index: int = 0
+    index: Whole = 0
     delta: Object = Field(default_factory=dict)
-    finish_reason: str | None = None
-    logprobs: Object | None = None
+    finish_reason: Told[Word] = None
+    logprobs: Told[Object] = None
 
 
 class _Head(_Wire):
     """What answers of every kind have in common."""
 
-    id: str | None = None
-    model: Text = ""
-    usage: _Usage | None = None
-    eft: Object | None = None
+    id: Told[Word] = None
+    model: Told[Word] = None
+    usage: Told[_Usage] = None
+    eft: Told[Object] = None
 
     def common(self) -> dict[str, Any]:
         usage = self.usage and self.usage.usage()
-        return {"id": self.id, "model": self.model, "usage": usage, "eft": self.eft}
+        return {"id": self.id, "model": self.model or "", "usage": usage, "eft": self.eft}
 
 
 class _Chat(_Head):
@@ -139,8 +177,8 @@ class _Behaviour(_Wire):
 
 
 class _Card(_Wire):
-    id: str
-    max_model_len: int | None = None
+    id: Word
+    max_model_len: Told[Whole] = None
     eft: _Behaviour = Field(default_factory=_Behaviour)
 
     def card(self) -> ModelCard:
@@ -148,7 +186,7 @@ class _Card(_Wire):
 
 
 class _Models(_Wire):
-    data: list[_Card]
+    data: Annotated[list[_Card], BeforeValidator(lambda value: [] if value is None else value)]
 
 
 class _Range(_Wire):
@@ -262,7 +300,7 @@ def pieces_in(raw: Mapping[str, Any]) -> list[Piece]:
         ServerAnswered: The event is an error.
         BadAnswer: It has another form.
     """
-    if "error" in raw:
+    if raw.get("error"):
         raise error_in(raw, status=None)
     chunk = _checked(_Chunk, raw)
     told: dict[str, Any] = {"eft": chunk.eft, "usage": chunk.usage and chunk.usage.usage()}

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from eft_client.errors import BadAnswer
-from eft_client.events import DONE, EventParser
+from eft_client.events import EventParser
 from eft_client.load.exchange import Exchange
 from eft_client.printable import shortened
 
@@ -56,12 +56,12 @@ def _events(seen: Exchange) -> Iterator[tuple[float, str]]:
     parser = EventParser()
     for when_s, piece in seen.pieces:
         for event in parser.feed(piece):
+            if event.is_end:
+                return
             yield when_s, event.data
 
 
 def _take(answer: Answer, when_s: float, data: str) -> None:
-    if data == DONE:
-        return
     try:
         chunk = from_json(data)
     except ValueError:
@@ -73,26 +73,31 @@ def _take(answer: Answer, when_s: float, data: str) -> None:
     choices = chunk.get("choices")
     if isinstance(choices, list) and choices and isinstance(choices[0], dict):
         _take_choice(answer, when_s, choices[0])
-    if isinstance(chunk.get("usage"), dict):
-        answer.prompt_tokens = _count(chunk["usage"].get("prompt_tokens"))
-        answer.output_tokens = _count(chunk["usage"].get("completion_tokens"))
+    usage = chunk.get("usage")
+    if isinstance(usage, dict):
+        answer.prompt_tokens = _count(usage.get("prompt_tokens"), answer.prompt_tokens)
+        answer.output_tokens = _count(usage.get("completion_tokens"), answer.output_tokens)
 
 
 def _take_choice(answer: Answer, when_s: float, choice: dict[str, Any]) -> None:
     reason = choice.get("finish_reason")
-    if isinstance(reason, str):
-        answer.finish_reason = shortened(reason, MAX_REASON_CHARS)
-    if reason or not _only_role(choice.get("delta")):
+    if isinstance(reason, str | int | float) and not isinstance(reason, bool):
+        answer.finish_reason = shortened(str(reason), MAX_REASON_CHARS)
+    if reason or not _says_nothing(choice):
         answer.chunks_s.append(when_s)
 
 
-def _only_role(delta: Any) -> bool:
-    """Whether a chat's chunk says who speaks and nothing else: it may be sent before there is a token."""
+def _says_nothing(choice: dict[str, Any]) -> bool:
+    """Whether a chunk has no output: no text at all, or who speaks in a chat, which may be sent before a token."""
+    delta = choice.get("delta")
+    if delta is None:
+        return choice.get("text") is None
     return isinstance(delta, dict) and "role" in delta and not any(v for k, v in delta.items() if k != "role")
 
 
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value < 1 << 40 else None
+def _count(value: Any, known: int | None) -> int | None:
+    """The value as a count of tokens; what is known already where it is none."""
+    return int(value) if type(value) in (int, float) and 0 <= value < 1 << 40 else known
 
 
 def _fail(answer: Answer, kind: str, message: str) -> None:

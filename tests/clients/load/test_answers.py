@@ -41,6 +41,23 @@ def test_events_cut_anywhere_have_the_time_of_their_end() -> None:
     assert answer.chunks_s == [2.0, 3.0]
 
 
+def test_nulls_are_no_output_and_take_nothing_back() -> None:
+    null = event({"choices": None, "usage": None, "error": None})
+    silent = event({"choices": [{"index": 0, "delta": None, "finish_reason": None, "logprobs": None}]})
+    quiet = event({"choices": [{"index": 0, "text": None}]})
+    counts = event({"choices": [], "usage": {"prompt_tokens": 7.0, "completion_tokens": 2.0}})
+    unknown = event({"choices": [], "usage": {"prompt_tokens": None, "completion_tokens": None}})
+    answer = answer_in(seen(null, silent, quiet, chunk("a"), chunk("b", "stop"), counts, unknown))
+    assert answer.chunks_s == [4.0, 5.0]
+    assert (answer.prompt_tokens, answer.output_tokens, answer.error) == (7, 2, None)
+
+
+def test_a_reason_of_another_type_ends_an_answer_and_nothing_comes_after_the_end_mark() -> None:
+    last = event({"choices": [{"index": 0, "text": "b", "finish_reason": 2}]})
+    answer = answer_in(seen(chunk("a"), last, event(b"[DONE] bye"), event(b"{oops")))
+    assert (answer.finish_reason, answer.error) == ("2", None)
+
+
 @pytest.mark.parametrize(
     ("pieces", "error"),
     [
