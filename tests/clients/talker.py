@@ -13,7 +13,10 @@ USAGE = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens":
 
 
 class Talker:
-    """Streams what `say` makes of a request's body; "WAIT" among the pieces stays silent until the client leaves."""
+    """Streams what `say` makes of a request's body.
+
+    "WAIT" among the pieces stays silent until the client leaves; "THINK …" is thought, and not said.
+    """
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
@@ -57,7 +60,9 @@ class Talker:
                 await reader.read(1)
                 self.left.set()
                 raise ConnectionResetError
-            send(writer, chunk(piece))
+            send(
+                writer, thought(piece.removeprefix("THINK ")) if piece.startswith("THINK ") else chunk(piece)
+            )
         send(writer, chunk("", finish="stop") + USAGE + event("[DONE]"))
         writer.write(b"0\r\n\r\n")
 
@@ -69,6 +74,10 @@ def answer(status: int, body: Any) -> bytes:
         len(content),
         content,
     )
+
+
+def thought(text: str) -> bytes:
+    return event({"choices": [{"index": 0, "delta": {"reasoning_content": text, "content": None}}]})
 
 
 def send(writer: asyncio.StreamWriter, data: bytes) -> None:

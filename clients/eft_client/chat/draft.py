@@ -28,6 +28,7 @@ class Draft:
         finish_reason: why it ended, once it has.
         error: in words, what went wrong.
         stopped: whether it was interrupted here.
+        thinking: whether what came last is thought, and not said.
         first_s: when the first text came, in time.monotonic()'s seconds.
         last_s: when the last text came.
     """
@@ -39,6 +40,7 @@ class Draft:
     finish_reason: str | None = None
     error: str | None = None
     stopped: bool = False
+    thinking: bool = False
     first_s: float = math.nan
     last_s: float = math.nan
 
@@ -56,16 +58,20 @@ class Draft:
         self.eft = piece.eft or self.eft
         self.usage = piece.usage or self.usage
         self.finish_reason = piece.finish_reason or self.finish_reason
-        thought = _thought(piece.delta)
-        if piece.text or thought:
-            self.last_s = time.monotonic()
-            if math.isnan(self.first_s):
-                self.first_s = self.last_s
-        if thought:
-            show(thought, True)
-        if piece.text:
-            self.text += piece.text
-            show(piece.text, False)
+        for words, thinking in ((_thought(piece.delta), True), (piece.text, False)):
+            if words:
+                self._add(words, thinking, show)
+
+    def _add(self, words: str, thinking: bool, show: Show) -> None:
+        self.last_s = time.monotonic()
+        if math.isnan(self.first_s):
+            self.first_s = self.last_s
+        elif thinking != self.thinking:
+            # An empty line parts thoughts from what is said; it belongs to the thoughts.
+            show("\n\n", True)
+        self.thinking = thinking
+        self.text += "" if thinking else words
+        show(words, thinking)
 
     @property
     def answer(self) -> Answer:
@@ -112,6 +118,6 @@ def _is_number(value: object) -> bool:
 def _thought(delta: Mapping[str, Any]) -> str:
     """What the model thinks before it answers, where the server tells, by either of the names in use."""
     for key in ("reasoning", "reasoning_content"):
-        if isinstance(thought := delta.get(key), str):
+        if isinstance(thought := delta.get(key), str) and thought:
             return thought
     return ""

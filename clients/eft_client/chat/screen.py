@@ -44,6 +44,13 @@ class Screen:
             self._out.write(self._styled(printable(text), style))
             self._out.flush()
 
+    def think(self, text: str) -> None:
+        """Write a piece of a model's thoughts: in a terminal in their place, elsewhere apart from the answers."""
+        if self.interactive:
+            self.write(text, DIM)
+        else:
+            print(printable(text), end="", file=self._err, flush=True)
+
     def say(self, text: str = "", style: str | None = None) -> None:
         """Write lines that were asked for."""
         self.write(f"{text}\n", style)

@@ -12,7 +12,7 @@ from eft_client.chat.commands import completions, run_command
 from eft_client.chat.conversation import Conversation, Turn
 from eft_client.chat.draft import Draft, Show
 from eft_client.chat.line import Line
-from eft_client.chat.screen import BOLD, DIM, Screen
+from eft_client.chat.screen import BOLD, Screen
 from eft_client.client import AsyncEftClient
 from eft_client.ending import EXIT_FAILED, EXIT_INTERRUPTED
 from eft_client.errors import BadAnswer, EftError, WrongArgument
@@ -170,13 +170,15 @@ class Chat:
 
     def _show_one(self, question: str, side: Behaviour, draft: Draft, index: int, sampling: Sampling) -> None:
         def show(text: str, thinking: bool) -> None:
-            self.screen.write(text, DIM if thinking else None)
+            (self.screen.think if thinking else self.screen.write)(text)
 
         try:
             self._runner.run(self._followed(question, side, draft, index, sampling, show))
         finally:
             if draft.text or self.screen.interactive:
                 self.screen.say()
+            if draft.thinking and not self.screen.interactive:
+                self.screen.think("\n")
 
     async def _both(
         self, question: str, sides: Sequence[Behaviour], drafts: Sequence[Draft], sampling: Sampling

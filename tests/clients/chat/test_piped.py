@@ -139,6 +139,20 @@ def test_a_chat_is_taken_back_asked_again_saved_and_gone_on_with(talker: Talker,
     assert said(talker) == ["five"]
 
 
+def test_thoughts_are_told_apart_from_the_answers_that_a_pipe_gets(talker: Talker) -> None:
+    talker.say = lambda body: ["THINK Hm, ", "THINK \x1b[2Jlet me see.", "It is ", "seven."]
+    done = piped(talker, "one\ntwo\n")
+    assert done.stdout == "It is seven.\n" * 2
+    assert done.stderr == "Hm, ␛[2Jlet me see.\n\n" * 2
+    assert said(talker) == ["one", "It is seven.", "two"]
+
+
+def test_an_answer_that_is_all_thought_leaves_the_pipe_empty(talker: Talker) -> None:
+    talker.say = lambda body: ["THINK Hm"]
+    done = piped(talker, "one\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Hm\n")
+
+
 def test_a_line_may_go_on_and_may_begin_with_a_slash(talker: Talker) -> None:
     piped(talker, "one\\\ntwo\n//weights are what?\n")
     assert said(talker)[::2] == ["one\ntwo", "/weights are what?"]

@@ -255,6 +255,22 @@ def test_what_was_typed_is_there_next_time(talker: Talker, tmp_path: Path) -> No
         typist.expect(r"\[demo helpful=0\.125\]")
 
 
+@pytest.mark.parametrize("environment", [{}, {"TERM": "dumb"}, {"NO_COLOR": "1"}])
+def test_an_empty_line_parts_thoughts_from_the_answer(environment, talker: Talker, tmp_path: Path) -> None:
+    talker.say = lambda body: ["THINK Let me ", "THINK see.", "It is ", "seven.", "THINK Or is it?", "Yes."]
+    escapes = r"(\x1b\[\d+m)*"
+    with typing(talker, tmp_path, **environment) as typist:
+        typist.enter("How many?")
+        typist.expect(rf"Let me {escapes}see\.{escapes}\s*\r\n{escapes}\r\n{escapes}It is seven\.")
+        typist.expect(rf"\r\n{escapes}\r\n{escapes}Or is it\?{escapes}\r\n{escapes}\r\n{escapes}Yes\.")
+        typist.expect("> ")
+        typist.enter("/compare helpful=1 | harmless=1")
+        typist.expect("Both answer from now on")
+        typist.enter("How many?")
+        typist.expect(r"Let me see\. +[│|] Let me see\. *(\x1b\[K)?\r\n")
+        typist.expect(r"It is seven\. +[│|] It is seven\.")
+
+
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": "dumb", "NO_COLOR": "1"}])
 def test_a_dumb_terminal_gets_no_escape(environment, talker: Talker, tmp_path: Path) -> None:
     talker.say = lambda body: ["Hello \x1b[31mthere"]
