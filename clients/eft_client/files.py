@@ -6,7 +6,7 @@ __all__ = ["read_text"]
 
 
 def read_text(path: Traversable, most_bytes: int, wrong: type[Exception]) -> str:
-    """Read a UTF-8 file; nothing beyond the bound is read.
+    """Read a UTF-8 file, less a byte-order mark at its beginning; nothing beyond the bound is read.
 
     Args:
         path: A path, or a file in a package.
@@ -21,6 +21,6 @@ def read_text(path: Traversable, most_bytes: int, wrong: type[Exception]) -> str
             content = file.read(most_bytes + 1)
         if len(content) > most_bytes:
             raise wrong(f"{path}: larger than {most_bytes} bytes")
-        return content.decode()
+        return content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise wrong(f"{path}: {error}") from None

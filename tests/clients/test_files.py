@@ -14,6 +14,12 @@ def test_a_file_of_the_largest_size_is_read(tmp_path):
     assert read_text(path, 8, WrongArgument) == "größer"
 
 
+def test_a_byte_order_mark_at_the_beginning_is_no_text(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"\xef\xbb\xbfone \xef\xbb\xbftwo")
+    assert read_text(path, 20, WrongArgument) == "one \ufefftwo"
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"12345678", "larger than 7 bytes"), (b"\xff", "codec can't decode"), (None, "No such file")],

@@ -1,5 +1,6 @@
 """What was said: questions, their answers by side, and the file that keeps them."""
 
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -86,7 +87,7 @@ class Conversation:
         if len(content) > MAX_FILE_BYTES:
             raise WrongArgument(f"{path} is larger than {MAX_FILE_BYTES} bytes")
         try:
-            saved = _Saved.model_validate_json(content)
+            saved = _Saved.model_validate_json(content.removeprefix(BOM_UTF8))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = shortened(".".join(map(str, first["loc"])), 80)

@@ -22,6 +22,7 @@ class Line:
         self._screen = screen
         self._complete = complete
         self._found: list[str] = []
+        self._at_start = True
         self._history = _history_file()
         # Imported only where it can be of use: it talks to the terminal when it is.
         self._readline = _readline() if screen.moves else None
@@ -31,15 +32,26 @@ class Line:
     def read(self, prompt: str) -> str:
         """One message: a line, or several where a line ends in a backslash.
 
+        A byte-order mark at the beginning of everything is no part of it.
+
         Raises:
             EOFError: There is no more.
             KeyboardInterrupt: Ctrl-C.
         """
         lines = [self._one(prompt)]
         while lines[-1].endswith("\\"):
+            try:
+                following = self._one("… ")
+            except EOFError:
+                if self._screen.interactive:
+                    raise
+                break  # A last line goes on nowhere: the backslash is its own.
             lines[-1] = lines[-1][:-1]
-            lines.append(self._one("… "))
-        return "\n".join(lines).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            lines.append(following)
+        text = "\n".join(lines).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        if self._at_start:
+            text, self._at_start = text.removeprefix("\ufeff"), False
+        return text
 
     def _one(self, prompt: str) -> str:
         if not self._screen.interactive:

@@ -1,6 +1,7 @@
 """What is stored of every request, and of the run that they belong to: one JSON object a line."""
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -142,20 +143,20 @@ def _rounded(value: Any) -> Any:
 
 
 def read_records(path: Path) -> tuple[Header, list[Record]]:
-    """Read a run's file. A last line that was cut off, as by a crash, is left out.
+    """Read a run's file. A last line that was cut off, as by a crash, is left out, and so are empty ones.
 
     Raises:
         LoadError: The file is missing, or a line of it is something else; the message names the line.
     """
     try:
         with path.open("rb") as file:
-            header = _checked(_header, file.readline(MAX_LINE_BYTES), path, 1)
-            records = [_checked(_record, line, path, number) for number, line in _lines(file, path)]
+            header = _checked(_header, file.readline(MAX_LINE_BYTES).removeprefix(BOM_UTF8), path, 1)
+            records = {number: _checked(_record, line, path, number) for number, line in _lines(file, path)}
     except OSError as error:
         raise LoadError(f"{path}: {error}") from None
-    for number, record in enumerate(records, 2):
+    for number, record in records.items():
         _require_order(record, path, number)
-    return header, records
+    return header, list(records.values())
 
 
 def _lines(file: Any, path: Path) -> Iterator[tuple[int, bytes]]:
@@ -165,7 +166,8 @@ def _lines(file: Any, path: Path) -> Iterator[tuple[int, bytes]]:
             if len(line) == MAX_LINE_BYTES:
                 raise LoadError(f"{path}, line {number}: longer than {MAX_LINE_BYTES} bytes")
             return
-        yield number, line
+        if line.strip():
+            yield number, line
     raise LoadError(f"{path}: more than {MAX_RECORDS} requests")
 
 

@@ -132,14 +132,15 @@ class AnswerFile:
             raise BatchError(f"{self.path}: its answers were made with other settings ({listed}): {advice}")
 
     def _read_done(self) -> set[str]:
-        """The names on complete lines; what follows the last newline is cut off."""
+        """The names on complete lines, less blank ones; what follows the last newline is cut off."""
         done: set[str] = set()
         end = 0
         self._file.seek(0)
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
                 break
-            done.add(self._custom_id(number, line))
+            if line.strip():
+                done.add(self._custom_id(number, line))
             end += len(line)
         self._file.truncate(end)
         return done

@@ -1,5 +1,6 @@
 """The input of a batch: OpenAI's format, one request a line, and what the command line adds to each."""
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ class Defaults:
 
 
 class RequestFile:
-    """A file of requests, read a line at a time: its size does not matter."""
+    """A file of requests, read a line at a time: its size does not matter. Blank lines are skipped."""
 
     def __init__(self, path: Path, max_body_bytes: int) -> None:
         self.path = path
@@ -107,7 +108,9 @@ class RequestFile:
             with self.path.open("rb") as file:
                 lines = iter(lambda: file.readline(self._max_line_bytes + 1), b"")
                 for number, line in enumerate(lines, start=1):
-                    yield number, self._request(number, line)
+                    text = line.removeprefix(BOM_UTF8) if number == 1 else line
+                    if text.strip() or len(line) > self._max_line_bytes:
+                        yield number, self._request(number, text)
         except OSError as error:
             raise BatchError(f"{self.path}: cannot be read ({error.strerror})") from error
 
@@ -121,8 +124,6 @@ class RequestFile:
 
 
 def _read(line: bytes) -> BatchRequest:
-    if not line.strip():
-        raise BatchError("is empty; each line has to be a request")
     try:
         given = parse_object(line)
     except MalformedError as error:

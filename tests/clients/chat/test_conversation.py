@@ -38,6 +38,13 @@ def test_a_chat_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     assert Conversation.load(path) == Conversation()
 
 
+def test_a_chat_that_an_editor_marked_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    SAID.save(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert Conversation.load(path) == SAID
+
+
 def test_another_file_is_not_written_over(tmp_path: Path) -> None:
     path = tmp_path / "thesis.tex"
     path.write_text("years of work")

@@ -158,6 +158,32 @@ def test_a_line_may_go_on_and_may_begin_with_a_slash(talker: Talker) -> None:
     assert said(talker)[::2] == ["one\ntwo", "/weights are what?"]
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_last_line_keeps_its_backslash_since_it_goes_on_nowhere(end: str, talker: Talker) -> None:
+    done = piped(talker, "one\nWhat is in C:\\" + end)
+    assert done.returncode == 0
+    assert said(talker)[::2] == ["one", "What is in C:\\"]
+
+
+def test_several_lines_that_end_without_the_last_are_asked_all_the_same(talker: Talker) -> None:
+    piped(talker, "one\\\ntwo\\\n")
+    assert said(talker) == ["one\ntwo\\"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_byte_order_mark_blank_lines_and_crlf_are_nothing(encoding: str, talker: Talker) -> None:
+    done = subprocess.run(
+        [*EFT, "--url", talker.url],
+        input=b"\xef\xbb\xbf/weights helpful=0.5\r\n\r\n \r\none\\\r\ntwo\r\n",
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [said(talker), talker.bodies[0]["eft"]] == [["one\ntwo"], {"weights": {"helpful": 0.5}}]
+
+
 def test_bytes_that_are_no_text_stop_nothing(talker: Talker) -> None:
     command = [*EFT, "--url", talker.url]
     done = subprocess.run(

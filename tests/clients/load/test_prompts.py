@@ -55,6 +55,15 @@ def test_lines_are_prompts_or_conversations(tmp_path: Path) -> None:
     assert found.prompts == (Prompt(text="Hello"), Prompt(messages=messages, max_tokens=7))
 
 
+def test_a_byte_order_mark_blank_lines_and_crlf_are_nothing(tmp_path: Path) -> None:
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_bytes(b'\xef\xbb\xbf\r\n{"prompt": "a\\r"}\r\n\r\n \t\r\n{"prompt": "b"}\r\n')
+    assert [prompt.text for prompt in read_prompts(lines, chat=True).prompts] == ["a\r", "b"]
+    talks = tmp_path / "sharegpt.json"
+    talks.write_bytes(b'\xef\xbb\xbf[{"conversations":\r\n[{"value": "a"}]}]\r\n')
+    assert [prompt.text for prompt in read_prompts(talks, chat=True).prompts] == ["a"]
+
+
 def test_a_file_begins_again_when_it_is_used_up() -> None:
     source = FromFile(prompts=(Prompt(text="a"), Prompt(text="b")))
     assert [prompt.text for prompt in islice(source.draw("same", "own"), 5)] == ["a", "b", "a", "b", "a"]

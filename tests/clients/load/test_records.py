@@ -42,6 +42,12 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert [one.index for one in read_records(path)[1]] == [0]
 
 
+def test_what_an_editor_adds_is_no_record(tmp_path: Path) -> None:
+    path = written(tmp_path / "raw.jsonl", record(), record(index=1))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    assert [one.index for one in read_records(path)[1]] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

@@ -49,6 +49,12 @@ def test_complete_lines_are_done_and_a_torn_one_is_cut_off(out):
     assert [json.loads(line)["custom_id"] for line in out.read_text().splitlines()] == ["a", "c"]
 
 
+def test_what_an_editor_adds_to_the_output_is_no_answer(out):
+    out.write_bytes(b"\xef\xbb\xbf" + out.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    with AnswerFile(out, MADE) as answers:
+        assert answers.done == {"a"}
+
+
 @pytest.mark.parametrize(
     ("config", "defaults", "difference"),
     [

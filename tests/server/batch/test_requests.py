@@ -23,6 +23,21 @@ def test_requests_come_in_the_files_order(write_requests):
     assert requests(path).custom_ids() == {"a", "b"}
 
 
+def test_a_byte_order_mark_blank_lines_and_crlf_are_nothing(write_requests):
+    path = write_requests("", a_line("a"), "", " \t", a_line("b", content="\ufeff"), "")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert [request.custom_id for request in requests(path)] == ["a", "b"]
+    assert requests(path).custom_ids() == {"a", "b"}
+    path.write_bytes(path.read_bytes().replace(b"\r\n", b"", 1))
+    assert requests(path).custom_ids() == {"a", "b"}
+
+
+def test_a_line_is_named_by_its_number_in_the_file(write_requests):
+    path = write_requests("", a_line("a"), "", "{")
+    with pytest.raises(BatchError, match=r"in\.jsonl:4: is not a JSON object"):
+        requests(path).custom_ids()
+
+
 def test_a_body_is_left_to_the_server_to_judge(write_requests):
     assert requests(write_requests(a_line("a", nonsense=1))).custom_ids() == {"a"}
 
@@ -30,7 +45,7 @@ def test_a_body_is_left_to_the_server_to_judge(write_requests):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("", "is empty; each line has to be a request"),
+        (" " * 100_000, "is longer than"),
         ("{", "is not a JSON object of a request"),
         ("[]", "is not a JSON object of a request"),
         ('{"custom_id": "a", "custom_id": "b"}', "the key 'custom_id' is given twice"),
