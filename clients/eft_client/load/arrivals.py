@@ -8,10 +8,11 @@ from eft_client.files import read_text
 from eft_client.finite import finite_number
 from eft_client.load.errors import LoadError
 
-__all__ = ["Closed", "Load", "Open", "Trace", "read_trace"]
+__all__ = ["Closed", "Load", "Open", "Trace", "is_open", "read_trace"]
 
 MAX_ARRIVALS = 1_000_000
 MAX_TRACE_BYTES = 32 << 20
+_CLOSED = "concurrency"
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Closed:
     @property
     def label(self) -> str:
         """What tables call it."""
-        return f"concurrency {self.concurrency}"
+        return f"{_CLOSED} {self.concurrency}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class Trace:
 
 
 Load = Closed | Open | Trace
+
+
+def is_open(label: str) -> bool:
+    """Whether a load of this label sends requests at times of their own, whatever becomes of the others."""
+    return not label.startswith(f"{_CLOSED} ")
 
 
 def read_trace(path: Path) -> Trace:

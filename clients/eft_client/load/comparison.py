@@ -14,14 +14,19 @@ __all__ = ["COMPARED", "Comparison", "Outcome", "Spread", "compare"]
 COMPARED = (
     "requests_per_s",
     "goodput_per_s",
+    "goodput_scheduled_per_s",
     "output_tokens_per_s",
     "ttft_ms_p50",
     "ttft_ms_p99",
+    "ttft_scheduled_ms_p50",
+    "ttft_scheduled_ms_p99",
     "tpot_ms_p50",
     "tpot_ms_p99",
     "itl_ms_p50",
     "e2e_ms_p50",
     "e2e_ms_p99",
+    "e2e_scheduled_ms_p50",
+    "e2e_scheduled_ms_p99",
 )
 
 

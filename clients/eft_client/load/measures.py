@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eft_client.load.arrivals import is_open
 from eft_client.load.records import INTERRUPTED, Record
 
 __all__ = [
     "FIGURES",
     "LATENCIES",
+    "SCHEDULED",
     "Figure",
     "concurrency_over_time",
     "errors",
@@ -25,6 +27,11 @@ LATENCIES = {
     "tpot_ms": "time per output token after the first",
     "itl_ms": "gap between pieces of output",
     "e2e_ms": "end to end",
+}
+#: Latency -> the same from the scheduled time, in open loops: a request that is sent late has waited already.
+SCHEDULED = {"ttft_ms": "ttft_scheduled_ms", "e2e_ms": "e2e_scheduled_ms"}
+_TITLES = {name: name[:-3].upper() for name in LATENCIES} | {
+    scheduled: f"{name[:-3].upper()} from schedule" for name, scheduled in SCHEDULED.items()
 }
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "mean": lambda values: float(np.mean(values)),
@@ -50,6 +57,7 @@ FIGURES = (
     Figure("duration_s", "duration, s", 2),
     Figure("requests_per_s", "requests/s", 2),
     Figure("goodput_per_s", "goodput, requests/s", 2),
+    Figure("goodput_scheduled_per_s", "goodput from schedule, requests/s", 2),
     Figure("output_tokens_per_s", "output tokens/s", 1),
     Figure("total_tokens_per_s", "all tokens/s", 1),
     Figure("concurrency", "concurrency, mean", 2),
@@ -59,8 +67,8 @@ FIGURES = (
     Figure("tokens_per_chunk", "tokens a piece", 2),
     Figure("late_ms_p99", "sent late, p99 ms", 2),
     *(
-        Figure(f"{name}_{statistic}", f"{name[:-3].upper()} {statistic}, ms", 2)
-        for name in LATENCIES
+        Figure(f"{name}_{statistic}", f"{title} {statistic}, ms", 2)
+        for name, title in _TITLES.items()
         for statistic in STATISTICS
     ),
 )
@@ -70,7 +78,7 @@ def measure(records: Sequence[Record], limits: Mapping[str, float]) -> dict[str,
     """Every figure of one round; None where it doesn't exist.
 
     Rates are over the round's duration: from its start to the end of its last request. Latencies are those of completed
-    requests; so are tokens.
+    requests; so are tokens. What runs from the scheduled time exists in open loops alone.
 
     Args:
         records: the round's, at least one.
@@ -80,15 +88,17 @@ def measure(records: Sequence[Record], limits: Mapping[str, float]) -> dict[str,
     duration_s = max(record.end_ms for record in records) / 1000
     output = sum(record.tokens for record in done)
     total = output + sum(record.prompt_tokens or 0 for record in done)
-    good = sum(_is_good(record, limits) for record in done) if limits else None
     kinds = errors(records)
+    opened = is_open(records[0].load)
+    from_schedule = {SCHEDULED.get(name, name): limit for name, limit in limits.items()}
     found: dict[str, float | None] = {
         "completed": len(done),
         "failed": sum(count for kind, count in kinds.items() if kind != INTERRUPTED),
         "interrupted": kinds[INTERRUPTED],
         "duration_s": duration_s,
         "requests_per_s": _ratio(len(done), duration_s),
-        "goodput_per_s": None if good is None else _ratio(good, duration_s),
+        "goodput_per_s": _goodput(done, limits, duration_s),
+        "goodput_scheduled_per_s": _goodput(done, from_schedule, duration_s) if opened else None,
         "output_tokens_per_s": _ratio(output, duration_s),
         "total_tokens_per_s": _ratio(total, duration_s),
         "concurrency": _ratio(sum(record.end_ms - record.sent_ms for record in records) / 1000, duration_s),
@@ -98,8 +108,8 @@ def measure(records: Sequence[Record], limits: Mapping[str, float]) -> dict[str,
         "tokens_per_chunk": _ratio(output, sum(len(record.chunks_ms) for record in done)),
         "late_ms_p99": STATISTICS["p99"]([record.sent_ms - record.scheduled_ms for record in records]),
     }
-    for name in LATENCIES:
-        observed = values(done, name)
+    for name in _TITLES:
+        observed = values(done, name) if opened or name not in SCHEDULED.values() else []
         for statistic, take in STATISTICS.items():
             found[f"{name}_{statistic}"] = take(observed) if observed else None
     return found
@@ -140,6 +150,11 @@ def tokens_over_time(records: Sequence[Record], places: int = 60) -> tuple[list[
     end = max(record.end_ms for record in records) / 1000
     counts, edges = np.histogram(times, bins=places, range=(0, end or 1), weights=each)
     return list((edges[:-1] + edges[1:]) / 2), list(counts / (edges[1] - edges[0]))
+
+
+def _goodput(records: Sequence[Record], limits: Mapping[str, float], duration_s: float) -> float | None:
+    good = sum(_is_good(record, limits) for record in records)
+    return _ratio(good, duration_s) if limits else None
 
 
 def _is_good(record: Record, limits: Mapping[str, float]) -> bool:

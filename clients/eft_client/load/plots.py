@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from eft_client.load.arrivals import is_open
 from eft_client.load.comparison import Comparison, Outcome
-from eft_client.load.measures import LATENCIES, concurrency_over_time, tokens_over_time, values
+from eft_client.load.measures import LATENCIES, SCHEDULED, concurrency_over_time, tokens_over_time, values
 from eft_client.report.plots import label, series, style, subplots
 
 __all__ = ["draw_latencies", "draw_throughput", "draw_timeline"]
@@ -17,7 +18,8 @@ MAX_POINTS = 400
 def draw_latencies(comparison: Comparison, load: str) -> Any:
     """How each latency is distributed under one load: the share of what was observed that is no longer.
 
-    The axes end where the slowest half percent of some contestant's begins.
+    In open loops, dashed lines begin at the scheduled time. The axes end where the slowest half percent of some
+    contestant's begins.
     """
     with style():
         figure, axes = subplots(2, 2, height=5.6)
@@ -27,8 +29,11 @@ def draw_latencies(comparison: Comparison, load: str) -> Any:
                 observed = values(outcome.records, name)
                 if observed:
                     right = max(right, float(np.percentile(observed, 99.5)))
-                    times, shares = _distribution(observed)
-                    place.plot(times, shares, label=label(outcome.contestant), **_line(index))
+                    place.plot(*_distribution(observed), label=label(outcome.contestant), **_line(index))
+                if observed and is_open(load) and name in SCHEDULED:
+                    waited = values(outcome.records, SCHEDULED[name])
+                    right = max(right, float(np.percentile(waited, 99.5)))
+                    place.plot(*_distribution(waited), **_line(index) | {"linestyle": "--", "alpha": 0.7})
             place.set(xlabel=f"{title}, ms", ylabel="share of observations", ylim=(0, 1.02))
             place.set_xlim(0, 1.05 * right or 1)
         if axes.flat[0].lines:

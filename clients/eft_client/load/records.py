@@ -107,6 +107,16 @@ class Record:
         return self.chunks_ms[-1] - self.sent_ms
 
     @property
+    def ttft_scheduled_ms(self) -> float:
+        """Time to first token from when the request was to be sent: what who arrives then waits."""
+        return self.chunks_ms[0] - self.scheduled_ms
+
+    @property
+    def e2e_scheduled_ms(self) -> float:
+        """From when the request was to be sent to the last piece of output."""
+        return self.chunks_ms[-1] - self.scheduled_ms
+
+    @property
     def tpot_ms(self) -> float | None:
         """Time per output token after the first; None where there was one at most."""
         return (self.e2e_ms - self.ttft_ms) / (self.tokens - 1) if self.tokens > 1 else None

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from eft_client.load.arrivals import is_open
 from eft_client.load.comparison import Comparison
 from eft_client.load.measures import FIGURES
 from eft_client.load.plots import draw_latencies, draw_throughput, draw_timeline
@@ -20,6 +21,8 @@ DEFINITIONS = (
     "TTFT is the time to the first piece of output, end to end that to the last one, TPOT (end to end − TTFT) / "
     "(output tokens − 1). ITL is the gap between one piece of output and the next: where a server speculates or sends "
     "several tokens together, a piece holds several (“tokens a piece”), and TPOT is the time of one token.",
+    "In open loops, “from schedule” is the same from the time at which a request was to be sent: what this client sent "
+    "late has waited already, as who arrives then would have.",
     "Tokens are the server's own counts. Rates are over a round's duration, from its start to the end of its last "
     "request. Goodput counts the requests that kept every limit.",
     "A cell is the median over the repeats with the lowest and the highest. Ratios are taken within a repeat, in which "
@@ -81,10 +84,11 @@ def _add_load(page: Page, comparison: Comparison, load: str) -> None:
     page.table(figures.header, figures.rows, "Median over the repeats (lowest to highest).")
     if ratios := ratio_rows(comparison, load):
         page.table(ratios.header, ratios.rows, "Ratios to the baseline, repeat by repeat.")
+    dashed = " Dashed: from the scheduled time." if is_open(load) else ""
     page.figure(
         draw_latencies(comparison, load),
         "How latencies are distributed, all repeats together: the share of observations that took no longer. "
-        "The slowest half percent may lie beyond the edge.",
+        f"The slowest half percent may lie beyond the edge.{dashed}",
     )
     page.figure(draw_timeline(comparison, load), "The last repeat over time.")
 

@@ -19,15 +19,20 @@ _DECIMALS = {figure.name: figure.decimals for figure in FIGURES}
 _SHOWN = (
     "requests_per_s",
     "goodput_per_s",
+    "goodput_scheduled_per_s",
     "output_tokens_per_s",
     "ttft_ms_p50",
     "ttft_ms_p99",
+    "ttft_scheduled_ms_p50",
+    "ttft_scheduled_ms_p99",
     "tpot_ms_p50",
     "tpot_ms_p99",
     "itl_ms_p50",
     "itl_ms_p99",
     "e2e_ms_p50",
     "e2e_ms_p99",
+    "e2e_scheduled_ms_p50",
+    "e2e_scheduled_ms_p99",
 )
 
 
@@ -40,11 +45,13 @@ class Rows:
 
 
 def figure_rows(comparison: Comparison, load: str, names: Sequence[str] = _SHOWN) -> Rows:
-    """Figures under one load, figure by figure down and contestant by contestant across."""
+    """Figures that exist under one load, figure by figure down and contestant by contestant across."""
     outcomes = comparison.under(load)
     titles = comparison.titles()
     rows = [
-        [titles[name], *(_spread(outcome, name) for outcome in outcomes)] for name in names if name in titles
+        [titles[name], *(_spread(outcome, name) for outcome in outcomes)]
+        for name in names
+        if any(outcome.spread(name) for outcome in outcomes)
     ]
     counts = ["completed / failed", *(_counts(outcome) for outcome in outcomes)]
     return Rows(["", *(outcome.contestant for outcome in outcomes)], [counts, *rows])
@@ -59,8 +66,8 @@ def ratio_rows(comparison: Comparison, load: str) -> Rows | None:
     titles = comparison.titles()
     rows = []
     for name in COMPARED:
-        if name in titles:
-            spreads = [outcome.ratios(baseline, name) for outcome in others]
+        spreads = [outcome.ratios(baseline, name) for outcome in others]
+        if any(spreads):
             rows.append(
                 [titles[name].split(", ")[0], *(spread.text(2) if spread else "–" for spread in spreads)]
             )

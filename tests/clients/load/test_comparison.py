@@ -5,7 +5,9 @@ import json
 import pytest
 
 from eft_client.load.comparison import Spread, compare
+from eft_client.load.plots import draw_latencies
 from eft_client.load.summary import as_json
+from eft_client.load.tables import figure_rows, ratio_rows
 
 from .made import failure, header, record
 
@@ -46,6 +48,37 @@ def test_a_spread_says_median_lowest_and_highest() -> None:
     assert Spread.of([None]) is None
     assert Spread(1234.5, 1, 3000).text(1) == "1,234.5 (1.0 to 3,000.0)"
     assert Spread(2, 2, 2).text(2) == "2.00"
+
+
+def test_tables_have_both_times_where_there_is_a_schedule() -> None:
+    loads = ["concurrency 2", "4 requests/s"]
+    records = [record(contestant=name, load=load) for load in loads for name in "ab"]
+    comparison = compare(header(loads=loads), records)
+    closed, opened = ({row[0]: row[1:] for row in figure_rows(comparison, load).rows} for load in loads)
+    assert not [title for title in closed if "from schedule" in title]
+    assert opened["TTFT p50, ms"] == ["50.00"] * 2
+    assert opened["TTFT from schedule p50, ms"] == ["60.00"] * 2
+    assert opened["E2E from schedule p99, ms"] == ["160.00"] * 2
+    closed_ratios, open_ratios = (ratio_rows(comparison, load) for load in loads)
+    assert closed_ratios
+    assert open_ratios
+    more = {row[0] for row in open_ratios.rows} - {row[0] for row in closed_ratios.rows}
+    assert more == {f"{name} from schedule {at}" for name in ("TTFT", "E2E") for at in ("p50", "p99")}
+    summary = json.loads(as_json(comparison))
+    assert [one["figures"]["ttft_scheduled_ms_p50"] is None for one in summary["outcomes"]] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_open_loops_are_drawn_from_both_times() -> None:
+    loads = ["concurrency 2", "4 requests/s"]
+    comparison = compare(header(loads=loads), [record(load=load) for load in loads])
+    closed, opened = (draw_latencies(comparison, load) for load in loads)
+    assert [len(place.lines) for place in closed.axes] == [1, 1, 1, 1]
+    assert [len(place.lines) for place in opened.axes] == [2, 1, 1, 2]
 
 
 def test_the_summary_is_strict_json_with_figures_and_ratios() -> None:

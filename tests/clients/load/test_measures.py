@@ -2,6 +2,7 @@
 
 import pytest
 
+from eft_client.load.arrivals import Closed, Open, Trace, is_open
 from eft_client.load.measures import FIGURES, concurrency_over_time, errors, measure, tokens_over_time
 
 from .made import failure, record
@@ -55,6 +56,24 @@ def test_percentiles_are_interpolated() -> None:
     assert figures["ttft_ms_p90"] == pytest.approx(86)
     assert figures["ttft_ms_p99"] == pytest.approx(89.6)
     assert figures["late_ms_p99"] == pytest.approx(10)
+
+
+def test_in_open_loops_latencies_run_from_the_scheduled_time_too() -> None:
+    late = record(load="4 requests/s", scheduled_ms=20.0)
+    figures = measure([late, late], {"ttft_ms": 60.0, "tpot_ms": 100.0})
+    assert (figures["ttft_ms_p50"], figures["ttft_scheduled_ms_p50"]) == (50, 130)
+    assert (figures["e2e_ms_p99"], figures["e2e_scheduled_ms_p99"]) == (150, 230)
+    assert (figures["goodput_per_s"], figures["goodput_scheduled_per_s"]) == (pytest.approx(2 / 0.26), 0)
+
+
+def test_closed_loops_have_no_schedule() -> None:
+    figures = measure([record(load=Closed(2).label)], {"ttft_ms": 60.0})
+    assert {value for name, value in figures.items() if "scheduled" in name} == {None}
+    assert [is_open(load.label) for load in (Closed(2), Open(4), Trace("concurrency 2", (0.0,)))] == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_goodput_counts_requests_that_keep_every_limit() -> None:
