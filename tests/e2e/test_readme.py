@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from eft_server.config import load_config
@@ -39,11 +38,15 @@ def demo() -> Iterator[Server]:
     assert stop_server(server) == 0
 
 
+# What the server refuses has to fail the block: curl by itself is content with any answer.
+PROLOGUE = 'curl() { command curl --fail-with-body "$@"; }\n'
+
+
 def run(script: str, server: Server, folder: Path) -> str:
     """Run a shell block in an empty folder, with this environment's commands on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-euc", script.replace(ADDRESS, server.url)],
+        ["bash", "-euo", "pipefail", "-c", PROLOGUE + script.replace(ADDRESS, server.url)],
         cwd=folder,
         env=os.environ | {"PATH": path},
         capture_output=True,
@@ -51,12 +54,25 @@ def run(script: str, server: Server, folder: Path) -> str:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_a_block_that_the_server_refuses_fails(demo: Server, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="is not served"):
+        run(f"curl {ADDRESS}/v1/models/nobody", demo, tmp_path)
+
+
+REFUSED = '"helpful": 7'
+"""What the block asks for that shows what a refusal looks like."""
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_shell_blocks_run(script: str, demo: Server, tmp_path: Path) -> None:
+    if REFUSED in script:
+        with pytest.raises(AssertionError, match=r"eft\.weights\.helpful: 7 is out of bounds"):
+            run(script, demo, tmp_path)
+        return
     output = run(script, demo, tmp_path)
     assert output.strip() or ">" in script
     assert "Traceback" not in output
@@ -69,13 +85,6 @@ def test_the_request_gives_what_the_readme_says(demo: Server, tmp_path: Path) ->
     assert answer["eft"] == shown["eft"]
     assert answer["model"] == shown["model"]
     assert answer["choices"][0]["message"]["content"] == shown["choices"][0]["message"]["content"]
-
-
-def test_the_refusal_in_the_readme_is_a_400_that_names_the_value(demo: Server) -> None:
-    body = {"model": "demo", "prompt": "Hello", "eft": {"weights": {"helpful": 7}}}
-    response = httpx.post(f"{demo.url}/v1/completions", json=body)
-    assert response.status_code == 400
-    assert "7" in response.json()["error"]["message"]
 
 
 def test_python_blocks_run(demo: Server, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ def read_api_keys(path: Path) -> tuple[str, ...]:
         ConfigError: The file cannot be read, holds no key, or holds a key with spaces or non-ASCII characters.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"server.api_key_file: cannot read {path}: {exc}") from exc
     lines = [line.strip() for line in text.splitlines()]

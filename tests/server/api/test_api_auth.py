@@ -46,6 +46,8 @@ def test_a_key_file_holds_a_key_a_line(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# team a\nfirst\n\n  second  \n")
     assert read_api_keys(path) == ("first", "second")
+    path.write_bytes(b"\xef\xbb\xbffirst\r\nsecond\r\n")
+    assert read_api_keys(path) == ("first", "second")
 
 
 @pytest.mark.parametrize(
