@@ -37,7 +37,7 @@ MAXIMA: dict[str, Any] = {
     "n": OPTIONS.max_n,
     "max_tokens": INT32,
     "min_tokens": INT32,
-    "stop": ["s" * 256] * 4,
+    "stop": ["s" * 256] * OPTIONS.max_stop,
     "stop_token_ids": list(range(bounds.STOP_TOKEN_IDS)),
     "logit_bias": {str(key): 100 for key in range(bounds.LOGIT_BIASES)},
     "allowed_token_ids": list(range(bounds.ALLOWED_TOKEN_IDS)),
