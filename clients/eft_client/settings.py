@@ -163,7 +163,12 @@ def sweep(text: str, *, model: str | None = None, url: str = DEFAULT_URL) -> lis
     Raises:
         SettingError: It has another form, has no range, or makes more than 200 settings.
     """
-    terms = dict(_term(word, text) for word in text.split())
+    terms = dict[str, float | list[float] | str]()
+    for word in text.split():
+        key, value = _term(word, text)
+        if key in terms:
+            raise SettingError(f"sweep {text!r}: {key!r} is named twice")
+        terms[key] = value
     ranges = {key: value for key, value in terms.items() if isinstance(value, list)}
     if not ranges:
         raise SettingError(f"sweep {text!r}: no range; right would be helpful=0:1:0.1 harmless=1-helpful")

@@ -117,3 +117,8 @@ def test_several_ranges_make_a_grid_and_scale_is_no_expert():
 def test_what_is_wrong_with_a_sweep_is_named(text, named):
     with pytest.raises(SettingError, match=named):
         sweep(text)
+
+
+def test_an_expert_that_a_sweep_names_twice_is_refused_by_name() -> None:
+    with pytest.raises(SettingError, match="'helpful' is named twice"):
+        sweep("helpful=0:1:0.5 harmless=1-helpful helpful=0.3")

@@ -4,19 +4,19 @@ Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapters 13
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eft_client.quality.metrics import Scores
 
-__all__ = ["LEVEL", "Bootstrap", "Estimate", "interval", "p_value", "resampled_means", "wilson"]
+__all__ = ["LEVEL", "Bootstrap", "Estimate", "interval", "resampled_means", "wilson"]
 
 LEVEL = 0.95
 _BLOCK_NUMBERS = 1 << 23
-_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -53,22 +53,13 @@ def resampled_means(values_SP: NDArray[np.float64], repeats: int, seed: int) -> 
     return np.concatenate(blocks)
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of `count` independent trials (Wilson, 1927)."""
-    z2 = _Z95 * _Z95
+def wilson(share: float, count: int, level: float = LEVEL) -> tuple[float, float]:
+    """Wilson's interval of a share of `count` independent trials (Wilson, 1927)."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    z2 = z * z
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    margin = _Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
+    margin = z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
     return max(0.0, centre - margin), min(1.0, centre + margin)
-
-
-def p_value(differences_R: NDArray[np.float64]) -> float:
-    """Two-sided p of "no difference", by inverting the percentile interval: 2 · min(share ≤ 0, share ≥ 0).
-
-    One is added to both counts, so that it is never 0 (Davison & Hinkley, 1997, §4.2.3).
-    """
-    found = differences_R[~np.isnan(differences_R)]
-    below, above = int((found <= 0).sum()), int((found >= 0).sum())
-    return min(1.0, 2 * (min(below, above) + 1) / (len(found) + 1))
 
 
 @dataclass(frozen=True)
@@ -78,10 +69,14 @@ class Bootstrap:
     Attributes:
         scores: what was resampled.
         means: by metric's name, [repeats, settings].
+        repeats: how many resamples.
+        seed: of the resamples.
     """
 
     scores: Scores
     means: Mapping[str, NDArray[np.float64]]
+    repeats: int
+    seed: int
 
     @classmethod
     def of(cls, scores: Scores, *, repeats: int = 10_000, seed: int = 0) -> "Bootstrap":
@@ -90,10 +85,28 @@ class Bootstrap:
         means = resampled_means(stacked, repeats, seed)
         size = len(scores.settings)
         parts = (means[:, start : start + size] for start in range(0, len(stacked), size))
-        return cls(scores, dict(zip(scores.values, parts, strict=True)))
+        return cls(scores, dict(zip(scores.values, parts, strict=True)), repeats, seed)
 
-    def estimate(self, metric: str, setting: str) -> Estimate:
+    def paired(self, metric: str, settings: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Some settings' values of a metric, and their resampled means, over the prompts that count for all of them.
+
+        Returns:
+            [settings, prompts that count] and [repeats, settings].
+        """
+        rows = [self.scores.row(setting) for setting in settings]
+        values = self.scores.values[metric][rows]
+        counts = ~np.isnan(values).any(axis=0)
+        if counts.all():
+            return values, self.means[metric][:, rows]
+        whole = np.where(counts, values, np.nan)
+        return values[:, counts], resampled_means(whole, self.repeats, self.seed)
+
+    def estimate(self, metric: str, setting: str, *, among: int = 1) -> Estimate:
         """A setting's mean of a metric, with its percentile interval.
+
+        The interval of one that is chosen among several has to hold for all of them at once: each is as much wider
+        (Bonferroni), and a share's no narrower than Wilson's, since resampling a share near 0 or 1 shows too little
+        spread.
 
         Where every prompt has the same value, 0 or 1, resampling shows no spread at all; the interval is then
         Wilson's for as many trials as prompts.
@@ -104,19 +117,21 @@ class Bootstrap:
         if not counted.size:
             return Estimate(math.nan, math.nan, math.nan, 0)
         value = float(counted.mean())
-        low, high = interval(self.means[metric][:, row])
-        if low == high and value in (0.0, 1.0) and self._is_share(metric):
-            low, high = wilson(value, counted.size)
+        level = 1 - (1 - LEVEL) / among
+        low, high = interval(self.means[metric][:, row], level)
+        if self._is_share(metric) and (among > 1 or (low == high and value in (0.0, 1.0))):
+            around = wilson(value, counted.size, level)
+            low, high = min(low, around[0]), max(high, around[1])
         return Estimate(value, low, high, int(counted.size))
 
     def _is_share(self, metric: str) -> bool:
         return any(one.name == metric and one.share for one in self.scores.metrics)
 
 
-def interval(resampled_R: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % percentile interval; NaN where nothing could be resampled."""
+def interval(resampled_R: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float]:
+    """The percentile interval; NaN where nothing could be resampled."""
     found = resampled_R[~np.isnan(resampled_R)]
     if not found.size:
         return math.nan, math.nan
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

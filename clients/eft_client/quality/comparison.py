@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from eft_client.quality.bootstrap import Bootstrap, interval, p_value
+from eft_client.quality.bootstrap import Bootstrap, interval
 from eft_client.quality.metrics import Metric
+from eft_client.quality.permutation import sign_flip_p
 
 __all__ = ["Comparison", "against_baseline", "holm"]
 
@@ -24,7 +25,7 @@ class Comparison:
         difference: its mean less the baseline's, over the prompts that count.
         low: lower end of the difference's 95 % interval, for this comparison alone.
         high: its upper end.
-        p: two-sided, for this comparison alone.
+        p: two-sided, for this comparison alone, by flipping signs; NaN for fewer than six prompts.
         p_holm: adjusted for all settings compared by this metric.
         wins: prompts at which the setting is better, by the metric's direction.
         ties: prompts at which both are alike.
@@ -61,13 +62,11 @@ def against_baseline(bootstrap: Bootstrap, baseline: str) -> list[Comparison]:
 
 
 def _compare(bootstrap: Bootstrap, metric: Metric, setting: str, baseline: str) -> Comparison:
-    ours, theirs = bootstrap.scores.row(setting), bootstrap.scores.row(baseline)
-    values, means = bootstrap.scores.values[metric.name], bootstrap.means[metric.name]
     # Over the prompts that count for both: a pair with one half is none.
-    gains = (values[ours] - values[theirs])[~np.isnan(values[ours] - values[theirs])]
-    resampled = means[:, ours] - means[:, theirs]
-    low, high = interval(resampled)
-    p = p_value(resampled) if gains.size else math.nan
+    (ours, theirs), means = bootstrap.paired(metric.name, (setting, baseline))
+    gains = ours - theirs
+    low, high = interval(means[:, 0] - means[:, 1])
+    p = sign_flip_p(gains, bootstrap.repeats, bootstrap.seed)
     return Comparison(
         metric=metric.name,
         setting=setting,

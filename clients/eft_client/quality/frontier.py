@@ -82,7 +82,8 @@ class Choice:
         constraint: what had to be reached.
         maximised: the metric that was maximised among the settings that reach it (minimised, if lower is better).
         setting: the best of them; None where none reaches it.
-        surely: whether the whole 95 % interval of the chosen one satisfies the constraint, too.
+        surely: whether the whole interval of the chosen one satisfies the constraint, too: 95 % for all candidates at
+            once, since it was chosen among them.
         safe: the best among those whose whole interval does; None where there is none.
         alike: others that reach the constraint and are exactly as good.
     """
@@ -135,7 +136,10 @@ def choose(bootstrap: Bootstrap, constraint: Constraint, maximise: str, settings
     """
     find_metric(bootstrap.scores.metrics, constraint.metric)
     target = find_metric(bootstrap.scores.metrics, maximise)
-    limits = {setting: bootstrap.estimate(constraint.metric, setting) for setting in settings}
+    # Whoever is chosen for looking good has an interval that looks good: it has to hold for all candidates.
+    limits = {
+        setting: bootstrap.estimate(constraint.metric, setting, among=len(settings)) for setting in settings
+    }
     worst = {name: one.low if constraint.at_least else one.high for name, one in limits.items()}
     met = [name for name in settings if constraint.met_by(limits[name].value)]
     safe = [name for name in met if constraint.met_by(worst[name])]

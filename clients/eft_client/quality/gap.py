@@ -40,7 +40,7 @@ class GapClosed:
     Attributes:
         gap: the three settings.
         metric: its name.
-        emulation: the emulation's mean.
+        emulation: the emulation's mean, over the prompts that count for all three.
         small: the small expert's.
         tuned: the truly fine-tuned large model's.
         closed: the share closed, with its 95 % interval; NaN where the gap is 0.
@@ -69,9 +69,9 @@ def close_gaps(bootstrap: Bootstrap, gap: Gap, metrics: Sequence[str]) -> list[G
 
 def _close(bootstrap: Bootstrap, gap: Gap, metric: str) -> GapClosed:
     names = (gap.emulation, gap.small, gap.tuned)
-    means = [bootstrap.estimate(metric, name) for name in names]
-    emulation, small, tuned = (one.value for one in means)
-    resampled = bootstrap.means[metric][:, [bootstrap.scores.row(name) for name in names]]
+    values, resampled = bootstrap.paired(metric, names)
+    prompts = values.shape[1]
+    emulation, small, tuned = values.mean(axis=1).tolist() if prompts else [math.nan] * 3
     gaps = resampled[:, 2] - resampled[:, 1]
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = (resampled[:, 0] - resampled[:, 1]) / gaps
@@ -84,6 +84,6 @@ def _close(bootstrap: Bootstrap, gap: Gap, metric: str) -> GapClosed:
         emulation=emulation,
         small=small,
         tuned=tuned,
-        closed=Estimate(closed, low, high, means[0].prompts),
+        closed=Estimate(closed, low, high, prompts),
         doubtful=not (ends[0] > 0 or ends[1] < 0),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eft_client.errors import EftError, ServerAnswered
-from eft_client.quality.answers import Answer
+from eft_client.quality.answers import Answer, spoken
 from eft_client.quality.errors import StudyError
 from eft_client.quality.journal import Journal, content_key
 from eft_client.quality.prompts import Prompt
@@ -163,8 +163,8 @@ def _read(journal: Journal, request: Request) -> tuple[Answer, ...]:
     entry = journal.get(request.key)
     assert entry is not None
     try:
-        answers = tuple(Answer(one["text"], one["finish_reason"]) for one in entry["answers"])
-        wrong = len(answers) != request.count or not all(isinstance(one.text, str) for one in answers)
+        answers = tuple(Answer(spoken(one["text"]), one["finish_reason"]) for one in entry["answers"])
+        wrong = len(answers) != request.count
     except (KeyError, TypeError):
         wrong = True
     if wrong:

@@ -72,7 +72,7 @@ def comparison_rows(summary: Summary) -> list[list[str | None]]:
             one.metric,
             _signed(one.difference, shares[one.metric]),
             _range(one.low, one.high, shares[one.metric]),
-            f"{one.p_holm:.4f}",
+            None if math.isnan(one.p_holm) else f"{one.p_holm:.4f}",
             None if one.metric in sets else f"{100 * one.win_rate:.1f} %",
             None if one.metric in sets else f"{one.wins} / {one.ties} / {one.losses}",
         ]

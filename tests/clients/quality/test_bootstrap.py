@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from eft_client.quality.bootstrap import Bootstrap, p_value, resampled_means, wilson
+from eft_client.quality.bootstrap import Bootstrap, resampled_means, wilson
 from eft_client.quality.comparison import against_baseline, holm
 from eft_client.quality.metrics import Metric, Scores
 from eft_client.quality.prompts import Prompt
@@ -76,10 +76,12 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.90 <= hits / 300 <= 0.99
 
 
-def test_p_is_small_where_all_resamples_agree_and_one_where_nothing_differs() -> None:
-    assert p_value(np.full(999, 0.2)) == pytest.approx(2 / 1000)
-    assert p_value(np.zeros(999)) == 1.0
-    assert p_value(np.array([-1.0] * 50 + [1.0] * 49)) == 1.0
+def test_differences_and_their_intervals_are_over_the_same_prompts() -> None:
+    # Of a's prompts the baseline b lacks all but the first two, where a is worse.
+    values = [[0.0, 0.0, *[1.0] * 8], [1.0, 1.0, *[NAN] * 8]]
+    [found] = against_baseline(Bootstrap.of(scores({"m": values}), repeats=500), "b")
+    assert (found.difference, found.low, found.high) == (-1.0, -1.0, -1.0)
+    assert math.isnan(found.p)
 
 
 def test_holm_by_hand() -> None:

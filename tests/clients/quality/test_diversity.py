@@ -176,3 +176,10 @@ def test_pairs_are_all_or_a_seeded_sample() -> None:
 def test_an_unknown_measure_is_refused_by_name(text: str) -> None:
     with pytest.raises(StudyError, match="right would be ead"):
         load_measure(text)
+
+
+def test_texts_without_spaces_are_told_apart() -> None:
+    alike = ead(["今天天气很好"] * 4)
+    different = ead(["今天天气很好", "我们去公园散步", "巴黎是法国的首都", "他喜欢喝绿茶"])
+    assert different > 2 * alike > 0
+    assert words("今天很好。 good.") == ["今", "天", "很", "好", "good"]

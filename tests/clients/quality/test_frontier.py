@@ -56,8 +56,8 @@ def test_another_form_is_refused_by_name(text: str) -> None:
 
 def test_the_best_under_a_constraint_is_told_with_how_sure_it_is() -> None:
     # b is the best of those that reach 0.9 on average; only c does so surely.
-    x = [[1.0] * 40, [0.8] * 40, [0.6] * 40]
-    y = [[0.5] * 40, [1.0] * 37 + [0.0] * 3, [1.0] * 40]
+    x = [[1.0] * 60, [0.8] * 60, [0.6] * 60]
+    y = [[0.5] * 60, [1.0] * 55 + [0.0] * 5, [1.0] * 60]
     bootstrap = Bootstrap.of(scores({"x": x, "y": y}), repeats=500)
     choice = choose(bootstrap, Constraint("y", True, 0.9), "x", "abc")
     assert (choice.setting, choice.surely, choice.safe) == ("b", False, "c")
@@ -67,6 +67,16 @@ def test_the_best_under_a_constraint_is_told_with_how_sure_it_is() -> None:
     assert choose(level, Constraint("y", True, 0.9), "x", "abc").alike == ["b", "c"]
     nothing = choose(bootstrap, Constraint("x", True, 2.0), "y", "abc")
     assert (nothing.setting, nothing.surely, nothing.safe) == (None, False, None)
+
+
+def test_who_is_chosen_among_many_is_sure_no_oftener_than_it_says() -> None:
+    """Every setting misses the bound by nothing: whoever is called sure is so by luck."""
+    chance, wrong = np.random.default_rng(0), 0
+    for seed in range(60):
+        y = (chance.random((6, 40)) < 0.8).astype(float).tolist()
+        bootstrap = Bootstrap.of(scores({"x": y, "y": y}), repeats=400, seed=seed)
+        wrong += choose(bootstrap, Constraint("y", True, 0.8), "x", "abcdef").safe is not None
+    assert wrong / 60 <= 0.06
 
 
 def test_an_unknown_metric_is_refused_by_name() -> None:

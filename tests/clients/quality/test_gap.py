@@ -30,6 +30,14 @@ def test_a_gap_that_may_be_none_is_doubtful() -> None:
     assert none.doubtful and np.isnan(none.closed.value)
 
 
+def test_gaps_are_over_the_prompts_that_count_for_all_three() -> None:
+    values = [[1.0, 1.0, 0.0, NAN], [0.0, 0.0, NAN, 1.0], [1.0, 1.0, 1.0, 0.0]]
+    [found] = close_gaps(Bootstrap.of(scores({"m": values}), repeats=300), GAP, ["m"])
+    assert (found.emulation, found.small, found.tuned) == (1.0, 0.0, 1.0)
+    assert (found.closed.value, found.closed.low, found.closed.high) == (1.0, 1.0, 1.0)
+    assert found.closed.prompts == 2
+
+
 def test_a_metric_that_counts_nothing_is_left_out() -> None:
     bootstrap = Bootstrap.of(scores({"m": [[NAN] * 3] * 3, "k": [[0.0, 1.0, 1.0]] * 3}), repeats=100)
     assert [one.metric for one in close_gaps(bootstrap, GAP, ["m", "k"])] == ["k"]

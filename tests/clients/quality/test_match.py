@@ -1,5 +1,8 @@
 """Reference match."""
 
+import re
+import string
+
 import pytest
 
 from eft_client.quality.answers import Answer
@@ -9,8 +12,54 @@ from eft_client.quality.prompts import Prompt
 
 def test_normalising_drops_case_punctuation_and_articles() -> None:
     assert normalise("The  “Quick”, an' a brown-fox!") == ("quick", "brownfox")
-    assert normalise("THE") == ("the",)
-    assert normalise("…") == ()
+    assert normalise("It's $5 + `tax`|^~ = <6>") == ("its", "5", "tax", "6")
+    assert normalise("THE") == normalise("…") == ()
+
+
+def _squad(text: str) -> tuple[str, ...]:
+    """`normalize_answer` as the specification says it, step by step."""
+    lowered = "".join(c for c in text.lower() if c not in string.punctuation)
+    return tuple(re.sub(r"\b(a|an|the)\b", " ", lowered).split())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The U.S.-led force",
+        "a+b=c",
+        "don't `do` that",
+        "A",
+        "AC/DC & the $100 (approx.)",
+        "x_1 ^ 2",
+        "naïve café, 5 €",
+    ],
+)
+def test_text_with_ascii_s_punctuation_is_normalised_as_squad_does(text: str) -> None:
+    assert normalise(text) == _squad(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Paris—a city", ("paris", "city")),
+        ("1914–1918", ("1914", "1918")),
+        ("the fox’s well\u2011known “den”", ("foxs", "wellknown", "den")),
+        ("巴黎是法国的首都。", ("巴", "黎", "是", "法", "国", "的", "首", "都")),
+        ("首都はパリです", ("首", "都", "は", "パリ", "で", "す")),
+        ("ปารีส", ("ป", "า", "รี", "ส")),
+    ],
+)
+def test_other_punctuation_and_scripts_without_spaces_part_words(text: str, words: tuple[str, ...]) -> None:
+    assert normalise(text) == words
+
+
+def test_right_answers_are_found_in_any_script() -> None:
+    assert contains("Paris—a city in France", ["Paris"]) == 1.0
+    assert contains("法国的首都是巴黎。", ["巴黎"]) == 1.0
+    assert contains("フランスの首都はパリです。", ["パリ"]) == 1.0
+    assert contains("法国的首都是里昂。", ["巴黎"]) == 0.0
+    assert f1("首都是巴黎", "巴黎") == pytest.approx(2 * 2 / 7)
+    assert contains("A.", ["A"]) == 1.0
 
 
 @pytest.mark.parametrize(

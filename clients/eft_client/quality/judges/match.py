@@ -1,6 +1,7 @@
 """Reference match: whether an answer is, contains, or overlaps with what is known to be right."""
 
 import re
+import string
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,23 +11,35 @@ from functools import lru_cache
 from eft_client.quality.answers import Answer
 from eft_client.quality.metrics import Metric
 from eft_client.quality.prompts import Prompt
+from eft_client.quality.words import parted
 
 __all__ = ["MatchJudge", "contains", "exact", "f1", "mentions", "normalise", "tidy"]
 
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
+_JOINING = frozenset("’‘‐‑")  # noqa: RUF001 (apostrophes and hyphens as they are printed)
+_ASCII = str.maketrans("", "", string.punctuation)
+
+
 @lru_cache(maxsize=1 << 16)
 def normalise(text: str) -> tuple[str, ...]:
     """The words that a match compares: lower case, no punctuation, no articles.
 
-    As in the evaluation of SQuAD (Rajpurkar et al., arXiv 1606.05250), with all of Unicode's punctuation. A text of
-    articles alone keeps them.
+    The definition of SQuAD's own evaluation (Rajpurkar et al., arXiv 1606.05250): ASCII's punctuation and symbols are
+    left out, also inside words, so that "don't" is dont and "$5" is 5. It says nothing of other characters. Here,
+    printed apostrophes and hyphens are left out, too, Unicode's other punctuation parts words as a space does, and
+    scripts that are written without spaces are parted (`words.parted`).
     """
-    folded = unicodedata.normalize("NFC", text).lower()
-    # A hyphen or an apostrophe inside a word joins it, as in SQuAD: "don't" is dont.
-    words = "".join(c for c in folded if not unicodedata.category(c).startswith("P")).split()
-    return tuple(word for word in words if word not in _ARTICLES) or tuple(words)
+    return tuple(word for word in _tokens(text) if word not in _ARTICLES)
+
+
+def _tokens(text: str) -> list[str]:
+    folded = unicodedata.normalize("NFC", text).lower().translate(_ASCII)
+    plain = "".join(
+        "" if c in _JOINING else " " if unicodedata.category(c).startswith("P") else c for c in folded
+    )
+    return parted(plain).split()
 
 
 def exact(answer: str, reference: str) -> float:
@@ -57,8 +70,12 @@ def mentions(answer: str, alternatives: Sequence[str]) -> bool:
 
 
 def _spaced(text: str) -> str:
-    """Normalised words with a space before each and after all; one that no text contains where there is none."""
-    return f" {' '.join(normalise(text))} " if normalise(text) else " \0 "
+    """Normalised words with a space before each and after all; one that no text contains where there is none.
+
+    A text of articles alone, such as the answer "A" among several, keeps them.
+    """
+    words = normalise(text) or _tokens(text)
+    return f" {' '.join(words)} " if words else " \0 "
 
 
 def tidy(text: str) -> str:

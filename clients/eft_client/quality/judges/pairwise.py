@@ -13,7 +13,7 @@ from typing import Any
 
 from eft_client.errors import EftError
 from eft_client.files import read_text
-from eft_client.quality.answers import Answers
+from eft_client.quality.answers import Answers, spoken
 from eft_client.quality.errors import StudyError
 from eft_client.quality.journal import Journal, content_key
 from eft_client.quality.metrics import Metric
@@ -27,6 +27,7 @@ MAX_TEMPLATE_BYTES = 1 << 16
 #: Longer answers are cut, and the judge is told so.
 MAX_ANSWER_CHARS = 8000
 _PLACES = ("question", "first", "second", "nonce")
+_MARKUP = str.maketrans("", "", "*_`~#>")
 _WORTH = {"first": 1.0, "second": 0.0, "tie": 0.5}
 
 
@@ -66,11 +67,13 @@ def _cut(answer: str) -> str:
 def verdict_in(reply: str, nonce: str) -> float | None:
     """1 for the first answer, 0 for the second, 0.5 for a tie; None where the last line is no verdict with the nonce.
 
-    Nothing but the last line counts, and it has to be the verdict alone.
+    Nothing but the last line counts, and it has to be the verdict alone; how it is set (bold, as code, as a
+    heading) does not matter.
     """
-    lines = [line.strip() for line in reply.strip().splitlines()]
+    plain = (line.translate(_MARKUP).strip() for line in spoken(reply).splitlines())
+    lines = [line for line in plain if line]
     found = (
-        re.fullmatch(rf"verdict {re.escape(nonce)}: (first|second|tie)\.?", lines[-1], re.I)
+        re.fullmatch(rf"verdict {re.escape(nonce)}:\s*(first|second|tie)\.?", lines[-1], re.I)
         if lines
         else None
     )
