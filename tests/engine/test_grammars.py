@@ -92,7 +92,7 @@ def test_every_grammar_of_a_manager_gets_a_budget_of_its_own(slow: Slow) -> None
 
 def test_the_engines_scheduler_limits_grammars(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "EftScheduler", lambda **options: options["structured_output_manager"])
-    manager: Any = SimpleNamespace(_create_grammar=lambda _request: slow)
+    manager: Any = SimpleNamespace(_create_grammar=lambda _request: slow, grammar_init=None)
     config = SimpleNamespace(scheduler_config=SimpleNamespace(async_scheduling=False))
     made: Any = scheduler.make_scheduler(structured_output_manager=manager, vllm_config=config)
     assert isinstance(made._create_grammar(None), LimitedGrammar)

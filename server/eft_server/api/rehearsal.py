@@ -20,6 +20,7 @@ from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
 from eft_server.api.errors import ApiError
+from eft_server.engine.json_grammars import JsonCompiler
 
 __all__ = ["rehearse"]
 
@@ -78,10 +79,10 @@ def _constraint(request: Constrained) -> Iterator[tuple[str, str, str]]:
 
 
 def _parts(kind: str, text: str, param: str) -> Iterator[tuple[str, str, str]]:
-    """A constraint, and the patterns inside a JSON schema, which a walk through the whole may miss."""
-    yield kind, text, param
+    """A constraint, and before it the patterns inside a JSON schema, which a walk through the whole may miss."""
     if kind == "json":
         yield from (("regex", pattern, param) for pattern in _patterns(json.loads(text)))
+    yield kind, text, param
 
 
 def _patterns(schema: Any) -> Iterator[str]:
@@ -133,7 +134,7 @@ def _compiler() -> Any:
     bytes_only = xgrammar.TokenizerInfo(
         [*alphabet, "</s>"], xgrammar.VocabType.RAW, vocab_size=_END + 1, stop_token_ids=[_END]
     )
-    return xgrammar.GrammarCompiler(bytes_only, max_threads=1, cache_enabled=False)
+    return JsonCompiler(xgrammar.GrammarCompiler(bytes_only, max_threads=1, cache_enabled=False))
 
 
 def _compile(kind: str, text: str) -> Any:

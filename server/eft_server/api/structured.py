@@ -1,8 +1,8 @@
 """Structured output: which response formats, JSON schemas and other constraints are taken.
 
 The engine's grammars leave out what they do not know, silently. So a schema may use only the keywords that
-they enforce, and must not refer to itself: such a grammar would have no end. What is taken here is tried out
-in rehearsal.py before the engine gets it.
+they enforce, only where they do, and must not refer to itself: such a grammar would have no end. What is taken
+here is tried out in rehearsal.py before the engine gets it.
 """
 
 import re
@@ -44,6 +44,35 @@ _KEYWORDS = _BESIDE_REF.union(
     ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
     ("minLength", "maxLength", "pattern", "format"),
 )
+
+_CHOICES = ("const", "enum", "anyOf", "allOf")
+_NEEDS_TYPE: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("minLength", "maxLength", "pattern", "format"), ("string",)),
+    **dict.fromkeys(
+        ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), ("number", "integer")
+    ),
+    **dict.fromkeys(("minItems", "maxItems"), ("array",)),
+    **dict.fromkeys(("required", "minProperties", "maxProperties"), ("object",)),
+}
+"""Keywords that the backend looks at only once it knows the type; without one, it lets through anything."""
+
+_IMPLY_TYPE = {
+    "properties": "object",
+    "additionalProperties": "object",
+    "items": "array",
+    "prefixItems": "array",
+}
+_TYPES: Mapping[str, Callable[[Any], bool]] = {
+    "null": lambda value: value is None,
+    "boolean": lambda value: isinstance(value, bool),
+    "string": lambda value: isinstance(value, str),
+    "integer": lambda value: (
+        isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+    ),
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "array": lambda value: isinstance(value, list),
+    "object": lambda value: isinstance(value, dict),
+}
 
 
 def check_response_format(value: Any, _options: ServerOptions) -> None:
@@ -136,10 +165,10 @@ def _check_choice(choices: Any) -> None:
         raise FieldError(f"{total} characters in all are too many; allowed: up to {MAX_CHOICES_CHARS}")
 
 
-def _check_string(value: Any, most_chars: int) -> None:
+def _check_string(value: Any, most_chars: int, name: str = "") -> None:
     if not isinstance(value, str) or not value.strip() or len(value) > most_chars:
         raise FieldError(
-            f"{shown(value)} is not a string of 1 to {most_chars} characters that says something"
+            f"{name}{shown(value)} is not a string of 1 to {most_chars} characters that says something"
         )
 
 
@@ -201,6 +230,54 @@ def _check_keywords(schema: dict[str, Any], references: str) -> None:
         if keyword not in known:
             place = " beside $ref" if keyword in _KEYWORDS else ""
             raise FieldError(f"the keyword {shown(keyword)} is not supported{place}")
+    types = _types(schema)
+    choice = next((keyword for keyword in _CHOICES if keyword in schema), None)
+    if choice is not None:
+        _check_beside_choice(schema, choice, types)
+    else:
+        _check_own_keywords(schema, types)
+
+
+def _types(schema: Mapping[str, Any]) -> list[str]:
+    """The types that a schema names or, as the backend sees it, implies."""
+    named = schema.get("type", sorted({_IMPLY_TYPE[keyword] for keyword in schema if keyword in _IMPLY_TYPE}))
+    types = named if isinstance(named, list) else [named]
+    for name in types:
+        if not isinstance(name, str) or name not in _TYPES:
+            raise FieldError(f"type is {shown(name)}; known: {', '.join(_TYPES)}")
+    return types
+
+
+def _check_beside_choice(schema: Mapping[str, Any], choice: str, types: list[str]) -> None:
+    """The backend looks at the choice alone."""
+    for keyword in schema:
+        if keyword not in _ANNOTATIONS and keyword not in ("$defs", "definitions", "type", choice):
+            raise FieldError(f"the keyword {shown(keyword)} is not supported beside {choice}")
+    given = [schema[choice]] if choice == "const" else schema[choice]
+    if "type" not in schema or not isinstance(given, list):
+        return
+    for one in given:
+        if choice in ("const", "enum"):
+            fits = any(_TYPES[name](one) for name in types)
+        else:
+            fits = isinstance(one, dict) and "type" in one and set(_types(one)) <= set(types)
+        if not fits:
+            raise FieldError(f"type is {shown(schema['type'])}, but {choice} has {shown(one)}")
+
+
+def _check_own_keywords(schema: Mapping[str, Any], types: list[str]) -> None:
+    for keyword in schema:
+        needed = _NEEDS_TYPE.get(keyword)
+        if needed and (not types or ("type" not in schema and (len(types) > 1 or types[0] not in needed))):
+            raise FieldError(f"the keyword {shown(keyword)} needs type {' or '.join(needed)} beside it")
+    if "pattern" in schema:
+        _check_string(schema["pattern"], MAX_REGEX_CHARS, "pattern: ")
+    if "pattern" in schema and "format" in schema:
+        raise FieldError("the keyword 'pattern' is not supported beside format")
+    required, properties = schema.get("required", []), schema.get("properties", {})
+    for name in required if isinstance(required, list) else ():
+        if not isinstance(name, str) or name not in properties:
+            raise FieldError(f"required has {shown(name)}, which is not among properties")
 
 
 def _inner_schemas(schema: dict[str, Any], root: dict[str, Any]) -> Iterator[dict[str, Any]]:

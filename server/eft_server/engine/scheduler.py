@@ -11,6 +11,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from eft_server.engine.grammars import limit_grammars
+from eft_server.engine.json_grammars import write_json
 from eft_server.engine.manifest import Manifest
 from eft_server.engine.orphans import end_with_parent
 from eft_server.engine.prefix_cache import know_members, note, noted_of
@@ -92,6 +93,7 @@ def make_scheduler(**options: Any) -> Scheduler:
     vLLM calls this in the engine's process alone, so what that process needs of ours starts here.
     """
     end_with_parent()
+    write_json(options["structured_output_manager"])
     limit_grammars(options["structured_output_manager"])
     ahead = options["vllm_config"].scheduler_config.async_scheduling
     return (EftAsyncScheduler if ahead else EftScheduler)(**options)

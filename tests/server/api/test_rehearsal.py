@@ -76,6 +76,9 @@ async def test_what_works_is_let_through(constraint: dict[str, Any]) -> None:
         ({"json": {"type": "integer", "multipleOf": 3}}, "cannot be enforced"),
         ({"json": {"type": "string", "pattern": "(a+)+b"}}, "ever more ways"),
         ({"json": {"properties": {"enum": {"type": "string", "pattern": "(a+)+b"}}}}, "ever more ways"),
+        ({"json": {"type": "string", "pattern": "a(?=b)"}}, "Lookahead"),
+        ({"json": {"type": "string", "pattern": "a(^b)"}}, r"\^ is supported only at the ends"),
+        ({"json": {"type": "string", "minLength": -4}}, "minLength is -4"),
         ({"json": {"type": "array", "minItems": 3, "maxItems": 1}}, "cannot be compiled"),
     ],
 )

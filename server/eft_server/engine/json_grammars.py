@@ -1,0 +1,199 @@
+"""Grammars of JSON that always is JSON, and no longer than it has to be.
+
+Two things are wrong with what vLLM has xgrammar make of a JSON schema. Strings with ``minLength``, ``maxLength``,
+``pattern`` and some formats are made of characters that JSON does not have in strings, and cannot hold a quotation
+mark or a line break, which JSON writes with two characters. And any white space may stand between two tokens, so that
+a model may write it for ever. Here such a string leaves a hole in the schema, and a rule of our own fills it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import xgrammar
+from vllm.v1.structured_output import StructuredOutputManager
+from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
+
+from eft_server.engine.json_patterns import FORMATS, json_regex
+
+if TYPE_CHECKING:
+    from vllm.v1.request import Request
+
+__all__ = ["MAX_WHITESPACE", "JsonCompiler", "write_json"]
+
+MAX_WHITESPACE = 16
+"""How many characters of white space may stand together: a line break, and an indent behind it."""
+
+_ON_STRINGS = ("minLength", "maxLength", "pattern", "format")
+_NAMED = frozenset({"properties", "$defs", "definitions", "patternProperties"})
+_LISTED = frozenset({"anyOf", "allOf", "oneOf", "prefixItems"})
+_SINGLE = frozenset({"items", "additionalProperties"})
+
+_CHARACTER = r"""
+eft_character ::= [^\0-\x1f"\\\r\n] | "\\" (["\\/bfnrt] | "u" eft_unit)
+eft_unit ::= [0-9A-Ca-cEFef] [0-9A-Fa-f] [0-9A-Fa-f] [0-9A-Fa-f] | [Dd] [0-7] [0-9A-Fa-f] [0-9A-Fa-f]
+"""
+"""A character in a JSON string. Halves of a surrogate pair are none: a length counts characters."""
+
+
+class JsonCompiler:
+    """An xgrammar compiler whose JSON is always JSON; everything else is the compiler's."""
+
+    def __init__(self, compiler: xgrammar.GrammarCompiler) -> None:
+        self._compiler = compiler
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._compiler, name)
+
+    def compile_json_schema(self, schema: str, **options: Any) -> xgrammar.CompiledGrammar:
+        """As the compiler's.
+
+        Raises:
+            ValueError: The schema has a pattern that cannot be enforced.
+            RuntimeError: xgrammar cannot compile the schema.
+        """
+        holes = _Holes(schema)
+        options = {"max_whitespace_cnt": MAX_WHITESPACE} | options
+        left = json.dumps(holes.without_strings(json.loads(schema)))
+        if not holes.rules:
+            return self._compiler.compile_json_schema(schema, **options)
+        return self._compiler.compile_grammar(
+            holes.filled(xgrammar.Grammar.from_json_schema(left, **options))
+        )
+
+    def compile_structural_tag(self, tag: Any, *triggers: Any) -> xgrammar.CompiledGrammar:
+        """As the compiler's, for the JSON schemas inside a tag.
+
+        Raises:
+            ValueError: A schema has a pattern that cannot be enforced.
+            RuntimeError: xgrammar cannot compile the tag.
+        """
+        if not isinstance(tag, str):
+            return self._compiler.compile_structural_tag(tag, *triggers)
+        holes = _Holes(tag)
+        bounded = json.loads(tag)
+        for content in _schemas_in(bounded):
+            content["max_whitespace_cnt"] = content.get("max_whitespace_cnt") or MAX_WHITESPACE
+            content["json_schema"] = holes.without_strings(content["json_schema"])
+        left = json.dumps(bounded)
+        if not holes.rules:
+            return self._compiler.compile_structural_tag(left)
+        return self._compiler.compile_grammar(holes.filled(xgrammar.Grammar.from_structural_tag(left)))
+
+
+class _Backend(XgrammarBackend):
+    """vLLM's backend with that compiler."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.compiler = JsonCompiler(self.compiler)
+
+
+def write_json(manager: StructuredOutputManager) -> None:
+    """Give vLLM's manager that backend when the first request needs one, which is when it would make its own."""
+    begin = manager.grammar_init
+
+    def begin_with_ours(request: "Request") -> None:
+        if manager.backend is None and request.structured_output_request is not None:
+            config = manager.vllm_config
+            size = config.model_config.get_vocab_size()
+            manager.backend = _Backend(config, tokenizer=manager.tokenizer, vocab_size=size)
+        begin(request)
+
+    manager.grammar_init = begin_with_ours  # type: ignore[method-assign]
+
+
+class _Holes:
+    """The strings that a schema is left without, each a constant in their place, and the rules that replace these.
+
+    Args:
+        text: What the constants must not occur in.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._mark = "eft_string"
+        while self._mark in text:
+            self._mark += "_"
+        self.rules: list[tuple[str, str]] = []
+
+    def without_strings(self, schema: Any) -> Any:
+        """A schema with a constant in place of every string that xgrammar would get wrong."""
+        if not isinstance(schema, dict):
+            return schema
+        inner = {key: self._inner(key, value) for key, value in schema.items()}
+        kinds = schema.get("type")
+        kinds = [kinds] if isinstance(kinds, str) else kinds
+        if (
+            not isinstance(kinds, list)
+            or "string" not in kinds
+            or _is_chosen(schema)
+            or not _is_wrong(schema)
+        ):
+            return inner
+        rest = {key: value for key, value in inner.items() if key not in ("type", *_ON_STRINGS)}
+        hole = {"const": self._hole(schema)}
+        others = [kind for kind in kinds if kind != "string"]
+        # What the rest has beside the choice counts for nothing, but references may lead there.
+        return rest | ({"anyOf": [hole, rest | {"type": others}]} if others else hole)
+
+    def filled(self, grammar: xgrammar.Grammar) -> str:
+        """A grammar's text, with the rules in place of the constants; in XML, strings have no quotation marks."""
+        text = str(grammar)
+        for index, (in_json, bare) in enumerate(self.rules):
+            name = f"{self._mark}_{index}"
+            text = text.replace(f'"\\"{name}:\\""', name).replace(f'"{name}:"', f"{name}_bare")
+            text += f'\n{name} ::= "\\"" {in_json} "\\""\n{name}_bare ::= {bare}'
+        return text + _CHARACTER
+
+    def _inner(self, key: str, value: Any) -> Any:
+        if key in _NAMED and isinstance(value, dict):
+            return {name: self.without_strings(part) for name, part in value.items()}
+        if key in _LISTED and isinstance(value, list):
+            return [self.without_strings(part) for part in value]
+        return self.without_strings(value) if key in _SINGLE else value
+
+    def _hole(self, schema: Mapping[str, Any]) -> str:
+        self.rules.append(_rules(schema))
+        return f"{self._mark}_{len(self.rules) - 1}:"
+
+
+def _is_chosen(schema: Mapping[str, Any]) -> bool:
+    """Whether values are listed, or schemas: what stands beside them xgrammar does not look at."""
+    return any(key in schema for key in ("const", "enum", "anyOf", "allOf", "oneOf", "$ref"))
+
+
+def _is_wrong(schema: Mapping[str, Any]) -> bool:
+    return any(key in schema for key in _ON_STRINGS[:-1]) or schema.get("format") in FORMATS
+
+
+def _rules(schema: Mapping[str, Any]) -> tuple[str, str]:
+    """The right side of a rule for a string's content in JSON, and of one for the string itself."""
+    pattern = FORMATS.get(schema.get("format", ""), schema.get("pattern"))
+    if pattern is not None:
+        if not isinstance(pattern, str):
+            raise ValueError(f"pattern is {pattern!r}; it has to be a string")
+        return (
+            f"Regex({json.dumps(json_regex(pattern))})",
+            f"Regex({json.dumps(pattern, ensure_ascii=False)})",
+        )
+    least, most = (_length(schema, key) for key in ("minLength", "maxLength"))
+    if most is not None and most < (least or 0):
+        raise ValueError(f"minLength {least} is greater than maxLength {most}")
+    times = f"{{{least or 0},{'' if most is None else most}}}"
+    return f"eft_character{times}", f"[\\0-\\U0010ffff]{times}"
+
+
+def _length(schema: Mapping[str, Any], key: str) -> int | None:
+    length = schema.get(key)
+    if length is not None and (type(length) is not int or not 0 <= length < 2**31):
+        raise ValueError(f"{key} is {length!r}; it has to be a whole number from 0")
+    return length
+
+
+def _schemas_in(node: Any) -> Iterator[dict[str, Any]]:
+    """The parts of a structural tag that are JSON schemas; what is inside a schema is none."""
+    if isinstance(node, dict) and node.get("type") == "json_schema":
+        yield node
+    elif isinstance(node, dict | list):
+        for inner in node.values() if isinstance(node, dict) else node:
+            yield from _schemas_in(inner)
