@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vllm.config import ModelConfig
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
@@ -14,8 +15,11 @@ from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
 from vllm.exceptions import GenerationError
 from vllm.lora.request import LoRARequest
 
+from eft_server.api.calls import CutChats, CutResponses
 from eft_server.api.counts import Counting
+from eft_server.api.echoes import Echoes
 from eft_server.api.endings import end_of_turn
+from eft_server.api.errors import ApiError
 from eft_server.api.guarded import Guarded
 from eft_server.api.naming import answering_as
 from eft_server.api.renderer import MemberRenderer
@@ -49,15 +53,35 @@ class _FailsByName:
             raise failure(request_id)
 
 
-class _Chat(_FailsByName, OpenAIServingChat):
-    pass
+class _NeedsRoom:
+    """Refuses a prompt that leaves no room for an answer; vLLM would speak of max_tokens, and of 0."""
+
+    model_config: ModelConfig
+    prompt_field: str
+
+    def _extract_prompt_len(self, prompt: Any) -> int:
+        length: int = super()._extract_prompt_len(prompt)  # type: ignore[misc]
+        context = self.model_config.max_model_len
+        if length >= context:
+            raise ApiError(
+                f"{self.prompt_field}: {length} tokens leave no room for an answer in a context of {context}.",
+                param=self.prompt_field,
+                code="context_length_exceeded",
+            )
+        return length
 
 
-class _Completion(_FailsByName, OpenAIServingCompletion):
-    pass
+class _Chat(_FailsByName, _NeedsRoom, CutChats, OpenAIServingChat):
+    prompt_field = "messages"
 
 
-class _Responses(_FailsByName, OpenAIServingResponses):
+class _Completion(_FailsByName, _NeedsRoom, Echoes, OpenAIServingCompletion):
+    prompt_field = "prompt"
+
+
+class _Responses(_FailsByName, _NeedsRoom, CutResponses, OpenAIServingResponses):
+    prompt_field = "input"
+
     def _convert_generation_error_to_streaming_response(self, e: GenerationError) -> str:
         """Let the error out: vLLM's own event for it is none that a stream of responses may hold."""
         raise e

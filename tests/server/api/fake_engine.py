@@ -28,6 +28,7 @@ class FakeEngine:
 
     Attributes:
         script: What it answers instead of TEXT, once and whole, special tokens included; None for TEXT.
+        cut: Whether a script was cut off by the number of tokens.
         prompts: The prompts of every request as text, in order.
         salts: What kept every request's cached prompt apart, in order.
         asked: The sampling parameters of every request, in order.
@@ -58,6 +59,7 @@ class FakeEngine:
     def reset(self) -> None:
         """Forget everything that a test has set or caused."""
         self.script: str | None = None
+        self.cut = False
         self.prompts: list[str] = []
         self.salts: list[str | None] = []
         self.asked: list[SamplingParams] = []
@@ -138,7 +140,7 @@ class FakeEngine:
         logprobs = None
         if params.logprobs is not None:
             logprobs = [self._logprobs(token_id, params.logprobs) for token_id in span]
-        last = "length" if self.script is None else "stop"
+        last = "length" if self.script is None or self.cut else "stop"
         reason = "error" if failed else last if finished else None
         text = self.renderer.get_tokenizer().decode(span)
         speculation = self.speculation if finished else None

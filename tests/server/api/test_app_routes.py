@@ -317,3 +317,23 @@ async def test_messages_are_rendered_by_the_template_that_the_family_brings(engi
         answer = (await client.post("/tokenize", json={"messages": HELLO})).json()
         text = (await client.post("/detokenize", json={"tokens": answer["tokens"]})).json()["prompt"]
     assert text.endswith("Hi?")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", list(ASKED))
+async def test_a_prompt_that_fills_the_context_is_refused_with_both_lengths(
+    client: httpx.AsyncClient, engine: FakeEngine, path: str, stream: bool
+) -> None:
+    context = engine.model_config.max_model_len
+    frame = 0 if path == "/v1/completions" else 3
+    for length, fits in ((context - 1, True), (context, False)):
+        text = "7" * (length - frame)
+        prompts = {"messages": [{"role": "user", "content": text}], "prompt": text, "input": text}
+        asked = {name: prompts[name] for name in ASKED[path]} | {"stream": stream}
+        engine.script = "a"
+        response = await client.post(path, json=asked)
+        assert (response.status_code == 200) is fits, response.text
+    error = response.json()["error"]
+    assert error["message"].count(str(context)) == 2
+    assert error["param"] in ASKED[path]
+    assert error["code"] == "context_length_exceeded"

@@ -189,3 +189,51 @@ async def test_tools_that_cannot_be_called_are_refused_by_name(
 ) -> None:
     assert refusal(await tools.post(CHAT, json={"messages": HELLO} | fields))["param"] == param
     assert engine.asked == []
+
+
+CUT = 'Well.\n<tool_call>\n{"name": "jump", "arguments": {"height": 3'
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.parametrize(
+    "script", [CUT, HERMES + '\n<tool_call>\n{"name": "jump", "arguments": {"hei', "<tool_c"]
+)
+async def test_a_call_that_is_cut_is_the_same_whole_as_streamed(
+    tools: httpx.AsyncClient, engine: FakeEngine, script: str, choice: str
+) -> None:
+    engine.script, engine.cut = script, True
+    body = ASKED | {"tool_choice": choice}
+    chunks = events(await tools.post(CHAT, json=body | {"stream": True}))
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    streamed: dict[int, list[str]] = {}
+    for part in (part for delta in deltas for part in delta.get("tool_calls") or ()):
+        call = streamed.setdefault(part["index"], ["", ""])
+        call[0] += part["function"].get("name") or ""
+        call[1] += part["function"].get("arguments") or ""
+    (answered,) = (await tools.post(CHAT, json=body)).json()["choices"]
+    calls = [call["function"] for call in answered["message"].get("tool_calls", ())]
+    assert [[call["name"], call["arguments"]] for call in calls] == list(streamed.values())
+    content = answered["message"]["content"] or ""
+    assert content == "".join(delta.get("content") or "" for delta in deltas)
+    assert "<" not in content
+    assert answered["finish_reason"] == chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+
+async def test_a_call_that_was_cut_behind_its_end_is_called_cut(
+    tools: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.script, engine.cut = HERMES, True
+    (answered,) = (await tools.post(CHAT, json=ASKED)).json()["choices"]
+    assert answered["message"]["tool_calls"][0]["function"]["name"] == "jump"
+    assert answered["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("tools", ["hermes", "phi4_mini_json"], indirect=True)
+@pytest.mark.parametrize("cut", [False, True])
+async def test_an_answer_without_a_call_is_left_alone(
+    tools: httpx.AsyncClient, engine: FakeEngine, cut: bool
+) -> None:
+    engine.script, engine.cut = "1 < 2, and <b>that</b> is all. 😀", cut
+    (answered,) = (await tools.post(CHAT, json=ASKED)).json()["choices"]
+    assert answered["message"]["content"] == engine.script
+    assert answered["finish_reason"] == ("length" if cut else "stop")
