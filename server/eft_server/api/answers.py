@@ -15,6 +15,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import listen_for_disconnect
 
 from eft_server.api.errors import ApiError, from_exception, from_vllm
+from eft_server.api.nulls import without_foreign_nulls
 
 __all__ = ["UnderWay", "answer", "outcome"]
 
@@ -101,7 +102,7 @@ async def answer(raw: Request, call: Call, extra: dict[str, Any], timeout_s: flo
     if isinstance(result, Response):
         return result
     if isinstance(result, BaseModel):
-        return JSONResponse(result.model_dump(mode="json", by_alias=True) | extra)
+        return JSONResponse(without_foreign_nulls(result.model_dump(mode="json", by_alias=True)) | extra)
     first, events = result
     return _EventStream(_relay(_with_fields(first, extra) if extra else first, events, deadline))
 
@@ -151,11 +152,11 @@ async def _finished_before_disconnect(raw: Request, work: "asyncio.Task[Any]") -
 
 
 async def _relay(first: str, events: Events, deadline: Deadline) -> Events:
-    yield first
+    yield _without_nulls(first)
     try:
         while True:
             event = await deadline.wait_for(anext(events))
-            yield _event(_error_in(event).body()) if event.startswith(_ERROR_EVENT) else event
+            yield _event(_error_in(event).body()) if event.startswith(_ERROR_EVENT) else _without_nulls(event)
     except StopAsyncIteration:
         return
     except ApiError as error:
@@ -181,6 +182,13 @@ class _EventStream(StreamingResponse):
 
 def _with_fields(event: str, extra: dict[str, Any]) -> str:
     return _event(_payload(event) | extra)
+
+
+def _without_nulls(event: str) -> str:
+    """An event as it is, unless a null in it may be none of OpenAI's."""
+    if not event.startswith("data: {") or ":null" not in event:
+        return event
+    return _event(without_foreign_nulls(_payload(event)))
 
 
 def _error_in(event: str) -> ApiError:

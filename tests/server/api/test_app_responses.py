@@ -52,7 +52,7 @@ async def test_a_response_is_answered_with_the_weights_that_were_applied(
     }
     answer = (await client.post(PATH, json=body)).json()
     assert answer["output"][0]["content"][0]["text"] == TEXT
-    assert answer["status"] == "incomplete"
+    assert answer["status"] == answer["output"][0]["status"] == "incomplete"
     assert answer["eft"] == APPLIED
     assert answer["metadata"] == {"a": "b"}
     assert Response.model_validate(answer).output_text == TEXT
@@ -67,9 +67,35 @@ async def test_every_response_object_of_a_stream_has_the_weights(client: httpx.A
     found = stream_of(response)
     assert [event["sequence_number"] for event in found] == list(range(len(found)))
     assert found[0]["type"] == "response.created"
-    assert found[-1]["type"] == "response.completed"
+    assert found[-1]["type"] == "response.incomplete"
+    assert found[-1]["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert found[-1]["response"]["status"] == "incomplete"
+    (item,) = found[-1]["response"]["output"]
+    assert item == next(event["item"] for event in found if event["type"] == "response.output_item.done")
+    assert item["status"] == "incomplete"
     assert [event["response"]["eft"] for event in found if "response" in event] == [APPLIED] * 3
     assert "".join(e["delta"] for e in found if e["type"] == "response.output_text.delta") == TEXT
+
+
+async def test_a_stream_that_was_not_cut_is_completed(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.script = TEXT
+    found = stream_of(await client.post(PATH, json={"input": "Hi", "stream": True}))
+    assert found[-1]["type"] == "response.completed"
+    assert found[-1]["response"]["incomplete_details"] is None
+    assert found[-1]["response"]["output"][0]["status"] == "completed"
+    assert [event["sequence_number"] for event in found] == list(range(len(found)))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_was_cut_is_incomplete(engine: FakeEngine, stream: bool) -> None:
+    async with client_of(create_app(engine, family(tool_parser="hermes"))) as client:
+        engine.script, engine.cut = HERMES + '<tool_call>{"name": "jump", "arguments": {"hei', True
+        response = await client.post(PATH, json={"input": "Hi", "tools": [FLAT], "stream": stream})
+        answer = stream_of(response)[-1]["response"] if stream else response.json()
+    assert [item["type"] for item in answer["output"]] == ["function_call"] * 2
+    assert [item["status"] for item in answer["output"]] == ["completed", "incomplete"]
+    assert answer["output"][1]["arguments"] == '{"hei'
+    assert answer["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
 @pytest.mark.parametrize("model", ["demo-helpful", "demo/base"])

@@ -1,5 +1,6 @@
 """POST /v1/responses."""
 
+import json
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any
 
@@ -11,6 +12,7 @@ from vllm.entrypoints.openai.responses.protocol import StreamingResponsesRespons
 
 from eft_server.api.answers import answer, outcome
 from eft_server.api.errors import from_exception
+from eft_server.api.nulls import without_foreign_nulls
 from eft_server.api.openapi import json_body
 from eft_server.api.rehearsal import rehearse
 from eft_server.api.schemas import ResponseRequest
@@ -55,18 +57,51 @@ async def _with_text_events(
 ) -> BaseModel | AsyncGenerator[str, None]:
     """The handler's response, or its events as they go over the wire, with `extra` in every response object."""
     result = await outcome(call)
-    return _marked(result, extra) if isinstance(result, BaseModel) else _texts(result, extra)
+    if not isinstance(result, BaseModel):
+        return _texts(_told_when_cut(result), extra)
+    # vLLM's models take and write out fields that they do not declare.
+    for name, value in extra.items():
+        setattr(result, name, value)
+    if result.status == "incomplete" and result.output:
+        result.output[-1].status = "incomplete"
+    return result
 
 
-async def _texts(events: Events, extra: dict[str, Any]) -> AsyncGenerator[str, None]:
+async def _told_when_cut(events: Events) -> AsyncGenerator[dict[str, Any], None]:
+    """The events as JSON objects, of which the last say when the response was cut off; vLLM's say completed.
+
+    An item's end waits for the next event, which tells.
+    """
+    waiting: dict[str, Any] | None = None
+    try:
+        async for said in events:
+            event = said.model_dump(mode="json", by_alias=True)
+            cut = event["type"] == "response.completed" and event["response"]["status"] == "incomplete"
+            if cut:
+                event["type"] = "response.incomplete"
+                for item in (*event["response"]["output"][-1:], *([waiting["item"]] if waiting else ())):
+                    item["status"] = "incomplete"
+            if waiting:
+                yield waiting
+            waiting = event if event["type"] == "response.output_item.done" else None
+            if not waiting:
+                yield event
+    finally:
+        await events.aclose()
+
+
+async def _texts(
+    events: AsyncGenerator[dict[str, Any], None], extra: dict[str, Any]
+) -> AsyncGenerator[str, None]:
     """Hold back what vLLM says before it has asked the engine, so that a refusal keeps its status."""
     held = ""
     try:
         async for event in events:
-            if hasattr(event, "response"):
-                _marked(event.response, extra)
-            text = f"event: {event.type}\ndata: {event.model_dump_json(by_alias=True)}\n\n"
-            if event.type in _BEFORE_THE_ENGINE:
+            if "response" in event:
+                event["response"] |= extra
+            data = json.dumps(without_foreign_nulls(event), ensure_ascii=False, separators=(",", ":"))
+            text = f"event: {event['type']}\ndata: {data}\n\n"
+            if event["type"] in _BEFORE_THE_ENGINE:
                 held += text
             else:
                 yield held + text
@@ -75,10 +110,3 @@ async def _texts(events: Events, extra: dict[str, Any]) -> AsyncGenerator[str, N
         raise from_exception(exc) from exc
     finally:
         await events.aclose()
-
-
-def _marked(response: BaseModel, extra: dict[str, Any]) -> BaseModel:
-    # vLLM's models take and write out fields that they do not declare.
-    for name, value in extra.items():
-        setattr(response, name, value)
-    return response

@@ -36,7 +36,7 @@ async def tokenize(raw: Request) -> JSONResponse:
     require_readable(payload.get("chat_template_kwargs"), None, service.handlers.template_variables)
     request.model = _known_model(service, request.model)
     result = await outcome(service.handlers.tokenization.create_tokenize(request, raw))
-    return JSONResponse(result.model_dump())
+    return JSONResponse(result.model_dump(exclude_none=True))
 
 
 @router.post("/detokenize", summary="Detokenize", openapi_extra=json_body(Detokenize))
@@ -53,7 +53,7 @@ async def detokenize(raw: Request) -> JSONResponse:
                 f"{param}: {shown(token_id)} is not a token id; allowed: 0 to {size - 1}.", param=param
             )
     result = await outcome(service.handlers.tokenization.create_detokenize(request, raw))
-    return JSONResponse(result.model_dump())
+    return JSONResponse(result.model_dump(exclude_none=True))
 
 
 @router.get("/tokenizer_info", summary="Describe the tokenizer")
