@@ -157,10 +157,9 @@ def test_a_json_schema_is_followed(client: OpenAI) -> None:
     answer = client.chat.completions.create(
         model="tiny", messages=HELLO, response_format=wanted, temperature=0, max_tokens=200
     )
-    assert (
-        answer.choices[0].finish_reason == "length"
-        or json.loads(answer.choices[0].message.content or "")["kind"]
-    )
+    # White space is bounded, so a small schema ends long before the tokens do.
+    assert answer.choices[0].finish_reason == "stop"
+    assert json.loads(answer.choices[0].message.content or "")["kind"] in ("fox", "dog")
 
 
 def test_a_response_is_answered_as_the_chat_that_it_stands_for(client: OpenAI) -> None:
