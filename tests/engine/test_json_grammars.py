@@ -10,7 +10,7 @@ import pytest
 import xgrammar
 
 from eft_server.engine import json_grammars
-from eft_server.engine.json_grammars import MAX_WHITESPACE, JsonCompiler, write_json
+from eft_server.engine.json_grammars import INDENT, JsonCompiler, write_json
 from eft_server.engine.json_patterns import json_regex
 
 END = 256
@@ -75,6 +75,18 @@ def walked(compiled: Any, seed: int) -> bytes | None:
 )
 def test_lengths_count_characters_of_json_strings(text: str, whether: bool) -> None:
     assert fits({"type": "string", "minLength": 2, "maxLength": 4}, text) is whether
+
+
+@pytest.mark.parametrize("least", [0, 1, 31, 32, 33, 70])
+@pytest.mark.parametrize("more", [None, 0, 1, 31, 32, 63, 64, 100])
+def test_lengths_are_exact_however_long(least: int, more: int | None) -> None:
+    most = None if more is None else least + more
+    bounds = {"minLength": least} if most is None else {"minLength": least, "maxLength": most}
+    compiled = compiler().compile_json_schema(json.dumps({"type": "string"} | bounds))
+    for length in range(max(200, (most or 0) + 2)):
+        text = '"' + "".join(("a", '\\"', "é")[place % 3] for place in range(length)) + '"'
+        assert len(json.loads(text)) == length
+        assert accepts(compiled, text) is (least <= length and (most is None or length <= most))
 
 
 @pytest.mark.parametrize(
@@ -193,11 +205,26 @@ def test_strings_are_put_right_wherever_they_are() -> None:
 @pytest.mark.parametrize(
     "schema", [{"type": "object", "additionalProperties": True}, {"items": {"maxLength": 1}}]
 )
-def test_white_space_between_tokens_is_bounded(schema: dict[str, Any]) -> None:
+def test_white_space_between_tokens_is_a_space_or_a_line_and_an_indent(schema: dict[str, Any]) -> None:
     opening, closing = ("[", "]") if "items" in schema else ("{", "}")
-    most = "\n" + " " * (MAX_WHITESPACE - 1)
-    assert fits(schema, opening + most + closing)
-    assert not fits(schema, opening + most + " " + closing)
+    for space in ("", " ", "\n", "\n" + " " * INDENT, "\n\t\t"):
+        assert fits(schema, opening + space + closing)
+    for space in ("  ", "\n\n", " \n", "\t", "\n" + " " * (INDENT + 1)):
+        assert not fits(schema, opening + space + closing)
+
+
+def test_both_ways_to_write_json_are_possible() -> None:
+    value = {"a": [1, {"b": "c", "d": []}], "whitespace_1{0, 16}": "whitespace{0, 16}"}
+    schema = {
+        "type": "object",
+        "properties": {
+            "a": {"type": "array", "items": {}},
+            "whitespace_1{0, 16}": {"const": "whitespace{0, 16}"},
+        },
+        "required": list(value),
+    }
+    for options in ({}, {"separators": (",", ":")}, {"indent": 4}, {"indent": "\t"}):
+        assert fits(schema, json.dumps(value, **options))
 
 
 @pytest.mark.parametrize(
@@ -233,7 +260,7 @@ def test_a_tools_arguments_are_json_as_well() -> None:
     assert not accepts(compiled, '<t>{"a": "\t"}</t>')
     assert not accepts(compiled, '<t>{"a": "abc"}</t>')
     for content in (schema, True):
-        spaced = "<t>{" + " " * (MAX_WHITESPACE + 1) + '"a": "b"}</t>'
+        spaced = "<t>{" + "  " + '"a": "b"}</t>'
         assert not accepts(compiler().compile_structural_tag(tag(content)), spaced)
 
 

@@ -3,10 +3,12 @@
 Two things are wrong with what vLLM has xgrammar make of a JSON schema. Strings with ``minLength``, ``maxLength``,
 ``pattern`` and some formats are made of characters that JSON does not have in strings, and cannot hold a quotation
 mark or a line break, which JSON writes with two characters. And any white space may stand between two tokens, so that
-a model may write it for ever. Here such a string leaves a hole in the schema, and a rule of our own fills it.
+a model may write it for ever. Here rules of our own stand for both: such a string leaves a hole in the schema, which
+its rule fills.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +21,36 @@ from eft_server.engine.json_patterns import FORMATS, json_regex
 if TYPE_CHECKING:
     from vllm.v1.request import Request
 
-__all__ = ["MAX_WHITESPACE", "JsonCompiler", "write_json"]
+__all__ = ["INDENT", "JsonCompiler", "write_json"]
 
-MAX_WHITESPACE = 16
-"""How many characters of white space may stand together: a line break, and an indent behind it."""
+INDENT = 20
+"""How many spaces may follow a line break between two tokens: five levels of an indent by four."""
+
+_MARKED = 16
+"""A bound on white space, by which xgrammar writes each place that may have some so that it can be told."""
+
+_SPACE = re.compile(
+    rf'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|(?P<space>\bwhitespace(?:_\d+)?\{{0, {_MARKED}\}})'
+)
+"""Such a place, or what may hold the same signs: a string or a set of characters."""
 
 _ON_STRINGS = ("minLength", "maxLength", "pattern", "format")
 _NAMED = frozenset({"properties", "$defs", "definitions", "patternProperties"})
 _LISTED = frozenset({"anyOf", "allOf", "oneOf", "prefixItems"})
 _SINGLE = frozenset({"items", "additionalProperties"})
 
-_CHARACTER = r"""
-eft_character ::= [^\0-\x1f"\\\r\n] | "\\" (["\\/bfnrt] | "u" eft_unit)
-eft_unit ::= [0-9A-Ca-cEFef] [0-9A-Fa-f] [0-9A-Fa-f] [0-9A-Fa-f] | [Dd] [0-7] [0-9A-Fa-f] [0-9A-Fa-f]
+_CHARACTER = r'(?:[^\x00-\x1f"\\]|\\(?:["\\/bfnrt]|u(?:[0-9A-Ca-cEFef][0-9A-Fa-f]|[Dd][0-7])[0-9A-Fa-f]{2}))'
+"""A character in a JSON string. Halves of a surrogate pair are none: a length counts whole ones."""
+
+_RUN = 32
+"""How many characters are counted one by one. xgrammar prepares which tokens may follow each of them, for up to 128;
+beyond that it would try the whole vocabulary at every step. So what is longer is made of runs."""
+
+_SPACING = rf"""
+eft_space ::= "" | " " | "\n" eft_indent
+eft_indent ::= [ ]{{0,{INDENT}}} | [\t]{{1,{INDENT}}}
 """
-"""A character in a JSON string. Halves of a surrogate pair are none: a length counts characters."""
+"""What may stand between two tokens: a space, or a line break and an indent."""
 
 
 class JsonCompiler:
@@ -53,13 +70,9 @@ class JsonCompiler:
             RuntimeError: xgrammar cannot compile the schema.
         """
         holes = _Holes(schema)
-        options = {"max_whitespace_cnt": MAX_WHITESPACE} | options
         left = json.dumps(holes.without_strings(json.loads(schema)))
-        if not holes.rules:
-            return self._compiler.compile_json_schema(schema, **options)
-        return self._compiler.compile_grammar(
-            holes.filled(xgrammar.Grammar.from_json_schema(left, **options))
-        )
+        grammar = xgrammar.Grammar.from_json_schema(left, **options, max_whitespace_cnt=_MARKED)
+        return self._compiler.compile_grammar(holes.filled(grammar))
 
     def compile_structural_tag(self, tag: Any, *triggers: Any) -> xgrammar.CompiledGrammar:
         """As the compiler's, for the JSON schemas inside a tag.
@@ -73,12 +86,10 @@ class JsonCompiler:
         holes = _Holes(tag)
         bounded = json.loads(tag)
         for content in _schemas_in(bounded):
-            content["max_whitespace_cnt"] = content.get("max_whitespace_cnt") or MAX_WHITESPACE
+            content["max_whitespace_cnt"] = _MARKED
             content["json_schema"] = holes.without_strings(content["json_schema"])
-        left = json.dumps(bounded)
-        if not holes.rules:
-            return self._compiler.compile_structural_tag(left)
-        return self._compiler.compile_grammar(holes.filled(xgrammar.Grammar.from_structural_tag(left)))
+        grammar = xgrammar.Grammar.from_structural_tag(json.dumps(bounded))
+        return self._compiler.compile_grammar(holes.filled(grammar))
 
 
 class _Backend(XgrammarBackend):
@@ -86,7 +97,7 @@ class _Backend(XgrammarBackend):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.compiler = JsonCompiler(self.compiler)
+        self.compiler = JsonCompiler(self.compiler)  # type: ignore[assignment]
 
 
 def write_json(manager: StructuredOutputManager) -> None:
@@ -138,12 +149,14 @@ class _Holes:
 
     def filled(self, grammar: xgrammar.Grammar) -> str:
         """A grammar's text, with the rules in place of the constants; in XML, strings have no quotation marks."""
-        text = str(grammar)
+        text = _SPACE.sub(lambda found: "eft_space" if found["space"] else found[0], str(grammar))
         for index, (in_json, bare) in enumerate(self.rules):
             name = f"{self._mark}_{index}"
             text = text.replace(f'"\\"{name}:\\""', name).replace(f'"{name}:"', f"{name}_bare")
             text += f'\n{name} ::= "\\"" {in_json} "\\""\n{name}_bare ::= {bare}'
-        return text + _CHARACTER
+        if "eft_run" in text:
+            text += f"\neft_run ::= {_characters(_RUN, _RUN)}\neft_rest ::= {_characters(0, _RUN - 1)}"
+        return text + _SPACING
 
     def _inner(self, key: str, value: Any) -> Any:
         if key in _NAMED and isinstance(value, dict):
@@ -153,8 +166,10 @@ class _Holes:
         return self.without_strings(value) if key in _SINGLE else value
 
     def _hole(self, schema: Mapping[str, Any]) -> str:
-        self.rules.append(_rules(schema))
-        return f"{self._mark}_{len(self.rules) - 1}:"
+        rules = _rules(schema)
+        if rules not in self.rules:
+            self.rules.append(rules)
+        return f"{self._mark}_{self.rules.index(rules)}:"
 
 
 def _is_chosen(schema: Mapping[str, Any]) -> bool:
@@ -180,7 +195,24 @@ def _rules(schema: Mapping[str, Any]) -> tuple[str, str]:
     if most is not None and most < (least or 0):
         raise ValueError(f"minLength {least} is greater than maxLength {most}")
     times = f"{{{least or 0},{'' if most is None else most}}}"
-    return f"eft_character{times}", f"[\\0-\\U0010ffff]{times}"
+    return _counted(least or 0, most), f"[\\0-\\U0010ffff]{times}"
+
+
+def _counted(least: int, most: int | None) -> str:
+    if (most or least) <= _RUN:
+        return _characters(least, most)
+    if least:
+        runs, rest = divmod(least, _RUN)
+        return f"eft_run{{{runs}}} {_characters(rest, rest)} {_counted(0, most and most - least)}"
+    if most is None:
+        return _characters(0, None)
+    runs, rest = divmod(most, _RUN)
+    return f"(eft_run{{0,{runs - 1}}} eft_rest | eft_run{{{runs}}} {_characters(0, rest)})"
+
+
+def _characters(least: int, most: int | None) -> str:
+    times = f"{{{least},{'' if most is None else most}}}"
+    return f"Regex({json.dumps(_CHARACTER + times)})"
 
 
 def _length(schema: Mapping[str, Any], key: str) -> int | None:

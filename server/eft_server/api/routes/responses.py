@@ -57,14 +57,17 @@ async def _with_text_events(
 ) -> BaseModel | AsyncGenerator[str, None]:
     """The handler's response, or its events as they go over the wire, with `extra` in every response object."""
     result = await outcome(call)
-    if not isinstance(result, BaseModel):
-        return _texts(_told_when_cut(result), extra)
+    return _marked(result, extra) if isinstance(result, BaseModel) else _texts(_told_when_cut(result), extra)
+
+
+def _marked(response: Any, extra: dict[str, Any]) -> BaseModel:
     # vLLM's models take and write out fields that they do not declare.
     for name, value in extra.items():
-        setattr(result, name, value)
-    if result.status == "incomplete" and result.output:
-        result.output[-1].status = "incomplete"
-    return result
+        setattr(response, name, value)
+    if response.status == "incomplete" and response.output:
+        response.output[-1].status = "incomplete"
+    marked: BaseModel = response
+    return marked
 
 
 async def _told_when_cut(events: Events) -> AsyncGenerator[dict[str, Any], None]:
