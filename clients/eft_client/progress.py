@@ -77,15 +77,16 @@ class Progress:
 class _Stage:
     def __init__(self, progress: Progress, stage: str, steps: int, bar: TaskID) -> None:
         self._progress, self._stage, self._steps, self._bar = progress, stage, steps, bar
-        self._done, self._told_s = 0, time.monotonic()
+        self._done, self._now = 0, ""
         self._tell()
 
     def advance(self, count: int = 1, now: str = "") -> None:
-        self._done += count
+        self._done, self._now = self._done + count, now
         self._progress._advance(self._bar, count, f"{self._stage}: {now}" if now else self._stage)
         if self._done >= self._steps or time.monotonic() - self._told_s >= LINE_EVERY_S:
             self._tell()
 
     def _tell(self) -> None:
         self._told_s = time.monotonic()
-        self._progress._line(f"{self._stage}: {self._done} of {self._steps}")
+        now = f" ({self._now})" if self._now else ""
+        self._progress._line(f"{self._stage}: {self._done} of {self._steps}{now}")

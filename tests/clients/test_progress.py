@@ -20,7 +20,7 @@ def test_elsewhere_than_on_a_terminal_lines_tell_of_it(capsys: pytest.CaptureFix
     assert [line.split("] ", 1)[1] for line in err.splitlines()] == [
         "waiting for [base]",
         "measuring: 0 of 3",
-        "measuring: 3 of 3",
+        "measuring: 3 of 3 (base)",
     ]
 
 

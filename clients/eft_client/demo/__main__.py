@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import Progress
 from transformers.utils.logging import disable_progress_bar
 
 from eft_client.demo.build import MODELS, Workshop
@@ -16,6 +15,7 @@ from eft_client.demo.figure import draw_frontier
 from eft_client.demo.recipe import FULL, SMOKE
 from eft_client.demo.report import write_report
 from eft_client.demo.sizes import SCALES
+from eft_client.progress import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,13 +64,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _reporter(bars: Progress) -> Callable[[str, int], Callable[[int, float], None]]:
-    """A factory of progress callbacks, each of which owns one bar."""
+    """A factory of progress callbacks, each of which owns one stage."""
 
     def start(name: str, steps: int) -> Callable[[int, float], None]:
-        bar = bars.add_task(name, total=steps)
+        more, done = bars.begin(name, steps), 0
 
         def advance(step: int, loss: float) -> None:
-            bars.update(bar, completed=step, description=f"{name} (loss {loss:.2f})")
+            nonlocal done
+            more(step - done, now=f"loss {loss:.2f}")
+            done = step
 
         return advance
 
@@ -82,11 +84,11 @@ def _evaluate(workshop: Workshop, bars: Progress) -> dict[tuple[str, str], Score
     recipe = workshop.recipe
     questions = ask(workshop.world, recipe.seed, safe=recipe.safe_questions, unsafe=recipe.unsafe_questions)
     models = {name: workshop.load(name) for name in MODELS}
-    bar = bars.add_task("evaluation", total=len(settings(models)) * len(DECODINGS))
+    advance = bars.begin("evaluation", len(settings(models)) * len(DECODINGS))
     scores = {}
     for decoding, name, score in evaluate(models, questions, workshop.tokenizer()):
         scores[decoding, name] = score
-        bars.advance(bar)
+        advance(now=name)
     return scores
 
 
