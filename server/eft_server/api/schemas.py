@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, WithJsonSchema
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -31,6 +31,9 @@ __all__ = [
     "TokenizeChat",
     "TokenizeText",
 ]
+
+Stop: TypeAlias = str | list[str] | None
+"""vLLM bounds it to four in the type, whatever the operator allows (`fields`)."""
 
 _EXAMPLE: dict[str, Any] = {"weights": {"helpful": 0.7, "harmless": 0.3}, "scale": 1.0}
 
@@ -189,6 +192,7 @@ class ChatRequest(_Weighted, ChatCompletionRequest):
         }
     )
     table = fields.CHAT
+    stop: Stop = Field(default_factory=list)
 
     @classmethod
     def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
@@ -214,6 +218,7 @@ class TextRequest(_Weighted, CompletionRequest):
         json_schema_extra={"example": {"model": "demo", "prompt": "Once upon", "eft": _EXAMPLE}}
     )
     table = fields.COMPLETION
+    stop: Stop = Field(default_factory=list)
     _member_prompts: dict[int, Any] = PrivateAttr(default_factory=dict)
 
     @property
@@ -233,6 +238,7 @@ class ResponseRequest(_Weighted, ResponsesRequest):
         json_schema_extra={"example": {"model": "demo", "input": "Hello!", "eft": _EXAMPLE}}
     )
     table = fields.RESPONSE
+    stop: Stop = Field(default_factory=list)
     shapes = shapes.RESPONSE
     dependencies = (("top_logprobs", "include"),)
 
