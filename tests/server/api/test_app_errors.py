@@ -98,7 +98,7 @@ REFUSED_EVERYWHERE = [
     ({"prompt_logprobs": -1}, "prompt_logprobs"),
     ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
     ({"logprobs": 6}, "logprobs"),
-    ({"stop": ["a"] * 5}, "stop"),
+    ({"stop": ["a"] * 17}, "stop"),
     ({"stop": "a" * 300}, "stop"),
     ({"stop": [""]}, "stop.0"),
     ({"stop": [1]}, "stop.0"),
