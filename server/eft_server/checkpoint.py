@@ -14,7 +14,7 @@ from eft_server.headers import StoredTensor, read_header
 from eft_server.vocabulary import Tokens
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import GenerationConfig, PreTrainedConfig
 
 __all__ = [
     "Checkpoint",
@@ -24,6 +24,7 @@ __all__ = [
     "bytes_per_number",
     "linear_layers",
     "read_checkpoint",
+    "read_generation_config",
     "read_template",
     "read_tokenizer",
     "tokens_of",
@@ -383,11 +384,20 @@ def tokens_of(tokenizer: Any, rows: int) -> tuple[Tokens, dict[int, str]]:
     return tokens, {index: token for index, token in known if index >= rows}
 
 
-def _end_ids(spec: MemberSpec, config: "PreTrainedConfig", tokenizer: Any) -> frozenset[int]:
+def read_generation_config(spec: MemberSpec) -> "GenerationConfig":
+    """What a checkpoint says of generating.
+
+    Raises:
+        OSError: It has no such file.
+    """
     from transformers import GenerationConfig
 
+    return GenerationConfig.from_pretrained(spec.model, revision=spec.revision or "main")
+
+
+def _end_ids(spec: MemberSpec, config: "PreTrainedConfig", tokenizer: Any) -> frozenset[int]:
     try:
-        stated = GenerationConfig.from_pretrained(spec.model, revision=spec.revision or "main").eos_token_id
+        stated = read_generation_config(spec).eos_token_id
     except OSError:
         # The file is optional; the config's field of the same name stands in, as it does in vLLM.
         stated = config.eos_token_id

@@ -2,7 +2,6 @@
 
 import json
 import random
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,19 +9,8 @@ import pytest
 import xgrammar
 
 from eft_server.engine import json_grammars
-from eft_server.engine.json_grammars import INDENT, JsonCompiler, write_json
+from eft_server.engine.json_grammars import END, INDENT, byte_compiler, write_json
 from eft_server.engine.json_patterns import json_regex
-
-END = 256
-
-
-@cache
-def compiler() -> JsonCompiler:
-    alphabet: list[Any] = [bytes([byte]) for byte in range(256)]
-    vocabulary = xgrammar.TokenizerInfo(
-        [*alphabet, "</s>"], xgrammar.VocabType.RAW, vocab_size=END + 1, stop_token_ids=[END]
-    )
-    return JsonCompiler(xgrammar.GrammarCompiler(vocabulary, max_threads=1, cache_enabled=False))
 
 
 def accepts(compiled: Any, text: str) -> bool:
@@ -31,7 +19,7 @@ def accepts(compiled: Any, text: str) -> bool:
 
 
 def fits(schema: dict[str, Any], text: str) -> bool:
-    return accepts(compiler().compile_json_schema(json.dumps(schema)), text)
+    return accepts(byte_compiler().compile_json_schema(json.dumps(schema)), text)
 
 
 def walked(compiled: Any, seed: int) -> bytes | None:
@@ -82,7 +70,7 @@ def test_lengths_count_characters_of_json_strings(text: str, whether: bool) -> N
 def test_lengths_are_exact_however_long(least: int, more: int | None) -> None:
     most = None if more is None else least + more
     bounds = {"minLength": least} if most is None else {"minLength": least, "maxLength": most}
-    compiled = compiler().compile_json_schema(json.dumps({"type": "string"} | bounds))
+    compiled = byte_compiler().compile_json_schema(json.dumps({"type": "string"} | bounds))
     for length in range(max(200, (most or 0) + 2)):
         text = '"' + "".join(("a", '\\"', "é")[place % 3] for place in range(length)) + '"'
         assert len(json.loads(text)) == length
@@ -171,7 +159,7 @@ def test_patterns_that_cannot_be_enforced_are_refused_by_name(pattern: str) -> N
     ids=json.dumps,
 )
 def test_whatever_is_let_through_is_json(schema: dict[str, Any]) -> None:
-    compiled = compiler().compile_json_schema(json.dumps(schema))
+    compiled = byte_compiler().compile_json_schema(json.dumps(schema))
     found = [text for seed in range(60) if (text := walked(compiled, seed)) is not None]
     assert len(found) > 5
     for text in found:
@@ -240,7 +228,7 @@ def test_both_ways_to_write_json_are_possible() -> None:
 )
 def test_what_is_no_length_or_pattern_is_refused(schema: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"Length|pattern"):
-        compiler().compile_json_schema(json.dumps(schema))
+        byte_compiler().compile_json_schema(json.dumps(schema))
 
 
 def tag(schema: Any, style: str = "json") -> str:
@@ -255,13 +243,13 @@ def tag(schema: Any, style: str = "json") -> str:
 
 def test_a_tools_arguments_are_json_as_well() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 2}}, "required": ["a"]}
-    compiled = compiler().compile_structural_tag(tag(schema))
+    compiled = byte_compiler().compile_structural_tag(tag(schema))
     assert accepts(compiled, r'<t>{"a": "\"\n"}</t>')
     assert not accepts(compiled, '<t>{"a": "\t"}</t>')
     assert not accepts(compiled, '<t>{"a": "abc"}</t>')
     for content in (schema, True):
         spaced = "<t>{" + "  " + '"a": "b"}</t>'
-        assert not accepts(compiler().compile_structural_tag(tag(content)), spaced)
+        assert not accepts(byte_compiler().compile_structural_tag(tag(content)), spaced)
 
 
 def test_arguments_in_xml_are_bare_and_what_is_inside_them_is_json() -> None:
@@ -271,7 +259,7 @@ def test_arguments_in_xml_are_bare_and_what_is_inside_them_is_json() -> None:
         "properties": {"a": {"type": "string", "pattern": '^"é$'}, "c": inner},
         "required": ["a", "c"],
     }
-    compiled = compiler().compile_structural_tag(tag(schema, "qwen_xml"))
+    compiled = byte_compiler().compile_structural_tag(tag(schema, "qwen_xml"))
     text = '<t><parameter=a>"é</parameter><parameter=c>{"b": %s}</parameter></t>'
     assert accepts(compiled, text % r'"\n"')
     assert not accepts(compiled, text % '"\n"')

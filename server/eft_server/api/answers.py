@@ -1,7 +1,6 @@
 """From a vLLM handler's result to an HTTP response: whole or as a stream, until the client leaves."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Coroutine
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import listen_for_disconnect
 
 from eft_server.api.errors import ApiError, from_exception, from_vllm
+from eft_server.api.events import event_of, payload_of
 from eft_server.api.nulls import without_foreign_nulls
 
 __all__ = ["UnderWay", "answer", "outcome"]
@@ -156,11 +156,13 @@ async def _relay(first: str, events: Events, deadline: Deadline) -> Events:
     try:
         while True:
             event = await deadline.wait_for(anext(events))
-            yield _event(_error_in(event).body()) if event.startswith(_ERROR_EVENT) else _without_nulls(event)
+            yield (
+                event_of(_error_in(event).body()) if event.startswith(_ERROR_EVENT) else _without_nulls(event)
+            )
     except StopAsyncIteration:
         return
     except ApiError as error:
-        yield _event(error.body())
+        yield event_of(error.body())
         yield _DONE
     finally:
         await events.aclose()
@@ -181,24 +183,15 @@ class _EventStream(StreamingResponse):
 
 
 def _with_fields(event: str, extra: dict[str, Any]) -> str:
-    return _event(_payload(event) | extra)
+    return event_of(payload_of(event) | extra)
 
 
 def _without_nulls(event: str) -> str:
     """An event as it is, unless a null in it may be none of OpenAI's."""
     if not event.startswith("data: {") or ":null" not in event:
         return event
-    return _event(without_foreign_nulls(_payload(event)))
+    return event_of(without_foreign_nulls(payload_of(event)))
 
 
 def _error_in(event: str) -> ApiError:
-    return from_vllm(ErrorResponse.model_validate(_payload(event)))
-
-
-def _payload(event: str) -> dict[str, Any]:
-    payload: dict[str, Any] = json.loads(event.removeprefix("data: "))
-    return payload
-
-
-def _event(payload: dict[str, Any]) -> str:
-    return f"data: {json.dumps(payload, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return from_vllm(ErrorResponse.model_validate(payload_of(event)))

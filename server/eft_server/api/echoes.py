@@ -4,11 +4,12 @@ It leaves the prompt's text out where token ids are wanted as well, and where no
 engine generate one, which it counts and returns.
 """
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponse
+
+from eft_server.api.events import event_of, payload_of
 
 __all__ = ["Echoes"]
 
@@ -57,9 +58,9 @@ class Echoes:
                 if not wanted or not event.startswith("data: {"):
                     yield event
                     continue
-                payload = json.loads(event.removeprefix("data: "))
+                payload = payload_of(event)
                 self._put_right(payload, request, engine_inputs, begun)
-                yield f"data: {json.dumps(payload, ensure_ascii=False, separators=(',', ':'))}\n\n"
+                yield event_of(payload)
         finally:
             await events.aclose()
 

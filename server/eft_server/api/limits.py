@@ -40,20 +40,21 @@ class BodyLimit:
             return
         held = _Held(self.room)
         try:
+            await self._answer(held, scope, receive, send)
+        finally:
+            held.give_back()
+
+    async def _answer(self, held: "_Held", scope: Scope, receive: Receive, send: Send) -> None:
+        try:
             body = await self._read(Headers(scope=scope), receive, held)
             if scope["method"] == "POST":
                 _check_media_type(Headers(scope=scope))
         except ClientGoneError:
-            held.give_back()
             return
         except ApiError as error:
-            held.give_back()
             await error.response()(scope, receive, send)
             return
-        try:
-            await self.app(scope, _Replay(body, receive), send)
-        finally:
-            held.give_back()
+        await self.app(scope, _Replay(body, receive), send)
 
     async def _read(self, headers: Headers, receive: Receive, held: "_Held") -> bytes:
         declared = headers.get("content-length", "0")
@@ -158,24 +159,25 @@ class Places:
 
     async def _entered(self, entering: Coroutine[Any, Any, None], receive: Receive) -> None:
         work = asyncio.ensure_future(entering)
-        await asyncio.sleep(0)  # Where there is a place, it has it now.
-        if work.done():
-            return
+        try:
+            await asyncio.sleep(0)  # Where there is a place, it has it now.
+            if not work.done():
+                await self._wait(work, receive)
+        finally:
+            await _cancelled(work)  # What has entered is not taken back.
+
+    async def _wait(self, work: asyncio.Future[None], receive: Receive) -> None:
         if self.room.waiting > self.most_waiting:
-            await _cancelled(work)
             raise self._refusal(f"{self.most_waiting} requests are already waiting")
         gone = asyncio.ensure_future(_gone(receive))
         try:
             await asyncio.wait((work, gone), timeout=self.patience_s, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return
-            left = gone.done()
+            if gone.done():
+                raise ClientGoneError
         finally:
             await _cancelled(gone)
-            if not work.done():
-                await _cancelled(work)
-        if left:
-            raise ClientGoneError
         raise self._refusal(f"no place became free in {self.patience_s:g} seconds")
 
     def _refusal(self, reason: str) -> ApiError:
@@ -184,8 +186,9 @@ class Places:
 
 
 async def _cancelled(work: asyncio.Future[None]) -> None:
-    work.cancel()
-    await asyncio.wait((work,))
+    """End what is not done, and wait until it is."""
+    if work.cancel():
+        await asyncio.wait((work,))
 
 
 async def _gone(receive: Receive) -> None:

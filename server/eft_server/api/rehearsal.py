@@ -11,7 +11,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Protocol
 
 import xgrammar
@@ -20,7 +20,7 @@ from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
 from eft_server.api.errors import ApiError
-from eft_server.engine.json_grammars import JsonCompiler
+from eft_server.engine.json_grammars import END, byte_compiler
 
 __all__ = ["rehearse"]
 
@@ -35,7 +35,6 @@ _MAX_REPEATS = 200
 _SLOW_S = 0.0005
 _SLOW_IN_A_ROW = 8
 _LONGEST_S = 2.0
-_END = 256
 _DATA = frozenset({"const", "default", "enum", "examples"})
 _NAMED = frozenset({"properties", "$defs", "definitions"})
 _LOG_PREFIX = re.compile(r"^\[[\d:]+\] \S+: ")
@@ -128,22 +127,13 @@ def _fault(kind: str, text: str) -> str | None:
     return next((fault for fault in faults if fault is not None), None)
 
 
-@cache
-def _compiler() -> Any:
-    alphabet: list[Any] = [bytes([byte]) for byte in range(256)]
-    bytes_only = xgrammar.TokenizerInfo(
-        [*alphabet, "</s>"], xgrammar.VocabType.RAW, vocab_size=_END + 1, stop_token_ids=[_END]
-    )
-    return JsonCompiler(xgrammar.GrammarCompiler(bytes_only, max_threads=1, cache_enabled=False))
-
-
 def _compile(kind: str, text: str) -> Any:
     if kind == "regex":
-        return _compiler().compile_regex(text)
+        return byte_compiler().compile_regex(text)
     if kind == "json":
-        return _compiler().compile_json_schema(text)
+        return byte_compiler().compile_json_schema(text)
     lark = kind == "grammar" and grammar_is_likely_lark(text)
-    return _compiler().compile_lark(text) if lark else _compiler().compile_grammar(text)
+    return byte_compiler().compile_lark(text) if lark else byte_compiler().compile_grammar(text)
 
 
 def _choosers() -> Iterator[Chooser]:
@@ -156,7 +146,7 @@ def _choosers() -> Iterator[Chooser]:
 
 def _walk(compiled: Any, choose: Chooser, steps: int, deadline: float) -> str | None:
     matcher = xgrammar.GrammarMatcher(compiled)
-    mask = xgrammar.allocate_token_bitmask(1, _END + 1)
+    mask = xgrammar.allocate_token_bitmask(1, END + 1)
     last: int | None = None
     slow = 0
     for step in range(steps):
@@ -178,8 +168,8 @@ def _walk(compiled: Any, choose: Chooser, steps: int, deadline: float) -> str | 
 
 def _allowed(mask: Any) -> list[int]:
     words: list[int] = mask[0].tolist()
-    return [byte for byte in range(_END) if words[byte >> 5] >> (byte & 31) & 1]
+    return [byte for byte in range(END) if words[byte >> 5] >> (byte & 31) & 1]
 
 
 def _may_end(mask: Any) -> bool:
-    return bool(int(mask[0, _END >> 5]) >> (_END & 31) & 1)
+    return bool(int(mask[0, END >> 5]) >> (END & 31) & 1)

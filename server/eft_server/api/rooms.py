@@ -43,13 +43,12 @@ class Room:
     @asynccontextmanager
     async def take(self, key: str, *amounts: int) -> AsyncIterator[None]:
         """Have so much of each while the block runs, after those who came before; a key that has its share waits."""
-        most = map(min, self._limits, self._limits_of_a_key)
-        bounded = tuple(map(min, amounts, most))
+        bounded = tuple(map(min, amounts, self._limits_of_a_key))
         await self._wait(key, bounded)
         try:
             yield
         finally:
-            self._give_back(key, bounded)
+            self.give_back(key, *bounded)
 
     def take_at_once(self, key: str, *amounts: int) -> bool:
         """The same without waiting: whether there was room. What was taken is for `give_back`."""
@@ -60,7 +59,10 @@ class Room:
 
     def give_back(self, key: str, *amounts: int) -> None:
         """Return what `take_at_once` took."""
-        self._give_back(key, amounts)
+        self._note(key, [-amount for amount in amounts])
+        if not any(self._taken_by[key]):
+            del self._taken_by[key]
+        self._admit()
 
     async def _wait(self, key: str, amounts: tuple[int, ...]) -> None:
         if not self._row and self._fits(key, amounts):
@@ -73,7 +75,7 @@ class Room:
             await waiting.admitted
         except asyncio.CancelledError:
             if waiting.admitted.done() and not waiting.admitted.cancelled():
-                self._give_back(key, amounts)
+                self.give_back(key, *amounts)
             else:
                 with suppress(ValueError):  # It may have been passed over already.
                     self._row.remove(waiting)
@@ -92,24 +94,21 @@ class Room:
         own = self._taken_by.get(key, [0] * len(amounts))
         self._taken_by[key] = [taken + more for taken, more in zip(own, amounts, strict=True)]
 
-    def _give_back(self, key: str, amounts: Sequence[int]) -> None:
-        self._note(key, [-amount for amount in amounts])
-        if not any(self._taken_by[key]):
-            del self._taken_by[key]
-        self._admit()
-
     def _admit(self) -> None:
-        """Let in who is next, and so on; who only waits for others of the same key does not hold up the rest."""
-        passed = deque[_Waiting]()
-        while self._row and _within(self._taken, self._row[0].amounts, self._limits):
-            waiting = self._row.popleft()
-            if waiting.admitted.done():
-                continue
-            if not self._key_fits(waiting.key, waiting.amounts):
-                passed.append(waiting)
-                continue
-            self._note(waiting.key, waiting.amounts)
-            waiting.admitted.set_result(None)
+        """Let in who is next, and so on; who waits for others of the same key holds up that key alone."""
+        passed, held_up = deque[_Waiting](), set[str]()
+        while self._row:
+            waiting = self._row[0]
+            if not waiting.admitted.done():
+                if waiting.key in held_up or not self._key_fits(waiting.key, waiting.amounts):
+                    passed.append(waiting)
+                    held_up.add(waiting.key)
+                elif _within(self._taken, waiting.amounts, self._limits):
+                    self._note(waiting.key, waiting.amounts)
+                    waiting.admitted.set_result(None)
+                else:
+                    break
+            self._row.popleft()
         self._row.extendleft(reversed(passed))
 
 

@@ -10,6 +10,7 @@ its rule fills.
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import xgrammar
@@ -21,7 +22,10 @@ from eft_server.engine.json_patterns import FORMATS, json_regex
 if TYPE_CHECKING:
     from vllm.v1.request import Request
 
-__all__ = ["INDENT", "JsonCompiler", "write_json"]
+__all__ = ["END", "INDENT", "JsonCompiler", "byte_compiler", "write_json"]
+
+END = 256
+"""The token that ends a text in the vocabulary of `byte_compiler`, behind the bytes."""
 
 INDENT = 20
 """How many spaces may follow a line break between two tokens: five levels of an indent by four."""
@@ -90,6 +94,16 @@ class JsonCompiler:
             content["json_schema"] = holes.without_strings(content["json_schema"])
         grammar = xgrammar.Grammar.from_structural_tag(json.dumps(bounded))
         return self._compiler.compile_grammar(holes.filled(grammar))
+
+
+@cache
+def byte_compiler() -> JsonCompiler:
+    """A compiler over a vocabulary of the 256 bytes: what it lets through holds for any vocabulary."""
+    alphabet: list[Any] = [bytes([byte]) for byte in range(END)]
+    bytes_only = xgrammar.TokenizerInfo(
+        [*alphabet, "</s>"], xgrammar.VocabType.RAW, vocab_size=END + 1, stop_token_ids=[END]
+    )
+    return JsonCompiler(xgrammar.GrammarCompiler(bytes_only, max_threads=1, cache_enabled=False))
 
 
 class _Backend(XgrammarBackend):

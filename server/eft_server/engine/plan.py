@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from eft_server.behaviours import Behaviours
+from eft_server.checkpoint import read_generation_config
 from eft_server.config import BASE, NEUTRAL, MemberSpec, ServerConfig
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
 from eft_server.engine.parsers import parser_options
@@ -258,12 +259,11 @@ def _sampling_options(config: ServerConfig) -> dict[str, Any]:
 
 
 def _stated_sampling(name: str, spec: MemberSpec) -> dict[str, Any]:
-    from transformers import GenerationConfig
     from vllm import SamplingParams
     from vllm.exceptions import VLLMError
 
     try:
-        stated = GenerationConfig.from_pretrained(spec.model, revision=spec.revision or "main").to_diff_dict()
+        stated = read_generation_config(spec).to_diff_dict()
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"defaults.sampling: member {name!r} ({spec.model}) has no generation_config.json that can be read; "

@@ -47,6 +47,25 @@ async def test_who_waits_for_the_same_key_does_not_hold_up_the_rest() -> None:
     assert served[4:] == ["a"]
 
 
+async def test_a_large_request_of_a_key_that_has_its_share_does_not_hold_up_the_rest() -> None:
+    """It fits neither its key's share nor what is left of all."""
+    room, served = Room([100], share=0.5), []
+    release = asyncio.Event()
+
+    async def one(name: str, amount: int) -> None:
+        async with room.take(name[0], amount):
+            served.append(name)
+            await release.wait()
+
+    asked = [("a1", 50), ("b1", 1), ("a2", 50), ("b2", 1), ("c1", 1)]
+    tasks = [asyncio.create_task(one(*each)) for each in asked]
+    await asyncio.sleep(0.01)
+    assert served == ["a1", "b1", "b2", "c1"]
+    release.set()
+    await asyncio.gather(*tasks)
+    assert served[4:] == ["a2"]
+
+
 async def test_whoever_is_cancelled_leaves_nothing_behind() -> None:
     room, chance = Room([3, 30], share=0.7), random.Random(0)
 

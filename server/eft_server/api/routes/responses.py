@@ -1,6 +1,5 @@
 """POST /v1/responses."""
 
-import json
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any
 
@@ -12,6 +11,7 @@ from vllm.entrypoints.openai.responses.protocol import StreamingResponsesRespons
 
 from eft_server.api.answers import answer, outcome
 from eft_server.api.errors import from_exception
+from eft_server.api.events import event_of
 from eft_server.api.nulls import without_foreign_nulls
 from eft_server.api.openapi import json_body
 from eft_server.api.rehearsal import rehearse
@@ -102,8 +102,7 @@ async def _texts(
         async for event in events:
             if "response" in event:
                 event["response"] |= extra
-            data = json.dumps(without_foreign_nulls(event), ensure_ascii=False, separators=(",", ":"))
-            text = f"event: {event['type']}\ndata: {data}\n\n"
+            text = event_of(without_foreign_nulls(event), event["type"])
             if event["type"] in _BEFORE_THE_ENGINE:
                 held += text
             else:
