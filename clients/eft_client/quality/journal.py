@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,8 @@ def content_key(request: Mapping[str, Any]) -> str:
 class Journal:
     """JSON lines, each with a `key`, written whole and at once, so that a killed run loses none that it has written.
 
-    A last line that was cut off is dropped when the file is opened. One run at a time holds the file.
+    A last line that was cut off is dropped when the file is opened; a byte-order mark and blank lines, as editors add
+    them, are passed over. One run at a time holds the file.
 
     Raises:
         StudyError: Another run holds the file, or a line of it is no entry; the message names the line.
@@ -91,7 +93,9 @@ class Journal:
                     if len(line) > MAX_LINE_BYTES:
                         raise StudyError(f"{self.path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes")
                     break
-                self._remember(line, number)
+                text = line.removeprefix(BOM_UTF8) if number == 1 else line
+                if text.strip():
+                    self._remember(text, number)
                 end += len(line)
         os.ftruncate(self._file, end)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +125,7 @@ class _Line(BaseModel):
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Read a JSONL file of prompts; empty lines are skipped.
+    """Read a JSONL file of prompts; empty lines are skipped, and so is a byte-order mark.
 
     A line is `{"prompt": text}` or `{"messages": […]}` with any of `id`, `reference` or `references`, `wrong`,
     `expects` and `tags`.
@@ -154,8 +155,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 if len(line) > MAX_LINE_BYTES:
                     raise StudyError(f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes")
-                if line.strip():
-                    yield number, line
+                text = line.removeprefix(BOM_UTF8) if number == 1 else line
+                if text.strip():
+                    yield number, text
     except OSError as error:
         raise StudyError(f"{path}: {error.strerror or error}") from None
 

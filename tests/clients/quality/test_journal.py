@@ -30,6 +30,16 @@ def test_a_line_that_was_cut_off_is_dropped_and_written_over(tmp_path: Path) -> 
     assert path.read_text() == '{"key": "a", "n": 1}\n{"key": "c", "n": 3}\n'
 
 
+def test_what_an_editor_adds_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"key": "a"}\r\n\r\n{"key": "b"}\n')
+    with Journal(path) as journal:
+        assert len(journal) == 2
+        journal.append("c", {"n": 3})
+    with Journal(path) as journal:
+        assert len(journal) == 3
+
+
 def test_a_line_that_is_no_entry_is_named(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text('{"key": "a"}\nnonsense\n')

@@ -34,6 +34,13 @@ def test_a_line_may_say_little_or_much(tmp_path: Path) -> None:
     assert third.expects == (("a",), ("b", "c"))
 
 
+def test_what_an_editor_adds_is_no_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    for first in (b"", b"\r\n"):
+        path.write_bytes(b"\xef\xbb\xbf" + first + b'{"prompt": "a"}\r\n \r\n{"prompt": "b"}\r\n\r\n')
+        assert [prompt.text for prompt in read_prompts(path)] == ["a", "b"]
+
+
 def test_what_is_written_is_read_back_alike(tmp_path: Path) -> None:
     prompts = demo.demo_prompts(12)
     assert read_prompts(_file(tmp_path, *as_json(prompts))) == prompts

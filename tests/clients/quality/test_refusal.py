@@ -48,7 +48,7 @@ def test_what_stands_late_in_a_long_answer_is_no_refusal() -> None:
 
 def test_a_file_of_one_s_own_replaces_the_rules(tmp_path: Path) -> None:
     path = tmp_path / "rules.txt"
-    path.write_text("# mine\n\\bnix\\b\n! nix as\n")
+    path.write_bytes(b"\xef\xbb\xbf# mine\r\n\r\n\\bnix\\b\r\n! nix as\n")
     rules = RefusalRules.read(path)
     assert rules.refuses("NIX da")
     assert not rules.refuses("nix as in Unix")
