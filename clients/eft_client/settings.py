@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -100,6 +100,8 @@ def _behaviour(words: Sequence[str], text: str) -> dict[str, Any]:
         key, found, value = word.partition("=")
         if not found or not key:
             raise SettingError(f"{text!r}: {word!r} is not of the form expert=number")
+        if sum(other.startswith(f"{key}=") for other in words) > 1:
+            raise SettingError(f"{text!r}: {key!r} is named twice")
         if key == "filter":
             kind, _, top_p = value.partition(":")
             eft["filter"] = {"kind": kind, "top_p": _number(top_p, text)}
@@ -108,6 +110,18 @@ def _behaviour(words: Sequence[str], text: str) -> dict[str, Any]:
         else:
             eft.setdefault("weights", {})[key] = _number(value, text)
     return eft
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no mapping has a key twice; plain YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = [key.value for key, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.constructor.ConstructorError(
+                problem=f"{twice[0]!r} is named twice", problem_mark=node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
 
 def read_settings(path: Path, *, url: str = DEFAULT_URL) -> list[Setting]:
@@ -120,7 +134,7 @@ def read_settings(path: Path, *, url: str = DEFAULT_URL) -> list[Setting]:
         SettingError: The file is missing, too large, no such list, or says an unknown thing.
     """
     try:
-        content = yaml.safe_load(read_text(path, MAX_FILE_BYTES, SettingError))
+        content = yaml.load(read_text(path, MAX_FILE_BYTES, SettingError), _Loader)
     except yaml.YAMLError as error:
         raise SettingError(f"{path}: {error}") from None
     if not isinstance(content, list) or not content:

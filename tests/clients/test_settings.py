@@ -42,6 +42,9 @@ def test_weights_are_part_of_the_name_of_what_has_none():
         ("a=demo helpful=nan", "'nan'"),
         ("a=demo@localhost:9", "'localhost:9'"),
         ("a=demo filter=expert", "''"),
+        ("a=demo helpful=1 harmless=0 helpful=0.2", "'helpful' is named twice"),
+        ("a=demo scale=1 scale=2", "'scale' is named twice"),
+        ("a=demo filter=base:0.5 filter=expert:0.9", "'filter' is named twice"),
     ],
 )
 def test_what_is_wrong_with_a_setting_is_named(text, named):
@@ -69,6 +72,16 @@ def test_a_file_that_holds_anything_else_is_refused(tmp_path, content):
     path = tmp_path / "settings.yaml"
     path.write_text(content)
     with pytest.raises(SettingError, match=r"settings\.yaml"):
+        read_settings(path)
+
+
+@pytest.mark.parametrize(
+    "content", ["- {name: a, weights: {helpful: 1, helpful: 0.2}}", "- {helpful: a, helpful: b}"]
+)
+def test_a_file_that_names_a_key_twice_is_refused_with_the_key(tmp_path, content):
+    path = tmp_path / "settings.yaml"
+    path.write_text(content)
+    with pytest.raises(SettingError, match=r"settings\.yaml: 'helpful' is named twice"):
         read_settings(path)
 
 
