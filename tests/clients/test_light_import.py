@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = ("eft_server", "jinja2", "matplotlib", "numpy", "openai", "sentence_transformers", "torch")
+HEAVY = ("eft_server", "jinja2", "matplotlib", "numpy", "openai", "regex", "sentence_transformers", "torch")
 
 
 @pytest.mark.parametrize("module", ["eft_client", "eft_client.cli", "eft_client.chat.run"])

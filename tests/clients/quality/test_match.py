@@ -53,6 +53,28 @@ def test_other_punctuation_and_scripts_without_spaces_part_words(text: str, word
     assert normalise(text) == words
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "It is Paris--a city",
+        "Paris/London",
+        "(Paris)London",
+        "Paris,France",
+        "city=Paris;`x`",
+        "**Paris**:yes",
+    ],
+)
+def test_no_dash_or_symbol_hides_a_right_answer(answer: str) -> None:
+    assert contains(answer, ["Paris"]) == 1.0 and mentions(answer, ["paris"])
+    assert contains(answer, ["Rome"], ["Paris"]) == 0.0
+
+
+@pytest.mark.parametrize("text", ["U.S.-led", "and/or", "AT&T", "$1,000.50", "don't", "C++", "x_1", "3.5%"])
+def test_a_text_contains_itself_however_it_is_written(text: str) -> None:
+    assert contains(f"It is {text}, they say", [text]) == 1.0
+    assert exact(text, text) == 1.0 and normalise(text) == _squad(text)
+
+
 def test_right_answers_are_found_in_any_script() -> None:
     assert contains("Paris—a city in France", ["Paris"]) == 1.0
     assert contains("法国的首都是巴黎。", ["巴黎"]) == 1.0

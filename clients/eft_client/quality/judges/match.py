@@ -20,6 +20,8 @@ _ARTICLES = frozenset({"a", "an", "the"})
 
 _JOINING = frozenset("’‘‐‑")  # noqa: RUF001 (apostrophes and hyphens as they are printed)
 _ASCII = str.maketrans("", "", string.punctuation)
+#: What SQuAD would glue together and nobody reads as one word: "Paris--a city", "Paris/London", "yes,no".
+_APART = re.compile(r'--+|[!"#$%&()*+,/:;<=>?@[\\\]^`{|}~](?=[^\W\d_])')
 
 
 @lru_cache(maxsize=1 << 16)
@@ -72,8 +74,10 @@ def mentions(answer: str, alternatives: Sequence[str]) -> bool:
 def _spaced(text: str) -> str:
     """Normalised words with a space before each and after all; one that no text contains where there is none.
 
+    A dash of two hyphens, and a symbol before a letter, part words here, unlike in SQuAD's own measures.
     A text of articles alone, such as the answer "A" among several, keeps them.
     """
+    text = _APART.sub(" ", text)
     words = normalise(text) or _tokens(text)
     return f" {' '.join(words)} " if words else " \0 "
 
