@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_client.quality.metrics import Scores
+from eft_client.quality.permutation import SignFlips
 
 __all__ = ["LEVEL", "Bootstrap", "Estimate", "interval", "resampled_means", "wilson"]
 
@@ -105,8 +106,8 @@ class Bootstrap:
         """A setting's mean of a metric, with its percentile interval.
 
         The interval of one that is chosen among several has to hold for all of them at once: each is as much wider
-        (Bonferroni), and a share's no narrower than Wilson's, since resampling a share near 0 or 1 shows too little
-        spread.
+        (Bonferroni), by flipping signs, since resampling shows too little of its ends where prompts are few; a share's
+        is no narrower than Wilson's. NaN where there are too few prompts for one.
 
         Where every prompt has the same value, 0 or 1, resampling shows no spread at all; the interval is then
         Wilson's for as many trials as prompts.
@@ -118,20 +119,23 @@ class Bootstrap:
             return Estimate(math.nan, math.nan, math.nan, 0)
         value = float(counted.mean())
         level = 1 - (1 - LEVEL) / among
-        low, high = interval(self.means[metric][:, row], level)
+        if among > 1:
+            low, high = SignFlips.of(counted, self.repeats, self.seed).interval(level)
+        else:
+            low, high = interval(self.means[metric][:, row])
         if self._is_share(metric) and (among > 1 or (low == high and value in (0.0, 1.0))):
             around = wilson(value, counted.size, level)
-            low, high = min(low, around[0]), max(high, around[1])
+            low, high = float(np.minimum(low, around[0])), float(np.maximum(high, around[1]))
         return Estimate(value, low, high, int(counted.size))
 
     def _is_share(self, metric: str) -> bool:
         return any(one.name == metric and one.share for one in self.scores.metrics)
 
 
-def interval(resampled_R: NDArray[np.float64], level: float = LEVEL) -> tuple[float, float]:
-    """The percentile interval; NaN where nothing could be resampled."""
+def interval(resampled_R: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % percentile interval; NaN where nothing could be resampled."""
     found = resampled_R[~np.isnan(resampled_R)]
     if not found.size:
         return math.nan, math.nan
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from eft_client.quality.bootstrap import Bootstrap, interval
+from eft_client.quality.bootstrap import LEVEL, Bootstrap
 from eft_client.quality.metrics import Metric
-from eft_client.quality.permutation import sign_flip_p
+from eft_client.quality.permutation import SignFlips
 
 __all__ = ["Comparison", "against_baseline", "holm"]
 
@@ -23,7 +23,8 @@ class Comparison:
         metric: its name.
         setting: the setting's name.
         difference: its mean less the baseline's, over the prompts that count.
-        low: lower end of the difference's 95 % interval, for this comparison alone.
+        low: lower end of the difference's 95 % interval, for this comparison alone, by flipping signs; NaN for fewer
+            than six prompts.
         high: its upper end.
         p: two-sided, for this comparison alone, by flipping signs; NaN for fewer than six prompts.
         p_holm: adjusted for all settings compared by this metric.
@@ -63,18 +64,19 @@ def against_baseline(bootstrap: Bootstrap, baseline: str) -> list[Comparison]:
 
 def _compare(bootstrap: Bootstrap, metric: Metric, setting: str, baseline: str) -> Comparison:
     # Over the prompts that count for both: a pair with one half is none.
-    (ours, theirs), means = bootstrap.paired(metric.name, (setting, baseline))
-    gains = ours - theirs
-    low, high = interval(means[:, 0] - means[:, 1])
-    p = sign_flip_p(gains, bootstrap.repeats, bootstrap.seed)
+    values = bootstrap.scores.values[metric.name]
+    gains = values[bootstrap.scores.row(setting)] - values[bootstrap.scores.row(baseline)]
+    gains = gains[~np.isnan(gains)]
+    flips = SignFlips.of(gains, bootstrap.repeats, bootstrap.seed)
+    low, high = flips.interval(LEVEL)
     return Comparison(
         metric=metric.name,
         setting=setting,
         difference=float(gains.mean()) if gains.size else math.nan,
         low=low,
         high=high,
-        p=p,
-        p_holm=p,
+        p=flips.p,
+        p_holm=flips.p,
         wins=int((metric.sign * gains > _EQUAL).sum()),
         ties=int((np.abs(gains) <= _EQUAL).sum()),
         losses=int((metric.sign * gains < -_EQUAL).sum()),

@@ -83,7 +83,7 @@ class Choice:
         maximised: the metric that was maximised among the settings that reach it (minimised, if lower is better).
         setting: the best of them; None where none reaches it.
         surely: whether the whole interval of the chosen one satisfies the constraint, too: 95 % for all candidates at
-            once, since it was chosen among them.
+            once, since it was chosen among them; not where there are too few prompts for such an interval.
         safe: the best among those whose whole interval does; None where there is none.
         alike: others that reach the constraint and are exactly as good.
     """

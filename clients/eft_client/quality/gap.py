@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eft_client.quality.bootstrap import Bootstrap, Estimate, interval
+from eft_client.quality.bootstrap import LEVEL, Bootstrap, Estimate, interval
 from eft_client.quality.errors import StudyError
+from eft_client.quality.permutation import SignFlips
 
 __all__ = ["Gap", "GapClosed", "close_gaps"]
 
@@ -44,7 +45,8 @@ class GapClosed:
         small: the small expert's.
         tuned: the truly fine-tuned large model's.
         closed: the share closed, with its 95 % interval; NaN where the gap is 0.
-        doubtful: the interval of tuned − small contains 0: there may be no gap to close, and the share says little.
+        doubtful: the interval of tuned − small contains 0, or there are too few prompts for one: there may be no gap to
+            close, and the share says little.
     """
 
     gap: Gap
@@ -76,7 +78,7 @@ def _close(bootstrap: Bootstrap, gap: Gap, metric: str) -> GapClosed:
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = (resampled[:, 0] - resampled[:, 1]) / gaps
     low, high = interval(np.where(np.isfinite(shares), shares, np.nan))
-    ends = interval(gaps)
+    ends = SignFlips.of(values[2] - values[1], bootstrap.repeats, bootstrap.seed).interval(LEVEL)
     closed = (emulation - small) / (tuned - small) if tuned != small else math.nan
     return GapClosed(
         gap=gap,

@@ -31,8 +31,9 @@ _METHOD = (
     "where every prompt has the same value, 0 or 1, they are Wilson's. They say how far the mean over prompts like "
     "these may be off, not what another judge would have said.",
     "Diversity across inputs belongs to the set of prompts; its intervals come from the jackknife over prompts.",
-    "Differences are paired by prompt. Their intervals are each for one comparison alone; the p-values are two-sided "
-    "and adjusted by Holm's method for all settings that were compared by the same metric. A win is a prompt at which "
+    "Differences are over the prompts that count for both. Their intervals, each for one comparison alone, and their "
+    "p-values, two-sided and adjusted by Holm's method for all settings that were compared by the same metric, come "
+    "from flipping the signs of the prompts' differences; there are none below six prompts. A win is a prompt at which "
     "the setting's mean is better than the baseline's; the win rate counts ties half.",
     "Of resamples: the share of resamples in which no other candidate is at least as good by both metrics and better "
     "by one.",

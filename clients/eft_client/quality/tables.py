@@ -71,7 +71,7 @@ def comparison_rows(summary: Summary) -> list[list[str | None]]:
             one.setting,
             one.metric,
             _signed(one.difference, shares[one.metric]),
-            _range(one.low, one.high, shares[one.metric]),
+            None if math.isnan(one.low) else _range(one.low, one.high, shares[one.metric]),
             None if math.isnan(one.p_holm) else f"{one.p_holm:.4f}",
             None if one.metric in sets else f"{100 * one.win_rate:.1f} %",
             None if one.metric in sets else f"{one.wins} / {one.ties} / {one.losses}",
@@ -125,7 +125,7 @@ def gap_rows(summary: Summary) -> list[list[str | None]]:
             one.metric,
             *(_plain(value, shares[one.metric]) for value in (one.small, one.emulation, one.tuned)),
             None if one.doubtful or math.isnan(one.closed.value) else f"{100 * one.closed.value:.0f} %",
-            "no gap to speak of" if one.doubtful else _range(one.closed.low, one.closed.high, True),
+            "no sure gap" if one.doubtful else _range(one.closed.low, one.closed.high, True),
         ]
         for one in summary.gaps
         if one.metric in shares
@@ -140,11 +140,11 @@ def recommendation(choice: Choice) -> str:
     if choice.alike:
         told += f" (exactly as good: {'; '.join(choice.alike)})"
     if choice.surely:
-        return f"{told}; its whole 95 % interval satisfies the constraint."
+        return f"{told}; its whole interval, 95 % for all candidates at once, satisfies it."
     rest = (
         f"the best whose whole interval does is {choice.safe}" if choice.safe else "that of no setting does"
     )
-    return f"{told}. Its interval reaches beyond the constraint; {rest}."
+    return f"{told}. Its interval, 95 % for all candidates at once, reaches beyond it or is none; {rest}."
 
 
 def _plain(value: float, share: bool) -> str | None:

@@ -79,6 +79,16 @@ def test_who_is_chosen_among_many_is_sure_no_oftener_than_it_says() -> None:
     assert wrong / 60 <= 0.06
 
 
+def test_few_prompts_that_agree_do_not_make_a_chosen_setting_sure() -> None:
+    chance, wrong = np.random.default_rng(0), 0
+    for seed in range(200):
+        y = chance.normal(0.0, 1.0, (6, 9)).tolist()
+        found = scores({"x": y, "y": y}, shares=False)
+        bootstrap = Bootstrap.of(found, repeats=400, seed=seed)
+        wrong += choose(bootstrap, Constraint("y", True, 0.0), "x", "abcdef").safe is not None
+    assert wrong / 200 <= 0.06
+
+
 def test_an_unknown_metric_is_refused_by_name() -> None:
     bootstrap = Bootstrap.of(scores({"x": [[1.0]]}), repeats=100)
     with pytest.raises(StudyError, match="nothing measures 'kindness'; measured: x"):

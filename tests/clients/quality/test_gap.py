@@ -14,7 +14,7 @@ GAP = Gap("a", "b", "c")
 
 def test_the_share_closed_by_hand() -> None:
     # Emulation 0.8, small 0.4, tuned 0.9: 0.4 / 0.5.
-    values = [[1.0] * 8 + [0.0] * 2, [1.0] * 4 + [0.0] * 6, [1.0] * 9 + [0.0]]
+    values = [[1.0] * 16 + [0.0] * 4, [1.0] * 8 + [0.0] * 12, [1.0] * 18 + [0.0] * 2]
     [found] = close_gaps(Bootstrap.of(scores({"m": values}), repeats=2000), GAP, ["m"])
     assert (found.emulation, found.small, found.tuned) == (0.8, 0.4, 0.9)
     assert found.closed.value == pytest.approx(0.8)
@@ -24,6 +24,10 @@ def test_the_share_closed_by_hand() -> None:
 def test_a_gap_that_may_be_none_is_doubtful() -> None:
     rng = np.random.default_rng(0)
     values = (rng.random((3, 30)) < 0.5).astype(float)
+    [found] = close_gaps(Bootstrap.of(scores({"m": values.tolist()}), repeats=500), GAP, ["m"])
+    assert found.doubtful
+    # Five prompts of one mind among ten without are 2 of 32 ways of signs.
+    values = np.array([[1.0] * 8 + [0.0] * 2, [1.0] * 4 + [0.0] * 6, [1.0] * 9 + [0.0]])
     [found] = close_gaps(Bootstrap.of(scores({"m": values.tolist()}), repeats=500), GAP, ["m"])
     assert found.doubtful
     [none] = close_gaps(Bootstrap.of(scores({"m": [[1.0] * 5] * 3}), repeats=100), GAP, ["m"])
