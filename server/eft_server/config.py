@@ -318,6 +318,17 @@ class ServerOptions(_Section):
     tool_parser: ParserName | None = None
     reasoning_parser: ParserName | None = None
 
+    @model_validator(mode="after")
+    def _check_bodies(self) -> Self:
+        most = int(self.max_bytes_under_way * self.key_share)
+        if self.max_body_bytes > most:
+            message = (
+                f"max_body_bytes {self.max_body_bytes} is more than one API key may have under way: "
+                f"max_bytes_under_way × key_share is {most}"
+            )
+            raise ValueError(message)
+        return self
+
     def share(self, keys: int) -> float:
         """How much of what is bounded one of so many API keys may have: all of it where there are no others."""
         return self.key_share if keys > 1 else 1.0

@@ -29,7 +29,7 @@ defaults: {weights: {helpful: 0.5, harmless: 0.5}}
 aliases:
   tiny-helpful: {weights: {helpful: 1.0}, description: Only helpful.}
 server: {max_n: 4, max_logprobs: 5, max_prompts: 4, max_body_bytes: 65536, body_timeout_s: 3.0, tool_parser: hermes}
-vllm: {dtype: float32, max_model_len: 256, max_num_seqs: 32, kv_cache_memory_bytes: 134217728}
+vllm: {dtype: float32, max_model_len: 1024, max_num_seqs: 32, kv_cache_memory_bytes: 134217728}
 """
 
 
@@ -58,7 +58,7 @@ def write_checkpoint(path: Path, seed: int, **sizes: Any) -> None:
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "head_dim": 32,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": 1024,
         "initializer_range": 0.3,
         "bos_token_id": None,
         "eos_token_id": 0,

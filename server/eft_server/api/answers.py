@@ -1,10 +1,8 @@
 """From a vLLM handler's result to an HTTP response: whole or as a stream, until the client leaves."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Coroutine
-from typing import Any, TypeVar
-from weakref import WeakSet
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -13,13 +11,13 @@ from starlette.types import Receive, Scope, Send
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import listen_for_disconnect
 
+from eft_server.api.deadlines import Deadline, UnderWay
 from eft_server.api.errors import ApiError, from_exception, from_vllm
 from eft_server.api.events import event_of, payload_of
 from eft_server.api.nulls import without_foreign_nulls
 
-__all__ = ["UnderWay", "answer", "outcome"]
+__all__ = ["answer", "outcome"]
 
-T = TypeVar("T")
 Events = AsyncGenerator[str, None]
 Call = Coroutine[Any, Any, BaseModel | Response | Events]
 
@@ -28,73 +26,15 @@ _ERROR_EVENT = 'data: {"error"'
 _CLIENT_CLOSED = 499
 
 
-class Deadline:
-    """A point in time until which things may be awaited; it may be brought forward.
-
-    Args:
-        seconds: How long that is.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-        self._over = ApiError(f"The request took longer than {seconds:g} seconds and was ended.", status=504)
-        self._scope: asyncio.Timeout | None = None
-
-    def end(self, error: ApiError) -> None:
-        """Let nothing be awaited from now on."""
-        self._end, self._over = time.monotonic(), error
-        if self._scope is not None and not self._scope.expired():
-            self._scope.reschedule(asyncio.get_running_loop().time())
-
-    async def wait_for(self, awaitable: Awaitable[T]) -> T:
-        """Await, but not longer.
-
-        Raises:
-            ApiError: Time is up.
-        """
-        scope = asyncio.timeout(self._end - time.monotonic())
-        try:
-            async with scope:
-                self._scope = scope
-                return await awaitable
-        except Exception:
-            # Not TimeoutError alone: a vLLM handler turns the cancellation into an error of its own.
-            if scope.expired():
-                raise self._over from None
-            raise
-        finally:
-            self._scope = None
-
-
-class UnderWay:
-    """The answers that are being given, all of which can be ended: with an error each, and none in silence."""
-
-    def __init__(self) -> None:
-        self._deadlines = WeakSet[Deadline]()
-        self._ended: ApiError | None = None
-
-    def deadline(self, seconds: float) -> Deadline:
-        """For one more answer."""
-        deadline = Deadline(seconds)
-        self._deadlines.add(deadline)
-        if self._ended is not None:
-            deadline.end(self._ended)
-        return deadline
-
-    def end(self, error: ApiError) -> None:
-        """End all of them, and those that may still come."""
-        self._ended = error
-        for deadline in list(self._deadlines):
-            deadline.end(error)
-
-
 async def answer(raw: Request, call: Call, extra: dict[str, Any], timeout_s: float) -> Response:
     """Run a handler and answer with its result, the fields `extra` added; a response of its own goes out as it is.
 
     A stream carries `extra` in its first event alone. It starts only once that event is there, so a request
     that the engine refuses still gets its own status. When the client leaves, the engine's work is aborted.
     """
-    deadline: Deadline = raw.app.state.under_way.deadline(timeout_s)
+    late = ApiError(f"The request took longer than {timeout_s:g} seconds and was ended.", status=504)
+    under_way: UnderWay = raw.app.state.under_way
+    deadline = under_way.deadline(timeout_s, late)
     work = asyncio.ensure_future(_start(call, deadline))
     if not await _finished_before_disconnect(raw, work):
         return Response(status_code=_CLIENT_CLOSED)

@@ -6,8 +6,8 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from vllm.engine.protocol import EngineClient
 
-from eft_server.api.answers import UnderWay
 from eft_server.api.auth import ApiKeyAuth
+from eft_server.api.deadlines import UnderWay
 from eft_server.api.errors import install_error_handlers
 from eft_server.api.limits import BodyLimit, Places
 from eft_server.api.openapi import describe_app
@@ -58,19 +58,20 @@ def _add_limits(app: FastAPI, config: ServerConfig, api_keys: Sequence[str]) -> 
     """Innermost first: a request is authorised, then read, and only then takes up one of the places."""
     options = config.server
     working_paths = {chat.PATH, completions.PATH, responses.PATH, scores.PATH, *tokens.WORKING_PATHS}
-    share = options.share(len(api_keys))
+    share, under_way = options.share(len(api_keys)), app.state.under_way
     app.add_middleware(
         Places,
         room=Room([options.max_concurrent_requests], share),
         paths=working_paths,
-        most_waiting=options.max_waiting_requests,
-        patience_s=options.waiting_timeout_s,
+        options=options,
+        under_way=under_way,
     )
     app.add_middleware(
         BodyLimit,
         max_bytes=options.max_body_bytes,
         timeout_s=options.body_timeout_s,
         room=Room([options.max_bytes_under_way], share),
+        under_way=under_way,
     )
     if api_keys:
         app.add_middleware(ApiKeyAuth, keys=api_keys)

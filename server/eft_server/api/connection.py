@@ -12,12 +12,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from eft_server.api.errors import ApiError
 
-__all__ = ["HEADER_TIMEOUT_S", "STALL_BYTES", "STALL_S", "Connection"]
+__all__ = ["AHEAD_BYTES", "HEADER_TIMEOUT_S", "STALL_BYTES", "STALL_S", "Connection"]
 
 HEADER_TIMEOUT_S = 15.0
 STALL_S = 30.0
 STALL_BYTES = 1024
 """How much of an answer that waits to be read has to be taken in STALL_S seconds."""
+
+AHEAD_BYTES = 1 << 16
+"""How much of what follows a request is read while that is being answered."""
 
 
 class Connection(H11Protocol):
@@ -35,12 +38,16 @@ class Connection(H11Protocol):
         self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
-        """Take in what arrived; the clock runs only while no request is being read or answered."""
+        """Take in what arrived; the clock runs only while no request is being answered or read to be answered."""
         super().data_received(data)
-        if self.conn.their_state is h11.IDLE:
+        # A body whose answer is out already, such as a refusal of its key, is read to its end for nothing.
+        if self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE:
             self._expect_headers()
         else:
             self._stop_waiting()
+        # A next request that came early would hide that the client has left: its end is read behind it.
+        if self.flow.read_paused and len(self.conn.trailing_data[0]) < AHEAD_BYTES:
+            self.flow.resume_reading()
 
     def pause_writing(self) -> None:
         """Start waiting for the client to read: there is as much on its way as may be."""
@@ -49,8 +56,19 @@ class Connection(H11Protocol):
 
     def resume_writing(self) -> None:
         """Go on: the client has read most of it."""
-        self._stop_expecting_progress()
+        if not self.transport.is_closing():
+            self._stop_expecting_progress()
         super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """Be ready for the next request, or leave once this answer has been read."""
+        super().on_response_complete()
+        self._expect_last_progress()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Leave, since no next request came."""
+        super().timeout_keep_alive_handler()
+        self._expect_last_progress()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
@@ -74,16 +92,25 @@ class Connection(H11Protocol):
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             for event in events:
                 self.transport.write(self.conn.send(event) or b"")
+        self._leave()
+
+    def _leave(self) -> None:
         self.transport.close()
+        self._expect_last_progress()
 
     def _expect_headers(self) -> None:
         if self._headers_due is None:
-            self._headers_due = self.loop.call_later(HEADER_TIMEOUT_S, self.transport.close)
+            self._headers_due = self.loop.call_later(HEADER_TIMEOUT_S, self._leave)
 
     def _stop_waiting(self) -> None:
         if self._headers_due is not None:
             self._headers_due.cancel()
             self._headers_due = None
+
+    def _expect_last_progress(self) -> None:
+        """A connection that is closed lives on until the rest of its answer is read."""
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._expect_progress()
 
     def _expect_progress(self) -> None:
         self._stop_expecting_progress()

@@ -1,9 +1,11 @@
 """An engine that is asked for no more than it has room for, and for nothing that a member cannot read or say."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from vllm.engine.protocol import EngineClient
+from vllm.exceptions import GenerationError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
@@ -48,26 +50,34 @@ class Guarded:
         """As the engine's.
 
         Raises:
-            ApiError: A member that counts has no row for a token of its prompt, or none of the allowed tokens can be
-                generated.
+            ApiError: A member that counts has no row for a token of its prompt, or not all members share any of the
+                allowed tokens.
+            GenerationError: While it answers: none of the allowed tokens was left to sample.
         """
         request = EngineRequest.read(sampling_params.extra_args, self._manifest)
         self._require_rows(request, prompt["prompt_token_ids"])
-        self._require_choice(request, sampling_params.allowed_token_ids or ())
+        allowed = frozenset(sampling_params.allowed_token_ids or ())
+        self._require_choice(request, allowed)
         sequences = sampling_params.n
         each = len(prompt["prompt_token_ids"]) + (sampling_params.max_tokens or 0)
         if self._salted:
             salt = f"{asking_key.get()}:{prompt.get('cache_salt') or ''}"
             prompt = {**prompt, "cache_salt": salt}
         outputs = self._engine.generate(prompt, sampling_params, request_id, **options)
-        return self._in_turn(outputs, asking_key.get(), sequences, sequences * each)
+        return self._in_turn(outputs, allowed, asking_key.get(), sequences, sequences * each)
 
     async def _in_turn(
-        self, outputs: AsyncGenerator[RequestOutput, None], key: str, sequences: int, tokens: int
+        self,
+        outputs: AsyncGenerator[RequestOutput, None],
+        allowed: frozenset[int],
+        key: str,
+        sequences: int,
+        tokens: int,
     ) -> AsyncGenerator[RequestOutput, None]:
         try:
             async with self._room.take(key, sequences, tokens):
                 async for output in outputs:
+                    _require_allowed(output, allowed)
                     yield output
         finally:
             await outputs.aclose()
@@ -75,7 +85,7 @@ class Guarded:
     def _require_rows(self, request: EngineRequest, everybodys: Sequence[int]) -> None:
         highest = max(everybodys, default=0)
         for place, (name, rows) in enumerate(zip(self._manifest.names, self._manifest.rows, strict=True)):
-            if not request.needed[place]:
+            if not request.reading[place]:
                 continue
             own = request.prompts.tokens_M[place] if request.prompts is not None else None
             last = highest if own is None else int(own.max(initial=0))
@@ -88,7 +98,7 @@ class Guarded:
                 )
                 raise ApiError(message, code="invalid_value")
 
-    def _require_choice(self, request: EngineRequest, allowed: Sequence[int]) -> None:
+    def _require_choice(self, request: EngineRequest, allowed: Collection[int]) -> None:
         mixture = request.mixture
         plain_base = mixture[0] == 1 and counting(mixture)[1:] == (False,) * (len(self._manifest.names) - 1)
         if not allowed or (plain_base and not is_filtered(mixture)):
@@ -99,3 +109,20 @@ class Guarded:
                 "only the plain base can."
             )
             raise ApiError(message, param="allowed_token_ids", code="invalid_value")
+
+
+class _NothingLeftError(GenerationError):
+    """vLLM's handlers answer it in streams, too, and without a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "allowed_token_ids: none of these is left to sample; "
+            "bad_words, min_tokens or an output format of the same request rule them out."
+        )
+        self.status_code = HTTPStatus.BAD_REQUEST
+
+
+def _require_allowed(output: RequestOutput, allowed: frozenset[int]) -> None:
+    """Where a request rules out every token that it allows, vLLM samples one all the same."""
+    if allowed and not all(allowed.issuperset(choice.token_ids) for choice in output.outputs):
+        raise _NothingLeftError

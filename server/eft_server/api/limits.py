@@ -8,8 +8,10 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eft_server.api.deadlines import UnderWay
 from eft_server.api.errors import ApiError
 from eft_server.api.rooms import Room, asking_key
+from eft_server.config import ServerOptions
 
 __all__ = ["BodyLimit", "Places"]
 
@@ -27,11 +29,14 @@ class BodyLimit:
     `timeout_s` seconds (408). `room` is for the bytes of all bodies whose requests are under way (429).
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float, room: Room) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, timeout_s: float, room: Room, under_way: UnderWay
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.timeout_s = timeout_s
         self.room = room
+        self.under_way = under_way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its body at hand, or answer 408, 413 or 415."""
@@ -60,12 +65,9 @@ class BodyLimit:
         declared = headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared[:20]) > self.max_bytes:
             raise self._too_large()
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                return await self._collect(receive, held)
-        except TimeoutError:
-            message = f"The request body did not arrive within {self.timeout_s:g} seconds."
-            raise ApiError(message, status=408, headers={"Connection": "close"}) from None
+        message = f"The request body did not arrive within {self.timeout_s:g} seconds."
+        late = ApiError(message, status=408, headers={"Connection": "close"})
+        return await self.under_way.deadline(self.timeout_s, late).wait_for(self._collect(receive, held))
 
     async def _collect(self, receive: Receive, held: "_Held") -> bytes:
         chunks: list[bytes] = []
@@ -128,18 +130,25 @@ class Places:
         app: What answers.
         room: Where the places are.
         paths: What needs one.
-        most_waiting: How many may wait.
-        patience_s: How long each.
+        options: How many may wait, and how long each.
+        under_way: What ends their waiting when the server ends.
     """
 
     def __init__(
-        self, app: ASGIApp, *, room: Room, paths: Collection[str], most_waiting: int, patience_s: float
+        self,
+        app: ASGIApp,
+        *,
+        room: Room,
+        paths: Collection[str],
+        options: ServerOptions,
+        under_way: UnderWay,
     ) -> None:
         self.app = app
         self.room = room
         self.paths = frozenset(paths)
-        self.most_waiting = most_waiting
-        self.patience_s = patience_s
+        self.most_waiting = options.max_waiting_requests
+        self.patience_s = options.waiting_timeout_s
+        self.under_way = under_way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on once there is a place for it, or answer 429."""
@@ -169,16 +178,15 @@ class Places:
     async def _wait(self, work: asyncio.Future[None], receive: Receive) -> None:
         if self.room.waiting > self.most_waiting:
             raise self._refusal(f"{self.most_waiting} requests are already waiting")
+        late = self._refusal(f"no place became free in {self.patience_s:g} seconds")
         gone = asyncio.ensure_future(_gone(receive))
         try:
-            await asyncio.wait((work, gone), timeout=self.patience_s, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                return
-            if gone.done():
+            either = asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            await self.under_way.deadline(self.patience_s, late).wait_for(either)
+            if not work.done():
                 raise ClientGoneError
         finally:
             await _cancelled(gone)
-        raise self._refusal(f"no place became free in {self.patience_s:g} seconds")
 
     def _refusal(self, reason: str) -> ApiError:
         message = f"The server is busy: {reason}; try again shortly."

@@ -15,9 +15,9 @@ import uvloop
 from uvicorn.config import LOGGING_CONFIG
 from vllm.engine.protocol import EngineClient
 
-from eft_server.api.answers import UnderWay
 from eft_server.api.app import create_app
 from eft_server.api.connection import Connection
+from eft_server.api.deadlines import UnderWay
 from eft_server.api.errors import ApiError
 from eft_server.api.interrupts import GRACE_S, handled_by
 from eft_server.api.renderer import voices_of
@@ -110,7 +110,8 @@ class _Server(uvicorn.Server):
 
     def _end_answers(self) -> None:
         message = "The server is stopping; the answer is not complete."
-        self._under_way.end(ApiError(message, status=503, headers={"Retry-After": "5"}))
+        headers = {"Connection": "close", "Retry-After": "5"}
+        self._under_way.end(ApiError(message, status=503, headers=headers))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -25,14 +25,15 @@ class EngineRequest:
         prompts: the members' own, None where all of them read the same.
         scoring: what is to be scored, None where nothing is.
         counting: by member, whether it makes a difference to what is sampled.
-        needed: by member, whether it makes a difference to any row of the request. A member that drafts does. The
-            others are not run for it.
+        reading: by member, whether what it reads makes a difference to any row of the request.
+        needed: by member, whether it has to run for the request: those, and a member that drafts.
     """
 
     mixture: tuple[float, ...]
     prompts: Prompts | None
     scoring: Scoring | None
     counting: tuple[bool, ...]
+    reading: tuple[bool, ...]
     needed: tuple[bool, ...]
 
     @classmethod
@@ -46,8 +47,10 @@ class EngineRequest:
         mixture = mixture_of(extra_args, manifest.defaults)
         scoring = scoring_of(extra_args, manifest.defaults)
         mixtures = (mixture,) if scoring is None else (mixture, *scoring.mixtures)
-        needed = _needed(mixtures, manifest)
-        return cls(mixture, prompts_of(extra_args), scoring, counting(mixture), needed)
+        reading = _reading(mixtures)
+        drafting = manifest.place(manifest.draft) if manifest.draft is not None else None
+        needed = tuple(reads or place == drafting for place, reads in enumerate(reading))
+        return cls(mixture, prompts_of(extra_args), scoring, counting(mixture), reading, needed)
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -67,11 +70,9 @@ class EngineRequest:
         return frozenset(np.flatnonzero(self.needed).tolist())
 
 
-def _needed(mixtures: Sequence[Sequence[float]], manifest: Manifest) -> tuple[bool, ...]:
+def _reading(mixtures: Sequence[Sequence[float]]) -> tuple[bool, ...]:
     counted = [counting(mixture) for mixture in mixtures]
-    needed = [any(of_member) for of_member in zip(*counted, strict=True)]
-    if manifest.draft is not None:
-        needed[manifest.place(manifest.draft)] = True
+    reading = [any(of_member) for of_member in zip(*counted, strict=True)]
     # A row that nothing counts in is all zeros; vLLM expects that somebody reads its tokens all the same.
-    needed[0] |= not any(needed)
-    return tuple(needed)
+    reading[0] |= not any(reading)
+    return tuple(reading)

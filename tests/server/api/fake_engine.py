@@ -37,6 +37,7 @@ class FakeEngine:
         fail_at: The token at which every request ends with finish_reason "error", if one is set.
         speculation: What every choice says of its drafts when it is done, if anything.
         most_running: How many requests were under way at the same time.
+        heeds: Whether it samples none but allowed tokens; vLLM does not where nothing is left of them.
         unlikely: Log-probabilities of tokens to be scored, in place of the usual ones.
         raises: What `generate` raises instead of answering, if anything.
     """
@@ -60,6 +61,7 @@ class FakeEngine:
         """Forget everything that a test has set or caused."""
         self.script: str | None = None
         self.cut = False
+        self.heeds = True
         self.prompts: list[str] = []
         self.salts: list[str | None] = []
         self.asked: list[SamplingParams] = []
@@ -114,6 +116,8 @@ class FakeEngine:
     ) -> AsyncGenerator[RequestOutput, None]:
         tokenizer = self.renderer.get_tokenizer()
         token_ids = tokenizer.encode(self.script or TEXT, add_special_tokens=False)
+        if params.allowed_token_ids and self.heeds:
+            token_ids = params.allowed_token_ids
         if self.script is None:
             token_ids = [token_ids[i % len(token_ids)] for i in range(params.max_tokens or len(token_ids))]
         whole = params.output_kind is RequestOutputKind.FINAL_ONLY

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from eft_server.api.answers import UnderWay, answer
+from eft_server.api.answers import answer
+from eft_server.api.deadlines import UnderWay
 from eft_server.api.errors import ApiError
 
 

@@ -28,11 +28,11 @@ JSON = {"content-type": "application/json"}
 
 
 @contextlib.asynccontextmanager
-async def listening(app: ASGIApp) -> AsyncIterator[int]:
+async def listening(app: ASGIApp, **options: Any) -> AsyncIterator[int]:
     """The port of a real server for this application."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         config = uvicorn.Config(
-            app, http=Connection, lifespan="off", log_level="critical", timeout_graceful_shutdown=1
+            app, http=Connection, lifespan="off", log_level="critical", timeout_graceful_shutdown=1, **options
         )
         server = uvicorn.Server(config)
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
@@ -151,6 +151,79 @@ async def test_a_client_that_does_not_read_loses_its_connection(
                     break
         async with asyncio.timeout(5):
             await app.ended.wait()
+
+
+class _Brief:
+    """An application whose answer is small."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await StreamingResponse(iter([b"x" * 40_000]))(scope, receive, send)
+
+
+@pytest.mark.parametrize("ending", ["Connection: close", "Connection: keep-alive"])
+async def test_an_answer_that_fits_into_the_buffer_and_is_not_read_loses_its_connection(
+    ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "STALL_S", 0.2)
+    made: list[Connection] = []
+    monkeypatch.setattr(Connection, "_expect_headers", made.append)
+    async with listening(_Brief(), timeout_keep_alive=1) as port:
+        with contextlib.closing(socket.socket()) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", port))
+            await eventually(lambda: made)
+            theirs = made[0].transport.get_extra_info("socket")
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            client.sendall(f"GET / HTTP/1.1\r\nHost: a\r\n{ending}\r\n\r\n".encode())
+            await eventually(made[0].transport.get_write_buffer_size)
+            await eventually(lambda: not made[0].connections)
+
+
+async def test_a_next_request_does_not_hide_that_the_client_has_left() -> None:
+    heard: list[str] = []
+
+    async def thinking(scope: Any, receive: Any, send: Any) -> None:
+        while heard[-1:] != ["http.disconnect"]:
+            heard.append((await receive())["type"])
+
+    async with listening(thinking) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await eventually(lambda: heard)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.sleep(0.1)
+        writer.close()
+        await eventually(lambda: "http.disconnect" in heard)
+
+
+async def test_requests_that_come_early_are_answered_in_turn(engine: FakeEngine) -> None:
+    body = json.dumps(PROMPT).encode()
+    async with listening(create_app(engine, family())) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write((head(len(body)) + body) * 20)
+        for _ in range(20):
+            headers = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), timeout=5)
+            assert b" 200 " in headers
+            length = int(headers.lower().partition(b"content-length:")[2].split()[0])
+            assert b"choices" in await reader.readexactly(length)
+        writer.close()
+
+
+async def test_who_is_refused_before_the_body_is_read_cannot_go_on_sending(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEADER_TIMEOUT_S", 0.3)
+    async with listening(create_app(engine, family(), api_keys=["one"])) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head(1000))
+        assert b" 401 " in await asyncio.wait_for(reader.readline(), timeout=5)
+        ended = asyncio.create_task(reader.read())
+        async with asyncio.timeout(5):
+            while not ended.done():
+                writer.write(b" ")
+                await asyncio.sleep(0.02)
+        with contextlib.suppress(ConnectionError):
+            await ended
 
 
 async def test_a_client_that_reads_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,12 +359,15 @@ async def test_scores_take_their_turn_too(engine: FakeEngine) -> None:
 
 
 async def test_bodies_are_bounded_together(engine: FakeEngine) -> None:
-    app = create_app(engine, family(max_bytes_under_way=1024))
+    engine.pause_s = 0.05
+    app = create_app(engine, family(max_body_bytes=1024, max_bytes_under_way=2048))
+    large: dict[str, Any] = {"content": json.dumps(PROMPT).ljust(900), "headers": JSON}
     async with client_of(app) as client:
-        large = await client.post("/v1/completions", json=PROMPT | {"user": "x" * 250, "prompt": "a" * 900})
-        assert large.status_code == 429
-        assert large.headers["retry-after"] == "1"
-        assert (await client.post("/v1/completions", json=PROMPT)).status_code == 200
+        answers = await asyncio.gather(*(client.post("/v1/completions", **large) for _ in range(3)))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert len(refused) == 1
+        assert refused[0].headers["retry-after"] == "1"
+        assert (await client.post("/v1/completions", **large)).status_code == 200
 
 
 async def test_a_key_leaves_room_for_others(engine: FakeEngine) -> None:

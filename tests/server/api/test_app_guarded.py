@@ -6,6 +6,8 @@ import httpx
 import pytest
 
 from eft_server.api.app import create_app
+from eft_server.engine.manifest import KEY, Checkpoint, Manifest
+from eft_server.engine.message import EngineRequest
 
 from .fake_engine import FakeEngine
 from .served import client_of, family
@@ -77,6 +79,35 @@ async def test_of_the_allowed_tokens_one_has_to_be_everybodys(client: httpx.Asyn
         client, "/v1/completions", model="demo/base", prompt="a", allowed_token_ids=[last], **ASK
     )
     assert base.status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_nothing_but_allowed_tokens_is_ever_answered(
+    client: httpx.AsyncClient, engine: FakeEngine, stream: bool
+) -> None:
+    engine.heeds = False
+    body = {"prompt": "a", "allowed_token_ids": [7], "bad_words": ["b"], "stream": stream}
+    response = await post(client, "/v1/completions", **body, **ASK)
+    assert response.status_code == 400
+    assert "allowed_token_ids" in response.json()["error"]["message"]
+    assert "bad_words" in response.json()["error"]["message"]
+
+
+async def test_who_only_drafts_need_not_read() -> None:
+    members = ("base", "small", "helpful")
+    manifest = Manifest(
+        ("LlamaForCausalLM",),
+        tuple(Checkpoint(name, "unread") for name in members[1:]),
+        (),
+        (1.0, *(0.0,) * 7),
+        (9, 8, 8),
+        draft="helpful",
+    )
+    alone = EngineRequest.read({}, manifest)
+    assert alone.needed == (True, False, True)
+    assert alone.reading == (True, False, False)
+    steered = EngineRequest.read({KEY: [1.0, -1.0, 1.0]}, manifest)
+    assert steered.reading == (True, True, True)
 
 
 async def test_keys_do_not_see_what_others_have_cached(engine: FakeEngine) -> None:

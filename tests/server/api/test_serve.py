@@ -20,6 +20,8 @@ from eft_server.errors import ConfigError
 from .fake_engine import FakeEngine
 from .served import family
 
+HALF_SENT = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+
 
 class Stopping(NamedTuple):
     server: serve._Server
@@ -60,7 +62,7 @@ async def stopping(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Async
     monkeypatch.setattr(serve, "GRACE_S", 2)
     monkeypatch.setattr(serve, "LAST_WORDS_S", 1.5)
     engine.pause_s = 0.05
-    app = create_app(engine, family())
+    app = create_app(engine, family(max_concurrent_requests=3))
     config = serve._uvicorn_config(app)
     config.log_config = None
     server = serve._Server(config, app.state.under_way)
@@ -90,15 +92,23 @@ async def test_no_answer_ends_in_silence_when_the_server_stops(
         async with asyncio.timeout(10):
             while engine.running < len(asked):
                 await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(under_way.client.post("/v1/completions", json=text))
+        reader, writer = await asyncio.open_connection("127.0.0.1", under_way.client.base_url.port)
+        writer.write(HALF_SENT)
+        await asyncio.sleep(0.1)
         for _ in range(signals):
             under_way.server.handle_exit(signal.SIGTERM, None)
         stream, events, whole = await asyncio.gather(*answers)
+        half = await asyncio.wait_for(reader.read(), timeout=5)
         await under_way.serving
+        writer.close()
     assert stream.status_code == events.status_code == 200
     for text in (stream.text, events.text):
         assert "The server is stopping; the answer is not complete." in text
         assert '"code":"unavailable"' in text
     assert stream.text.endswith("data: [DONE]\n\n")
-    assert whole.status_code == 503
+    assert whole.status_code == (await waiting).status_code == 503
+    assert b" 503 " in half.splitlines()[0]
+    assert b'"code":"unavailable"' in half
     assert len(engine.aborted) == len(asked)
     assert not [record for record in caplog.records if record.exc_info or "running task" in record.message]
