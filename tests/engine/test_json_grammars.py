@@ -190,6 +190,44 @@ def test_strings_are_put_right_wherever_they_are() -> None:
     assert not fits(schema, text % '"ab"')
 
 
+NAMES = ("", "a", "ab", 'q"é', "\\", "\n", "]^-", "😀", "\x01")
+
+
+@pytest.mark.parametrize("named", [NAMES, ("a",), ("ab", "ac"), ('"', "\\", "\b", "\f", "\n", "\r", "\t")])
+def test_a_further_key_is_none_of_the_properties(named: tuple[str, ...]) -> None:
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "integer"} for name in named},
+        "additionalProperties": {"type": "boolean"},
+    }
+    for key in {*NAMES, *named, "x", "abc", "é", 'q"', 'q"è', "\\\\", "\n\n", "]", "😁", "a/b"}:
+        written = json.dumps(key, ensure_ascii=False)
+        further = key not in named and key != "\x01"  # That one has no spelling but by its number.
+        assert fits(schema, f"{{{written}: true}}") is further, key
+        assert fits(schema, f"{{{written}: 1}}") is (key in named), key
+    assert fits(schema, '{"x": true, "y": false}')
+
+
+@pytest.mark.parametrize("key", [r"\u0061", r"\u0061b", r"\u00e9", r"a\/b"])
+def test_a_further_key_is_spelt_in_one_way(key: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}, "é": {}, "a/b": {}}}
+    schema |= {"additionalProperties": {"type": "boolean"}}
+    assert not fits(schema, f'{{"{key}": true}}')
+
+
+def test_objects_within_objects_have_further_keys_of_their_own() -> None:
+    inner = {
+        "type": "object",
+        "properties": {"b": {"type": "null"}},
+        "additionalProperties": {"type": "integer"},
+    }
+    schema = {"type": "object", "properties": {"a": inner}, "additionalProperties": inner}
+    assert fits(schema, '{"a": {"b": null, "a": 1}, "b": {"c": 2}}')
+    assert not fits(schema, '{"a": {"b": 1}}')
+    assert not fits(schema, '{"a": {"\\u0062": 1}}')
+    assert not fits(schema, '{"c": {"b": 1}}')
+
+
 @pytest.mark.parametrize(
     "schema", [{"type": "object", "additionalProperties": True}, {"items": {"maxLength": 1}}]
 )

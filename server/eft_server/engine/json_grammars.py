@@ -1,10 +1,10 @@
 """Grammars of JSON that always is JSON, and no longer than it has to be.
 
-Two things are wrong with what vLLM has xgrammar make of a JSON schema. Strings with ``minLength``, ``maxLength``,
+Three things are wrong with what vLLM has xgrammar make of a JSON schema. Strings with ``minLength``, ``maxLength``,
 ``pattern`` and some formats are made of characters that JSON does not have in strings, and cannot hold a quotation
 mark or a line break, which JSON writes with two characters. And any white space may stand between two tokens, so that
 a model may write it for ever. Here rules of our own stand for both: such a string leaves a hole in the schema, which
-its rule fills.
+its rule fills. The third, further keys of an object, is in `json_keys`.
 """
 
 import json
@@ -17,6 +17,7 @@ import xgrammar
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
+from eft_server.engine.json_keys import with_keys_apart
 from eft_server.engine.json_patterns import FORMATS, json_regex
 
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ class _Holes:
 
     def filled(self, grammar: xgrammar.Grammar) -> str:
         """A grammar's text, with the rules in place of the constants; in XML, strings have no quotation marks."""
-        text = _SPACE.sub(lambda found: "eft_space" if found["space"] else found[0], str(grammar))
+        text = _SPACE.sub(
+            lambda found: "eft_space" if found["space"] else found[0], with_keys_apart(str(grammar))
+        )
         for index, (in_json, bare) in enumerate(self.rules):
             name = f"{self._mark}_{index}"
             text = text.replace(f'"\\"{name}:\\""', name).replace(f'"{name}:"', f"{name}_bare")

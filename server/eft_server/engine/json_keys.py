@@ -1,0 +1,73 @@
+"""Keys of JSON objects that are none of those that the schema names, in whatever way they are spelt.
+
+What xgrammar lets through as a further key may be one of the properties after all: spelt with escapes, or with letters
+that are not ASCII, whose bytes it takes for characters. Readers of JSON go by the last of equal keys, whose value has
+another schema here. So each key has one spelling.
+"""
+
+import codecs
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+__all__ = ["with_keys_apart"]
+
+_RULE = re.compile(r"^(\w+_addl_key)(_\d+)? ::= (.*)$", re.MULTILINE)
+_END = r'("\"")'
+"""The quotation mark behind a key, where one may end: at the end of a property's name none may."""
+
+_STEP = re.compile(r'\("((?:\\.|[^"\\])+)" (\w+_addl_key_\d+)\)')
+_FIRST = re.compile(r'\(\("\\"" (\w+_addl_key_\d+)\)\)')
+
+_ESCAPES = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
+_REST = rf'(?:[^\x00-\x1f"\\]|\\[{re.escape("".join(_ESCAPES.values()))}])*"'
+
+
+def with_keys_apart(grammar: str) -> str:
+    """The text of a grammar of xgrammar's, with rules of our own for further keys."""
+    rules = {found[1] + (found[2] or ""): found[3] for found in _RULE.finditer(grammar)}
+    begins = {first[1] for rule in rules.values() if (first := _FIRST.match(rule))}
+    if not begins:
+        return grammar
+    kept = _RULE.sub(lambda found: "" if found[2] else found[0], grammar)
+    own = [line for name in begins for line in _other_keys(name, set(_names(name, rules)))]
+    return "\n".join([kept, *own, f"eft_key ::= Regex({json.dumps(_REST)})"])
+
+
+def _names(begin: str, rules: Mapping[str, str]) -> Iterator[str]:
+    """The properties' names, from the rules that lead past them byte by byte."""
+    pending = [(begin, b"")]
+    while pending:
+        name, so_far = pending.pop()
+        if _END not in rules[name]:
+            yield so_far.decode("utf-8", "replace")
+        steps = _STEP.findall(rules[name])
+        pending += [
+            (after, so_far + codecs.decode(sign, "unicode_escape").encode("latin-1")) for sign, after in steps
+        ]
+
+
+def _other_keys(begin: str, names: set[str]) -> Iterator[str]:
+    """Rules for the rest of a key, behind its first quotation mark, that is none of these."""
+    pending = [(begin, names)]
+    while pending:
+        rule, rests = pending.pop()
+        ways = [] if "" in rests else ['"\\""']
+        firsts = sorted({rest[0] for rest in rests if rest})
+        for place, first in enumerate(firsts):
+            after = f"{rule}_{place}"
+            ways.append(f"{json.dumps(_spelt(first))} {after}")
+            pending.append((after, {rest[1:] for rest in rests if rest.startswith(first)}))
+        ways.append(f'[^\\x00-\\x1f"\\\\{"".join(map(_in_a_set, firsts))}] eft_key')
+        escapes = [sign for character, sign in _ESCAPES.items() if character not in firsts]
+        ways += [f'"\\\\" [{"".join(map(_in_a_set, escapes))}] eft_key'] if escapes else []
+        yield f"{rule} ::= {' | '.join(f'({way})' for way in ways)}"
+
+
+def _spelt(character: str) -> str:
+    """As JSON has it in a string."""
+    return json.dumps(character, ensure_ascii=False)[1:-1]
+
+
+def _in_a_set(character: str) -> str:
+    return f"\\U{ord(character):08x}"
