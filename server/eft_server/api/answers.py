@@ -14,7 +14,7 @@ from vllm.entrypoints.serve.utils.api_utils import listen_for_disconnect
 from eft_server.api.deadlines import Deadline, UnderWay
 from eft_server.api.errors import ApiError, from_exception, from_vllm
 from eft_server.api.events import event_of, payload_of
-from eft_server.api.nulls import without_foreign_nulls
+from eft_server.api.nulls import event_without_foreign_nulls, without_foreign_nulls
 
 __all__ = ["answer", "outcome"]
 
@@ -92,12 +92,14 @@ async def _finished_before_disconnect(raw: Request, work: "asyncio.Task[Any]") -
 
 
 async def _relay(first: str, events: Events, deadline: Deadline) -> Events:
-    yield _without_nulls(first)
+    yield event_without_foreign_nulls(first)
     try:
         while True:
             event = await deadline.wait_for(anext(events))
             yield (
-                event_of(_error_in(event).body()) if event.startswith(_ERROR_EVENT) else _without_nulls(event)
+                event_of(_error_in(event).body())
+                if event.startswith(_ERROR_EVENT)
+                else event_without_foreign_nulls(event)
             )
     except StopAsyncIteration:
         return
@@ -124,13 +126,6 @@ class _EventStream(StreamingResponse):
 
 def _with_fields(event: str, extra: dict[str, Any]) -> str:
     return event_of(payload_of(event) | extra)
-
-
-def _without_nulls(event: str) -> str:
-    """An event as it is, unless a null in it may be none of OpenAI's."""
-    if not event.startswith("data: {") or ":null" not in event:
-        return event
-    return event_of(without_foreign_nulls(payload_of(event)))
 
 
 def _error_in(event: str) -> ApiError:

@@ -1,5 +1,6 @@
 """Nulls of vLLM's own fields, which are left out of answers; those that OpenAI defines stay."""
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, get_args
@@ -9,7 +10,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel
 
-__all__ = ["without_foreign_nulls"]
+from eft_server.api.events import event_of, payload_of
+
+__all__ = ["event_without_foreign_nulls", "without_foreign_nulls"]
 
 _CLIENTS = frozenset({"eft", "metadata", "text", "tools", "top_logprobs"})
 """Objects whose keys are not vLLM's: what a request brought, what this server adds, and tokens."""
@@ -22,6 +25,14 @@ _SHAPES: dict[str, tuple[Any, ...]] = {
     "response": (Response, ResponseStreamEvent),
 }
 
+_NULL = re.compile(r',"(\w+)":null(?=[,}])')
+"""A null behind another field. Inside a string it would have backslashes in it."""
+
+_DEEPER = re.compile(rf'\{{"\w+":null|"(?:{"|".join(_CLIENTS)})":[\[{{]')
+"""What that does not find, or must not touch."""
+
+_CHUNKS = {f'"object":"{kind}"': kind for kind in ("chat.completion.chunk", "text_completion")}
+
 
 def without_foreign_nulls(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer, or an event of a stream, without what is null and not OpenAI's; others as they are."""
@@ -30,6 +41,17 @@ def without_foreign_nulls(answer: dict[str, Any]) -> dict[str, Any]:
         return answer
     pruned: dict[str, Any] = _pruned(answer, _known(kind))
     return pruned
+
+
+def event_without_foreign_nulls(event: str) -> str:
+    """The same of an event's text. Every token's has such nulls, so they are cut out of it as it is."""
+    if ":null" not in event or not event.startswith("data: {"):
+        return event
+    kind = next((kind for told, kind in _CHUNKS.items() if told in event), None)
+    if kind is None or _DEEPER.search(event):
+        return event_of(without_foreign_nulls(payload_of(event)))
+    known = _known(kind)
+    return _NULL.sub(lambda found: found[0] if found[1] in known else "", event)
 
 
 def _pruned(node: Any, kept: frozenset[str]) -> Any:

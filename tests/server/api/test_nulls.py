@@ -7,6 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from eft_server.api.events import event_of, payload_of
+from eft_server.api.nulls import event_without_foreign_nulls, without_foreign_nulls
+
 from .fake_engine import TEXT, FakeEngine
 from .test_app_routes import ASKED
 
@@ -47,6 +50,31 @@ async def test_nulls_are_openais_alone(
     foreign = FOREIGN - {"reasoning"} if path == "/v1/responses" else FOREIGN
     assert nulls.isdisjoint(foreign)
     assert (kept if not stream or path == "/v1/responses" else "finish_reason") in nulls
+
+
+CHAT = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {}, "finish_reason": None}]}
+TRICKY = ',"token_ids":null} {"token_ids":null,'
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        CHAT | {"token_ids": None, "usage": None, "metrics": None},
+        {"token_ids": None, "metrics": None} | CHAT,
+        CHAT
+        | {"choices": [{"index": 0, "delta": {"content": TRICKY}, "token_ids": None, "stop_reason": None}]},
+        CHAT | {"eft": {"model": "a", "metrics": None}, "metrics": None},
+        {"object": "text_completion", "choices": [{"text": TRICKY, "logprobs": None, "stop_reason": None}]},
+        {
+            "object": "text_completion",
+            "choices": [{"logprobs": {"top_logprobs": [{"a": 0.5, "metrics": None}], "metrics": None}}],
+        },
+        {"object": "another", "metrics": 1, "token_ids": None},
+    ],
+)
+async def test_an_events_text_loses_what_its_object_does(payload: dict[str, Any]) -> None:
+    pruned = payload_of(event_without_foreign_nulls(event_of(payload)))
+    assert pruned == without_foreign_nulls(payload)
 
 
 async def test_nulls_that_a_request_brought_come_back(client: httpx.AsyncClient, engine: FakeEngine) -> None:
