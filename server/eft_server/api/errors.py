@@ -1,6 +1,7 @@
 """Errors on the wire: one shape, OpenAI's, for everything that this server refuses or fails at."""
 
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -43,6 +44,10 @@ _CODES = {
     503: "unavailable",
     504: "timeout",
 }
+_TOO_LONG = ("input_text", "input_tokens")
+"""What vLLM calls a prompt that is longer than the context, in whatever field it came."""
+
+_NAMES_FIELD = re.compile(r"([a-z]+(?:_[a-z]+)+)(?:=\S+)? (?:must|cannot)\b")
 _MAX_MESSAGE_CHARS = 2000
 _INTERNAL = "Internal error; the server's log has the details."
 
@@ -99,7 +104,10 @@ def from_exception(exc: Exception) -> ApiError:
     if isinstance(exc, BehaviourError):
         return _from_behaviour(exc)
     if isinstance(exc, VLLMValidationError):
-        return ApiError(sanitize_message(str(exc.args[0])), param=exc.parameter)
+        message = sanitize_message(str(exc.args[0]))
+        if exc.parameter in _TOO_LONG:
+            return ApiError(message, code="context_length_exceeded")
+        return ApiError(message, param=exc.parameter or _field_in(message))
     described = create_error_response(exc)
     return from_vllm(described) if described.error.code < 500 else _from_failure(exc, described)
 
@@ -126,7 +134,7 @@ def from_vllm(response: ErrorResponse) -> ApiError:
     message = error.message or HTTPStatus(error.code).phrase
     # The engine's own bounds (vllm.max_num_queued_reqs and _tokens) are answered so.
     headers = {"Retry-After": "1"} if error.code == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return ApiError(message, status=error.code, param=error.param, headers=headers)
+    return ApiError(message, status=error.code, param=error.param or _field_in(message), headers=headers)
 
 
 def from_validation(exc: ValidationError) -> ApiError:
@@ -156,6 +164,12 @@ async def _handle_http(request: Request, exc: Exception) -> JSONResponse:
 
 async def _handle_unexpected(_request: Request, _exc: Exception) -> JSONResponse:
     return ApiError(_INTERNAL, status=500).response()
+
+
+def _field_in(message: str) -> str | None:
+    """The field that a message begins with, as some of vLLM's do that name it nowhere else."""
+    found = _NAMES_FIELD.match(message)
+    return found[1] if found else None
 
 
 def _sendable(text: str) -> str:

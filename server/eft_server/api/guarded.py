@@ -116,8 +116,7 @@ class _NothingLeftError(GenerationError):
 
     def __init__(self) -> None:
         super().__init__(
-            "allowed_token_ids: none of these is left to sample; "
-            "bad_words, min_tokens or an output format of the same request rule them out."
+            "allowed_token_ids: none of these is left to sample; bad_words or min_tokens rule them out."
         )
         self.status_code = HTTPStatus.BAD_REQUEST
 

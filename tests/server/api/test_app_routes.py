@@ -337,3 +337,18 @@ async def test_a_prompt_that_fills_the_context_is_refused_with_both_lengths(
     assert error["message"].count(str(context)) == 2
     assert error["param"] in ASKED[path]
     assert error["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_a_prompt_far_too_long_has_the_same_code(client: httpx.AsyncClient, path: str) -> None:
+    prompts = dict.fromkeys(("prompt", "input"), "7" * 9000)
+    asked = prompts | {"messages": [{"role": "user", "content": "7" * 9000}]}
+    response = await client.post(path, json={name: asked[name] for name in ASKED[path]})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+async def test_a_field_that_only_vllms_message_names_is_named(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/completions", json={"prompt": "a", "min_tokens": 9, "max_tokens": 2})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "min_tokens"
