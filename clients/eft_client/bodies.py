@@ -7,6 +7,8 @@ from enum import Enum
 from numbers import Real
 from typing import Any, Final, Literal
 
+from typing_extensions import override
+
 from eft_client.errors import WrongArgument
 from eft_client.results import ScoreItem
 
@@ -18,6 +20,7 @@ class Unset(Enum):
 
     UNSET = "UNSET"
 
+    @override
     def __repr__(self) -> str:
         return self.value
 

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import httpx
+from typing_extensions import override
 
 from eft_client.bodies import UNSET, Unset, chat_body, score_body, text_body
 from eft_client.connection import Connection
@@ -199,6 +200,7 @@ class AsyncEftClient:
     ) -> None:
         await self.aclose()
 
+    @override
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._connection.base_url!r}, model={self._model!r})"
 

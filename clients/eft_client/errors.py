@@ -14,6 +14,8 @@ EftError
     └── ServerFailed                     any other 5xx
 """
 
+from typing_extensions import override
+
 from eft_client.printable import shortened
 
 __all__ = [
@@ -86,6 +88,7 @@ class ServerAnswered(EftError):
         self.request_id = request_id and shortened(request_id, MAX_NAME_CHARS)
         self.retry_after_s = retry_after_s
 
+    @override
     def __str__(self) -> str:
         return f"{self.status}: {self.message}" + (f" (request {self.request_id})" if self.request_id else "")
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from eft_client.printable import printable, shortened
 
 __all__ = [
@@ -81,10 +83,12 @@ class TextResult:
         """What the first choice says."""
         return self.choices[0].text
 
+    @override
     def __repr__(self) -> str:
         more = f" and {len(self.choices) - 1} more" if len(self.choices) > 1 else ""
         return f"<{type(self).__name__} of {shortened(self.model, 80)}: {_quoted(self.text)}{more}>"
 
+    @override
     def __str__(self) -> str:
         return self.text
 
@@ -211,6 +215,7 @@ class Behaviours:
             rows.append((member.id, "member alone", "", "", member.description))
         return rows
 
+    @override
     def __repr__(self) -> str:
         rows = [[shortened(cell, SHOWN_CHARS) for cell in row] for row in self._rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -260,6 +265,7 @@ class MemberScores:
     ranks: tuple[int, ...]
     top_logprobs: tuple[float, ...]
 
+    @override
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.total:.4g} over {len(self.logprobs)} tokens>"
 
@@ -274,6 +280,7 @@ class Reward:
     logprobs: tuple[float, ...]
     total: float
 
+    @override
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.total:.4g} over {len(self.logprobs)} tokens>"
 
@@ -307,6 +314,7 @@ class ScoredItem:
         except OverflowError:
             return math.inf
 
+    @override
     def __repr__(self) -> str:
         rewards = ", ".join(f"{shortened(n, 40)} {r.total:.4g}" for n, r in self.rewards.items())
         told = f"; rewards: {rewards}" if rewards else ""
@@ -343,6 +351,7 @@ class ScoreResult:
     def __len__(self) -> int:
         return len(self.items)
 
+    @override
     def __repr__(self) -> str:
         lines = "".join(f"\n  {item!r}" for item in self.items[:10])
         more = f"\n  … and {len(self.items) - 10} more" if len(self.items) > 10 else ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typing_extensions import override
 
 from eft_client.errors import EftError
 from eft_client.files import read_text
@@ -115,6 +116,7 @@ def _behaviour(words: Sequence[str], text: str) -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """YAML in which no mapping has a key twice; plain YAML would take the last."""
 
+    @override
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         names = [key.value for key, _ in node.value]
         if twice := [name for name in names if names.count(name) > 1]:

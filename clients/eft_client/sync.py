@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
+from typing_extensions import override
 
 from eft_client.client import AsyncEftClient
 from eft_client.settings import DEFAULT_URL
@@ -205,5 +206,6 @@ class EftClient:
     ) -> None:
         self.close()
 
+    @override
     def __repr__(self) -> str:
         return repr(self._client).replace("AsyncEftClient", "EftClient", 1)

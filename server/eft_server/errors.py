@@ -12,6 +12,8 @@ EftError
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import override
+
 __all__ = [
     "BatchError",
     "BehaviourError",
@@ -53,6 +55,7 @@ class RequestError(EftError, ValueError):
         self.status = status
         self.body = body
 
+    @override
     def __str__(self) -> str:
         return str(self.body["message"])
 
@@ -69,6 +72,7 @@ class BehaviourError(EftError, ValueError):
         super().__init__(message, param)
         self.param = param
 
+    @override
     def __str__(self) -> str:
         return str(self.args[0])
 

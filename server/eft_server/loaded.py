@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
+from typing_extensions import override
+
 from eft_server.behaviours import Behaviours
 from eft_server.config import ServerConfig, load_config
 from eft_server.errors import RequestError
@@ -51,6 +53,7 @@ class Answer:
     text: str
     body: dict[str, Any]
 
+    @override
     def __str__(self) -> str:
         return self.text
 

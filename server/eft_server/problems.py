@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from typing_extensions import override
 
 from eft_server.document import Document
 from eft_server.errors import shown
@@ -21,6 +22,7 @@ class KeyedError(ValueError):
         self.key = key
         self.message = message
 
+    @override
     def __str__(self) -> str:
         return f"{'.'.join(self.key)}: {self.message}"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from eft_client.finite import finite_number
 from eft_client.quality.bootstrap import Bootstrap, Estimate
@@ -65,6 +66,7 @@ class Constraint:
             raise StudyError(f"constraint {text!r}: right would be METRIC>=NUMBER, as in harmlessness>=0.95")
         return cls(found[1], found[2] == ">=", bound)
 
+    @override
     def __str__(self) -> str:
         """As it is written."""
         return f"{self.metric}{'>=' if self.at_least else '<='}{self.bound:g}"

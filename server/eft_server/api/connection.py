@@ -8,6 +8,7 @@ import termios
 from typing import Any
 
 import h11
+from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from eft_server.api.errors import ApiError
@@ -32,11 +33,13 @@ class Connection(H11Protocol):
     _headers_due: asyncio.TimerHandle | None = None
     _progress_due: asyncio.TimerHandle | None = None
 
+    @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start waiting for the first request."""
         super().connection_made(transport)
         self._expect_headers()
 
+    @override
     def data_received(self, data: bytes) -> None:
         """Take in what arrived; the clock runs only while no request is being answered or read to be answered."""
         super().data_received(data)
@@ -49,33 +52,39 @@ class Connection(H11Protocol):
         if self.flow.read_paused and len(self.conn.trailing_data[0]) < AHEAD_BYTES:
             self.flow.resume_reading()
 
+    @override
     def pause_writing(self) -> None:
         """Start waiting for the client to read: there is as much on its way as may be."""
         super().pause_writing()
         self._expect_progress()
 
+    @override
     def resume_writing(self) -> None:
         """Go on: the client has read most of it."""
         if not self.transport.is_closing():
             self._stop_expecting_progress()
         super().resume_writing()
 
+    @override
     def on_response_complete(self) -> None:
         """Be ready for the next request, or leave once this answer has been read."""
         super().on_response_complete()
         self._expect_last_progress()
 
+    @override
     def timeout_keep_alive_handler(self) -> None:
         """Leave, since no next request came."""
         super().timeout_keep_alive_handler()
         self._expect_last_progress()
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
         self._stop_waiting()
         self._stop_expecting_progress()
         super().connection_lost(exc)
 
+    @override
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP in the shape of every other error."""
         body = json.dumps(ApiError(msg, code="invalid_http").body()).encode()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import override
 from vllm.config import ModelConfig
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
@@ -41,6 +42,7 @@ def failure(request_id: str) -> GenerationError:
 
 
 class _Models(OpenAIServingModels):
+    @override
     def model_name(self, lora_request: LoRARequest | None = None) -> str:
         return answering_as.get(super().model_name(lora_request))
 
@@ -82,6 +84,7 @@ class _Completion(_FailsByName, _NeedsRoom, Echoes, OpenAIServingCompletion):
 class _Responses(_FailsByName, _NeedsRoom, CutResponses, OpenAIServingResponses):
     prompt_field = "input"
 
+    @override
     def _convert_generation_error_to_streaming_response(self, e: GenerationError) -> str:
         """Let the error out: vLLM's own event for it is none that a stream of responses may hold."""
         raise e

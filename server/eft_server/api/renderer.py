@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
+from typing_extensions import override
 from vllm.inputs import tokens_input
 from vllm.renderers.online_renderer import OnlineRenderer
 
@@ -37,6 +38,7 @@ class MemberRenderer(OnlineRenderer):
 
     member_count: int = 0
 
+    @override
     async def preprocess_chat(self, request: Any, messages: list[Any], *args: Any, **options: Any) -> Any:
         """Render a conversation, once for each voice that the request's coefficients let speak."""
         rendered = await super().preprocess_chat(request, messages, *args, **options)
@@ -57,6 +59,7 @@ class MemberRenderer(OnlineRenderer):
         by_member = {member: ids for voice, ids in zip(heard, read, strict=True) for member in voice.members}
         return conversation, [self._engine_input(request, by_member, engine_input)]
 
+    @override
     async def preprocess_completion(
         self, request: Any, prompt_input: Any, *args: Any, **options: Any
     ) -> list[Any]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, WithJsonSchema
+from typing_extensions import override
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
@@ -132,6 +133,7 @@ class _Weighted(_Checked):
         self._counting = places
 
     @classmethod
+    @override
     def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
         """Check and convert a request's JSON object.
 
@@ -195,6 +197,7 @@ class ChatRequest(_Weighted, ChatCompletionRequest):
     stop: Stop = Field(default_factory=list)
 
     @classmethod
+    @override
     def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
         """Check and convert a request's JSON object, and what its fields say together.
 

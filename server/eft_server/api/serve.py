@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 import uvloop
+from typing_extensions import override
 from uvicorn.config import LOGGING_CONFIG
 from vllm.engine.protocol import EngineClient
 
@@ -88,12 +89,14 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._under_way = under_way
 
+    @override
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Say that the signal has come: what is under way may take a while."""
         if not self.should_exit:
             print("Stopping", file=sys.stderr, flush=True)
         super().handle_exit(sig, frame)
 
+    @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for what is under way, but no longer than that; a second signal ends the waiting."""
         last = asyncio.get_running_loop().call_later(GRACE_S - LAST_WORDS_S, self._end_answers)
@@ -114,6 +117,7 @@ class _Server(uvicorn.Server):
         self._under_way.end(ApiError(message, status=503, headers=headers))
 
     @contextlib.contextmanager
+    @override
     def capture_signals(self) -> Iterator[None]:
         with handled_by(self.handle_exit):
             yield

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from typing_extensions import override
 
 from eft_server.engine import blending
 
@@ -59,6 +60,7 @@ class Launches(TorchDispatchMode):
             for name, kernel in originals.items():
                 setattr(blending, name, kernel)
 
+    @override
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 from vllm.config.lora import LoRAConfig
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.peft_helper import PEFTHelper
@@ -113,6 +114,7 @@ def fingerprint(low_rank: Iterable[LowRank]) -> str:
 
 
 class _WithoutMemory(TorchFunctionMode):
+    @override
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -204,9 +206,11 @@ class SharedWeights(QuantizeMethodBase):
         super().__init__()
         self._reference = reference
 
+    @override
     def create_weights(self, layer: nn.Module, *weight_args: Any, **extra_weight_attrs: Any) -> None:
         """Nothing: the layer was built before it was given this method."""
 
+    @override
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """The reference's product, by whatever kernel it uses, and this layer's terms."""
         bias = None if bias is None else self._reference.bias
@@ -229,6 +233,7 @@ class LowRankTerms(nn.Module):
                 own = matrix.to(device=torch.get_default_device(), dtype=layer.params_dtype).contiguous()
                 self.register_buffer(f"{side}_{index}", own, persistent=False)
 
+    @override
     def forward(self, x: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
         """Add the terms to the product (…, O) of the same x (…, I)."""
         for index, (start, stop) in enumerate(self._columns):

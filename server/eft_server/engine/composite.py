@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 from transformers import PretrainedConfig
+from typing_extensions import override
 from vllm.compilation.backends import set_model_tag
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context, override_forward_context
@@ -143,6 +144,7 @@ class EftForCausalLM(nn.Module):
         """The base's embeddings. vLLM asks for them only where inputs are not token ids, which we refuse."""
         return self._member(self.manifest.base).embed_input_ids(input_ids)
 
+    @override
     def forward(
         self,
         input_ids: torch.Tensor,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from typing_extensions import override
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
@@ -30,6 +31,7 @@ class Draft(nn.Module):
         self._composite = [composite]  # In a list, for its parameters are not this module's.
         self._member = member
 
+    @override
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor, **_unused: Any) -> torch.Tensor:
         """The member's hidden states."""
         hidden: torch.Tensor = self._composite[0].run_member(self._member, input_ids, positions)

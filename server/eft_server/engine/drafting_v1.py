@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import override
 from vllm.config import CUDAGraphMode
 from vllm.forward_context import set_forward_context
 from vllm.v1.attention.backend import CommonAttentionMetadata
@@ -27,12 +28,14 @@ class MemberProposer(DraftModelProposer):
     runner: Any
     member: str
 
+    @override
     def load_model(self, target_model: nn.Module) -> None:
         """Load nothing."""
         self.model = Draft(target_model, self.member)
         layers = self.vllm_config.compilation_config.static_forward_context
         self._draft_attn_layer_names = {n for n in layers if n.startswith(f"members.{self.member}.")}
 
+    @override
     def propose(  # type: ignore[override]
         self,
         num_speculative_tokens: int,

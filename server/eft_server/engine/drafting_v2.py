@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from typing_extensions import override
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator
@@ -27,6 +28,7 @@ class MemberSpeculator(StandaloneARSpeculator):
 
     member: str
 
+    @override
     def load_model(self, target_model: nn.Module) -> None:
         """Load nothing: the layers, and what they cache, are the target's."""
         self.model = Draft(target_model, self.member)
@@ -34,6 +36,7 @@ class MemberSpeculator(StandaloneARSpeculator):
         target: Any = target_model
         self._place = target.names.index(self.member)
 
+    @override
     def _prefill(
         self,
         input_batch: InputBatch,
@@ -56,6 +59,7 @@ class MemberSpeculator(StandaloneARSpeculator):
         ids_R = last_sampled[input_batch.idx_mapping[:num_reqs]].view(num_reqs)
         self._draft(input_batch, ids_R, 0, num_tokens_across_dp)
 
+    @override
     def _multi_step_decode(
         self,
         input_batch: InputBatch,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 
@@ -32,6 +33,7 @@ class LimitedGrammar(StructuredOutputGrammar):
         self._grammar = grammar
         self.spent_s = 0.0
 
+    @override
     def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
         """Advance, unless the budget is spent."""
         if self.spent_s > _BUDGET_S:
@@ -39,6 +41,7 @@ class LimitedGrammar(StructuredOutputGrammar):
         with self._timed():
             return self._grammar.accept_tokens(request_id, tokens)
 
+    @override
     def validate_tokens(self, tokens: list[int]) -> list[int]:
         """The longest prefix that fits; none when the budget is spent."""
         if self.spent_s > _BUDGET_S:
@@ -46,6 +49,7 @@ class LimitedGrammar(StructuredOutputGrammar):
         with self._timed():
             return self._grammar.validate_tokens(tokens)
 
+    @override
     def fill_bitmask(self, bitmask: "torch.Tensor", batch_index: int) -> None:
         """Mark the tokens that may follow. Once the budget is spent, any: none of them will be accepted."""
         if self.spent_s > _BUDGET_S:
@@ -54,14 +58,17 @@ class LimitedGrammar(StructuredOutputGrammar):
         with self._timed():
             self._grammar.fill_bitmask(bitmask, batch_index)
 
+    @override
     def rollback(self, num_tokens: int) -> None:
         """Take back tokens that speculation has tried."""
         self._grammar.rollback(num_tokens)
 
+    @override
     def is_terminated(self) -> bool:
         """Whether nothing more may follow."""
         return self._grammar.is_terminated()
 
+    @override
     def reset(self) -> None:
         """Start again, with what is left of the budget."""
         self._grammar.reset()

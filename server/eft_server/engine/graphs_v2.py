@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from typing_extensions import override
 from vllm.compilation.counter import compilation_counter
 from vllm.compilation.cudagraph_pool import capture_pool
 from vllm.config import CUDAGraphMode, VllmConfig
@@ -295,6 +296,7 @@ class MemberGraphs(ModelCudaGraphManager):
             if graphs and drafting is not None and self.decode_query_len > 1 and size <= self.max_num_reqs
         ]
 
+    @override
     def dispatch(
         self, num_reqs: int, num_tokens: int, *args: Any, **options: Any
     ) -> BatchExecutionDescriptor:
@@ -319,6 +321,7 @@ class MemberGraphs(ModelCudaGraphManager):
         return next(fitting, None)
 
     @torch.inference_mode()
+    @override
     def capture(self, *args: Any, **options: Any) -> None:
         """Capture the pieces of all members as vLLM does, then the whole of each."""
         whole = self._capture_descs.pop(CUDAGraphMode.FULL, [])
@@ -362,6 +365,7 @@ class MemberGraphs(ModelCudaGraphManager):
         torch.accelerator.synchronize()
         return int(torch.accelerator.get_memory_info()[0])
 
+    @override
     def release_graphs(self) -> None:
         """Drop all of them."""
         super().release_graphs()

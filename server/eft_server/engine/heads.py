@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from typing_extensions import override
 from vllm import envs
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
@@ -31,6 +32,7 @@ def in_float32(member: nn.Module) -> None:
 class Float32Logits(LogitsProcessor):
     """vLLM's layer between hidden states and logits, for heads in float32 wherever that takes no conversion."""
 
+    @override
     def _apply_head(self, lm_head: Any, hidden_states: torch.Tensor, embedding_bias: Any) -> torch.Tensor:
         if _is_plain(lm_head) and hidden_states.dtype != torch.float32:
             if hidden_states.is_cuda and not envs.VLLM_BATCH_INVARIANT:

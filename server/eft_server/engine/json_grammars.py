@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import xgrammar
+from typing_extensions import override
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
@@ -110,6 +111,7 @@ def byte_compiler() -> JsonCompiler:
 class _Backend(XgrammarBackend):
     """vLLM's backend with that compiler."""
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         self.compiler = JsonCompiler(self.compiler)  # type: ignore[assignment]

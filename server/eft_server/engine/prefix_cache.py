@@ -6,6 +6,7 @@ request may use them if it needs no more members than have read them.
 
 from typing import Any, cast
 
+from typing_extensions import override
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
 from vllm.v1.core.kv_cache_utils import BlockHash, KVCacheBlock, make_block_hash_with_group_id
@@ -29,6 +30,7 @@ class MemberBlockPool(BlockPool):
     readers: dict[int, _Members]
     needed: _Members
 
+    @override
     def get_cached_block(
         self, block_hash: BlockHash, kv_cache_group_ids: list[int]
     ) -> list[KVCacheBlock] | None:
@@ -47,6 +49,7 @@ class MemberBlockPool(BlockPool):
     def _readers(self, block: KVCacheBlock) -> _Members:
         return self.readers.get(block.block_id, frozenset())
 
+    @override
     def cache_full_blocks(
         self,
         request: Request,
@@ -65,6 +68,7 @@ class MemberBlockPool(BlockPool):
 class MemberCacheManager(KVCacheManager):
     """vLLM's manager, telling the pool for whom it looks blocks up."""
 
+    @override
     def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]:
         """As vLLM's."""
         pool: Any = self.block_pool

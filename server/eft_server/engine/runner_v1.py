@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from typing_extensions import override
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.outputs import LogprobsTensors, SamplerOutput
@@ -48,6 +49,7 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
             drafter.__class__ = MemberProposer
             drafter.runner, drafter.member = self, drafting
 
+    @override
     def _prepare_inputs(self, scheduler_output: SchedulerOutput, num_scheduled_tokens: np.ndarray) -> Any:
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
         drafts = scheduler_output.scheduled_spec_decode_tokens
@@ -56,6 +58,7 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
         self._fill(num_scheduled_tokens)
         return prepared
 
+    @override
     def _update_states(self, scheduler_output: SchedulerOutput) -> Any:
         updated = super()._update_states(scheduler_output)
         for req_id in scheduler_output.finished_req_ids:
@@ -85,6 +88,7 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
         """Of the requests that are to be scored."""
         return {}
 
+    @override
     def _get_prompt_logprobs_dict(
         self, hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int]
     ) -> dict[str, LogprobsTensors | None]:
@@ -148,6 +152,7 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
         shape = (self.max_num_tokens, len(self._manifest.defaults))
         return torch.zeros(shape, dtype=torch.float32, device=self.device)
 
+    @override
     def _model_forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -170,6 +175,7 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
             idle=idle,
         )
 
+    @override
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:  # type: ignore[override]
         """As vLLM's, sparing the generators of rows that are thrown away."""
         if not self.input_batch.generators:
@@ -192,12 +198,14 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
         finally:
             generators.update(held)
 
+    @override
     def _bookkeeping_sync(
         self, scheduler_output: SchedulerOutput, sampler_output: SamplerOutput, *args: Any, **options: Any
     ) -> Any:
         self._sampled_RS = sampler_output.sampled_token_ids
         return super()._bookkeeping_sync(scheduler_output, sampler_output, *args, **options)
 
+    @override
     def _get_nans_in_logits(self, logits: torch.Tensor | None) -> dict[str, int]:
         """Count by request the NaN rows that a token came out of.
 
@@ -215,9 +223,11 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
 class EftCPUModelRunner(CoefficientRunner, CPUModelRunner):
     """The runner of a CPU worker."""
 
+    @override
     def _init_kv_zero_meta(self) -> None:
         """Nothing to prepare: blocks are cleared by index."""
 
+    @override
     def _zero_block_ids(self, block_ids: list[int]) -> None:
         """Clear blocks in every layer. vLLM's own skips groups whose layers differ in shape, as a family's do."""
         blocks = torch.tensor(block_ids)
@@ -229,6 +239,7 @@ class EftCPUModelRunner(CoefficientRunner, CPUModelRunner):
 class EftWorker(Worker):
     """What our workers add to vLLM's, for either model runner."""
 
+    @override
     def init_device(self) -> None:
         """Re-type the runner that vLLM built: its worker names the class, and a second one would double buffers."""
         super().init_device()
@@ -246,6 +257,7 @@ class EftWorker(Worker):
             runner.__class__ = retyped(type(runner))
         runner.let_a_member_draft()
 
+    @override
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         """Get ready to clear blocks as well, as vLLM does for the caches of which it knows that they need it."""
         super().initialize_from_config(kv_cache_config)
@@ -255,6 +267,7 @@ class EftWorker(Worker):
 class EftCPUWorker(EftWorker, CPUWorker):
     """The worker of the CPU build."""
 
+    @override
     def init_device(self) -> None:
         """Mend a kernel of that build first: vLLM's registry stumbles over numba, which n-gram drafts import."""
         register_cpu_kernels()

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
+from typing_extensions import override
 from vllm.config import VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.triton_utils import tl, triton
@@ -96,6 +97,7 @@ class EftModelState(DefaultModelState):
         """
         self.members = Members(self.model, attn_groups, tables, self._sent_offset_QM.gpu, graphs)
 
+    @override
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
         """Note what a new request brings (a resumed one arrives here again)."""
         super().add_request(req_index, new_req_data)
@@ -113,11 +115,13 @@ class EftModelState(DefaultModelState):
         if asked.prompts is not None:
             self._prompts[req_index] = asked.prompts
 
+    @override
     def remove_request(self, req_id: str) -> None:
         """Forget a request."""
         super().remove_request(req_id)
         self._prompts.pop(self._slot_of.pop(req_id, -1), None)
 
+    @override
     def apply_staged_writes(self) -> None:
         """Send what was noted to the device."""
         super().apply_staged_writes()
@@ -129,6 +133,7 @@ class EftModelState(DefaultModelState):
         offset_R: torch.Tensor = self._sent_offset_QM.gpu[input_batch.idx_mapping, member].long()
         return offset_R
 
+    @override
     def prepare_attn(
         self,
         input_batch: InputBatch,
@@ -212,6 +217,7 @@ class EftModelState(DefaultModelState):
         finally:
             self._of_step = before
 
+    @override
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
         """Spread the table over this step's tokens; keywords of the composite's forward."""
         inputs = super().prepare_inputs(input_batch, req_states)
@@ -228,11 +234,13 @@ class EftModelState(DefaultModelState):
         mixture_TW = self._tokens_TW[: input_batch.num_tokens_after_padding]
         return {**inputs, "mixture_TW": mixture_TW, "parts": self._parts, "idle": self._idle}
 
+    @override
     def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
         """The same buffer, for profiling and for graph capture."""
         inputs = super().prepare_dummy_inputs(num_reqs, num_tokens)
         return {**inputs, "mixture_TW": self._tokens_TW[:num_tokens]}
 
+    @override
     def custom_sampler(self, sampler: Sampler) -> tuple[Sampler, RejectionSampler | None]:
         """Count non-finite rows by request, as the scheduler reads them."""
         sampler.__class__ = EftSampler
@@ -255,6 +263,7 @@ class EftRunner(WholeWindows, GPUModelRunner):
             speculator.__class__ = MemberSpeculator
             speculator.member = drafting
 
+    @override
     def load_model(self, *args: Any, **options: Any) -> None:
         """Have what reads prompts' log-probabilities score completions, too."""
         super().load_model(*args, **options)
@@ -263,6 +272,7 @@ class EftRunner(WholeWindows, GPUModelRunner):
         worker.model, worker.scores = self.model, {}
         worker.defaults = Manifest.from_hf(self.model_config.hf_config).defaults
 
+    @override
     def sample(
         self, hidden_states: torch.Tensor, input_batch: InputBatch, *args: Any
     ) -> tuple[SamplerOutput, torch.Tensor, torch.Tensor]:
@@ -271,6 +281,7 @@ class EftRunner(WholeWindows, GPUModelRunner):
         with state.sampling(state.of_samples(input_batch)):
             return super().sample(hidden_states, input_batch, *args)
 
+    @override
     def _dummy_sampler_run(self, hidden_states: torch.Tensor) -> None:
         """Measure what vLLM does, and then what may need more memory than that.
 
@@ -291,6 +302,7 @@ class EftRunner(WholeWindows, GPUModelRunner):
         scored = scored_at_once(len(model.names), model.vocabulary)
         model.score(hidden_RC[:scored], [state.defaults], targets_R[:scored])
 
+    @override
     def profile_cudagraph_memory(self) -> int:
         """As vLLM's, with the arrays that graphs read; what was captured to measure is let go of."""
         state: Any = self.model_state
@@ -300,6 +312,7 @@ class EftRunner(WholeWindows, GPUModelRunner):
         finally:
             state.members = None
 
+    @override
     def initialize_kv_cache(self, *args: Any, **options: Any) -> None:
         """Prepare the members' own ways of running as well."""
         super().initialize_kv_cache(*args, **options)
@@ -326,6 +339,7 @@ class ScoringWorker(PromptLogprobsWorker):
     defaults: tuple[float, ...]
     scores: dict[str, Scores]
 
+    @override
     def add_request(self, req_id: str, req_idx: int, sampling_params: SamplingParams) -> None:
         """Note what a new request wants."""
         super().add_request(req_id, req_idx, sampling_params)
@@ -334,11 +348,13 @@ class ScoringWorker(PromptLogprobsWorker):
             self.uses_prompt_logprobs[req_idx] = False
             self.scores[req_id] = Scores(scoring, self.device)
 
+    @override
     def remove_request(self, req_id: str) -> None:
         """Forget a request; one that was preempted comes back as a new one."""
         super().remove_request(req_id)
         self.scores.pop(req_id, None)
 
+    @override
     def compute_prompt_logprobs(
         self, logits_fn: Any, hidden_states: torch.Tensor, input_batch: InputBatch, *args: Any
     ) -> dict[str, LogprobsTensors]:
@@ -358,6 +374,7 @@ class ScoringWorker(PromptLogprobsWorker):
 class EftSampler(Sampler):
     """vLLM's sampler; it tells which requests' rows are NaN."""
 
+    @override
     def __call__(self, logits: torch.Tensor, input_batch: InputBatch) -> SamplerOutput:
         """Sample one token a request."""
         broken_R = is_broken(logits)
@@ -369,6 +386,7 @@ class EftSampler(Sampler):
 class EftRejectionSampler(RejectionSampler):
     """vLLM's rejection sampler; it tells which requests' rows are NaN."""
 
+    @override
     def __call__(
         self, logits: torch.Tensor, input_batch: InputBatch, *args: Any, **kwargs: Any
     ) -> SamplerOutput:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from typing_extensions import override
 from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -37,6 +38,7 @@ class EftScheduler(Scheduler):
         know_members(self.kv_cache_manager)
         self._manifest = Manifest.from_hf(self.vllm_config.model_config.hf_config)
 
+    @override
     def add_request(self, request: Request) -> None:
         """Let requests whose members read prompts of their own share cache blocks that are the same for all.
 
@@ -53,12 +55,14 @@ class EftScheduler(Scheduler):
             request.update_block_hashes()
         super().add_request(request)
 
+    @override
     def _preempt_request(self, request: Request, *args: Any, **options: Any) -> None:
         """Have what is to be scored read again from its start: its own blocks hold no rows."""
         super()._preempt_request(request, *args, **options)
         if noted_of(request).scoring is not None:
             request.skip_reading_prefix_cache = True
 
+    @override
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:

@@ -30,6 +30,8 @@ from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any, NoReturn, TypeVar
 
+from typing_extensions import override
+
 from eft_server.engine.launcher import openmp
 from eft_server.engine.launcher.vllm_log import quieten_imports
 from eft_server.engine.orphans import end_with_parent
@@ -291,9 +293,11 @@ class _Process(context.ForkServerProcess):
     _environment: dict[str, str]
 
     @staticmethod
+    @override
     def _Popen(process_obj: Any) -> _Popen:
         return _Popen(process_obj)
 
+    @override
     def start(self) -> None:
         self._environment = dict(os.environ)
         super().start()
@@ -306,6 +310,7 @@ class _Process(context.ForkServerProcess):
         ctypes.CDLL(None).exit(status)
         raise AssertionError("C's exit does not return")
 
+    @override
     def run(self) -> None:
         before = dict(os.environ)
         os.environ.clear()

@@ -4,6 +4,8 @@ import logging
 import os
 import warnings
 
+from typing_extensions import override
+
 __all__ = ["SHORT", "Unexpected", "leave_out_the_expected", "quieten_imports"]
 
 SHORT = "EFT_SHORT_LOG"
@@ -38,6 +40,7 @@ def quieten_imports() -> None:
 class Unexpected(logging.Filter):
     """Passes what is not expected."""
 
+    @override
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is shown."""
         return not str(record.msg).startswith(_EXPECTED)
