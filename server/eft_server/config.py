@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from eft_server.document import read_document
 from eft_server.errors import ConfigError, shown
 from eft_server.problems import KeyedError, describe
+from eft_server.vllm_options import problem_with
 
 __all__ = [
     "BASE",
@@ -50,67 +51,6 @@ Text = Annotated[str, Field(max_length=2000)]
 ParserName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Checkpoint = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=1024)]
 Revision = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-_ONE_MACHINE = (
-    "the processes of a family run on one machine: data_parallel_size says how many replicas there are"
-)
-_OWN_CACHE = "a cache outside the engine does not know which members have read a block"
-_WHOLE_MEMBERS = "members that every GPU holds whole keep their whole KV cache there"
-
-_OWNED_VLLM_OPTIONS = {
-    "model": "the family file's base is the model",
-    "model_weights": "the family file's base is the model",
-    "served_model_name": "the served names come from name and aliases",
-    "tokenizer": "the base's tokenizer is the family's",
-    "tokenizer_revision": "use base.revision",
-    "skip_tokenizer_init": "the server needs the tokenizer",
-    "revision": "use base.revision",
-    "code_revision": "code from checkpoints is never run",
-    "trust_remote_code": "code from checkpoints is never run",
-    "download_dir": "use --cache-dir, or HF_HUB_CACHE in the environment: everything is read from one cache",
-    "hf_token": "set HF_TOKEN in the environment; a family file holds no secrets",
-    "hf_config_path": "the base's own config is used",
-    "hf_overrides": "the family is described to vLLM through it",
-    "model_class_overrides": "the composite model is the class",
-    "model_impl": "members run in vLLM's own model classes",
-    "runner": "the family generates text",
-    "convert": "the family generates text",
-    "worker_cls": "the family's worker carries the weights of each request",
-    "speculative_config": "use the section speculative",
-    "spec_method": "use the section speculative",
-    "spec_model": "use speculative.draft",
-    "spec_tokens": "use speculative.tokens",
-    "enable_lora": "name an expert's adapter as experts.<name>.adapter",
-    "quantization": "each member's scheme is read from its own checkpoint",
-    "logits_processors": "they would run after the log-probabilities are taken",
-    "max_logprobs": "use server.max_logprobs",
-    "reasoning_parser": "use server.reasoning_parser",
-    "reasoning_parser_plugin": "only vLLM's own parsers are known",
-    "structured_outputs_config": "requests are checked against the one backend that the server chooses",
-    "allowed_local_media_path": "media are not supported",
-    "allowed_media_domains": "media are not supported",
-    "decode_context_parallel_size": _WHOLE_MEMBERS,
-    "prefill_context_parallel_size": _WHOLE_MEMBERS,
-    "enable_expert_parallel": "a mixture of experts is sharded or whole as its member is",
-    "enable_batch_sharded_sampling": "members that every GPU holds whole have no part of the logits to exchange",
-    "enable_dbo": "micro-batches run in threads, and members change their places on the GPUs in one",
-    "data_parallel_backend": _ONE_MACHINE,
-    "data_parallel_rank": _ONE_MACHINE,
-    "data_parallel_start_rank": _ONE_MACHINE,
-    "data_parallel_size_local": _ONE_MACHINE,
-    "data_parallel_external_lb": _ONE_MACHINE,
-    "data_parallel_hybrid_lb": _ONE_MACHINE,
-    "data_parallel_multi_port_external_lb": _ONE_MACHINE,
-    "nnodes": _ONE_MACHINE,
-    "node_rank": _ONE_MACHINE,
-    "kv_transfer_config": _OWN_CACHE,
-    "kv_offloading_size": _OWN_CACHE,
-    "kv_offloading_backend": _OWN_CACHE,
-    "enable_prompt_embeds": "members embed tokens differently, so a prompt has to be tokens",
-}
-
-_COUNTS = {"tensor_parallel_size": "GPUs", "data_parallel_size": "replicas"}
 
 
 class _Section(BaseModel):
@@ -516,17 +456,8 @@ class ServerConfig(_Section):
 
     def _check_vllm_options(self) -> None:
         for option, value in self.vllm.items():
-            if option in _OWNED_VLLM_OPTIONS:
-                reason = _OWNED_VLLM_OPTIONS[option]
-                raise KeyedError(("vllm", option), f"{option!r} cannot be set here: {reason}")
-            if option in _COUNTS and (type(value) is not int or value < 1):
-                raise KeyedError(
-                    ("vllm", option), f"must be a number of {_COUNTS[option]}, 1 or more, not {shown(value)}"
-                )
-            if option == "pipeline_parallel_size" and value != 1:
-                raise KeyedError(
-                    ("vllm", option), "must be 1; use tensor_parallel_size to spread a family over GPUs"
-                )
+            if problem := problem_with(option, value):
+                raise KeyedError(("vllm", option), problem)
 
 
 def _placed(member: M) -> M:

@@ -13,6 +13,8 @@ from typing_extensions import override
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 
+from eft_server.engine.patches import overwrite
+
 if TYPE_CHECKING:
     import torch
     from vllm.v1.request import Request
@@ -87,4 +89,4 @@ def limit_grammars(manager: StructuredOutputManager) -> None:
     def create_limited(request: "Request") -> StructuredOutputGrammar:
         return LimitedGrammar(create(request))
 
-    manager._create_grammar = create_limited  # type: ignore[method-assign]
+    overwrite(manager, "_create_grammar", create_limited)

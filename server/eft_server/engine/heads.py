@@ -18,6 +18,8 @@ from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
+from eft_server.engine.patches import overwrite, retype
+
 _LARGEST: Final = torch.finfo(torch.float16).max
 
 
@@ -25,8 +27,7 @@ def in_float32(member: nn.Module) -> None:
     """Have a member's heads give float32, whatever dtype it computes in."""
     for module in member.modules():
         if type(module) is LogitsProcessor:
-            module.__class__ = Float32Logits
-            module.head_dtype = torch.float32
+            overwrite(retype(module, Float32Logits), "head_dtype", torch.float32)
 
 
 class Float32Logits(LogitsProcessor):
@@ -52,7 +53,9 @@ def _packed(lm_head: Any) -> Any:
     if not hasattr(lm_head, "float16_weights"):
         lm_head.float16_weights = _pack(lm_head.weight)
         if lm_head.float16_weights is not None:
-            lm_head.cpu_linear = None  # The same numbers for the 16-bit kernel, which nobody asks any more.
+            overwrite(
+                lm_head, "cpu_linear", None
+            )  # The same numbers for the 16-bit kernel, which nobody asks any more.
     return lm_head.float16_weights
 
 

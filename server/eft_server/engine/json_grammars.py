@@ -20,6 +20,7 @@ from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
 from eft_server.engine.json_keys import with_keys_apart
 from eft_server.engine.json_patterns import FORMATS, json_regex
+from eft_server.engine.patches import overwrite
 
 if TYPE_CHECKING:
     from vllm.v1.request import Request
@@ -125,10 +126,11 @@ def write_json(manager: StructuredOutputManager) -> None:
         if manager.backend is None and request.structured_output_request is not None:
             config = manager.vllm_config
             size = config.model_config.get_vocab_size()
-            manager.backend = _Backend(config, tokenizer=manager.tokenizer, vocab_size=size)
+            backend = _Backend(config, tokenizer=manager.tokenizer, vocab_size=size)
+            overwrite(manager, "backend", backend)
         begin(request)
 
-    manager.grammar_init = begin_with_ours  # type: ignore[method-assign]
+    overwrite(manager, "grammar_init", begin_with_ours)
 
 
 class _Holes:

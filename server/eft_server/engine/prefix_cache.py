@@ -14,6 +14,7 @@ from vllm.v1.request import Request
 
 from eft_server.engine.manifest import Manifest
 from eft_server.engine.message import EngineRequest
+from eft_server.engine.patches import retype
 
 _Members = frozenset[int]
 """Their places."""
@@ -78,10 +79,9 @@ class MemberCacheManager(KVCacheManager):
 
 def know_members(manager: KVCacheManager) -> None:
     """Re-type vLLM's manager and its pool."""
-    pool: Any = manager.block_pool
-    pool.__class__ = MemberBlockPool
+    pool = retype(manager.block_pool, MemberBlockPool)
     pool.readers, pool.needed = {}, frozenset()
-    manager.__class__ = MemberCacheManager
+    retype(manager, MemberCacheManager)
 
 
 def note(request: Request, manifest: Manifest) -> EngineRequest:

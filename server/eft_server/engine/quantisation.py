@@ -10,6 +10,7 @@ from vllm.model_executor.layers.quantization.base_config import QuantizationConf
 from vllm.platforms import current_platform
 
 from eft_server.engine.cpu_kernels import adds_up_eight_bits, has_four_bit_kernel
+from eft_server.engine.patches import overwrite
 
 _CPU_SCHEMES = (
     "8-bit integer weights with 8-bit integer activations (on x86 with VNNI), and 4-bit integer weights in bfloat16 "
@@ -80,7 +81,7 @@ def own_quantisation(config: VllmConfig, model: str, revision: str | None) -> No
     """Make settings that were copied from the base's a member's own: its checkpoint and its scheme."""
     config.model_config.model = model
     config.model_config.revision = revision
-    config.model_config.quantization = None
+    overwrite(config.model_config, "quantization", None)
     config.model_config._verify_quantization()
     config.quant_config = VllmConfig.get_quantization_config(config.model_config, config.load_config)
 
@@ -90,6 +91,4 @@ def as_named_in_the_checkpoint(quant_config: QuantizationConfig | None, own: str
     if quant_config is None:
         return
     choose: Callable[[nn.Module, str], Any] = quant_config.get_quant_method
-    quant_config.get_quant_method = (  # type: ignore[method-assign]
-        lambda layer, prefix: choose(layer, prefix.removeprefix(own))
-    )
+    overwrite(quant_config, "get_quant_method", lambda layer, prefix: choose(layer, prefix.removeprefix(own)))

@@ -24,6 +24,7 @@ from eft_server.engine.cpu_kernels import register_cpu_kernels
 from eft_server.engine.drafting_v1 import MemberProposer
 from eft_server.engine.manifest import Manifest
 from eft_server.engine.message import EngineRequest
+from eft_server.engine.patches import retype
 from eft_server.engine.prompts import MemberAttention, Reading, Step, read
 from eft_server.engine.scoring import Scores
 from eft_server.engine.windows import WholeWindows
@@ -44,9 +45,8 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
     def let_a_member_draft(self) -> None:
         """Re-type vLLM's proposer where the draft is a member, before it loads anything."""
         drafting = Manifest.from_hf(self.model_config.hf_config).draft
-        drafter: Any = getattr(self, "drafter", None)
-        if drafting is not None and drafter is not None:
-            drafter.__class__ = MemberProposer
+        if drafting is not None:
+            drafter = retype(self.drafter, MemberProposer)
             drafter.runner, drafter.member = self, drafting
 
     @override
@@ -245,7 +245,7 @@ class EftWorker(Worker):
         super().init_device()
         runner: Any = self.model_runner
         if type(runner) is CPUModelRunner:
-            runner.__class__ = EftCPUModelRunner
+            runner = retype(runner, EftCPUModelRunner)
         elif isinstance(runner, GPUModelRunner):
             raise RuntimeError(
                 "GPUs need vLLM's Model Runner V2, and this engine was given V1: unset VLLM_USE_V2_MODEL_RUNNER, and "
@@ -254,7 +254,7 @@ class EftWorker(Worker):
         else:
             from eft_server.engine.runner_v2 import retyped
 
-            runner.__class__ = retyped(type(runner))
+            runner = retype(runner, retyped(type(runner)))
         runner.let_a_member_draft()
 
     @override

@@ -40,6 +40,7 @@ from eft_server.engine.graphs_v2 import MemberGraphs, Replay
 from eft_server.engine.manifest import Manifest
 from eft_server.engine.members_v2 import Members, Pass
 from eft_server.engine.message import EngineRequest
+from eft_server.engine.patches import overwrite, retype
 from eft_server.engine.prompts import Prompts, Step
 from eft_server.engine.rows_v2 import Needs, usual_needs
 from eft_server.engine.scoring import Scores, scored_at_once, scoring_of
@@ -243,9 +244,9 @@ class EftModelState(DefaultModelState):
     @override
     def custom_sampler(self, sampler: Sampler) -> tuple[Sampler, RejectionSampler | None]:
         """Count non-finite rows by request, as the scheduler reads them."""
-        sampler.__class__ = EftSampler
+        sampler = retype(sampler, EftSampler)
         # vLLM's own count reads every logit once more, and takes rows for requests.
-        sampler.compute_nans = False
+        overwrite(sampler, "compute_nans", False)
         speculative = self.vllm_config.speculative_config
         if speculative is None:
             return sampler, None
@@ -258,17 +259,14 @@ class EftRunner(WholeWindows, GPUModelRunner):
     def let_a_member_draft(self) -> None:
         """Re-type vLLM's speculator where the draft is a member, before it loads anything."""
         drafting = Manifest.from_hf(self.model_config.hf_config).draft
-        speculator: Any = self.speculator
-        if drafting is not None and speculator is not None:
-            speculator.__class__ = MemberSpeculator
-            speculator.member = drafting
+        if drafting is not None:
+            retype(self.speculator, MemberSpeculator).member = drafting
 
     @override
     def load_model(self, *args: Any, **options: Any) -> None:
         """Have what reads prompts' log-probabilities score completions, too."""
         super().load_model(*args, **options)
-        worker: Any = self.prompt_logprobs_worker
-        worker.__class__ = ScoringWorker
+        worker = retype(self.prompt_logprobs_worker, ScoringWorker)
         worker.model, worker.scores = self.model, {}
         worker.defaults = Manifest.from_hf(self.model_config.hf_config).defaults
 
@@ -316,8 +314,7 @@ class EftRunner(WholeWindows, GPUModelRunner):
     def initialize_kv_cache(self, *args: Any, **options: Any) -> None:
         """Prepare the members' own ways of running as well."""
         super().initialize_kv_cache(*args, **options)
-        manager, state = cast(Any, self.cudagraph_manager), cast(Any, self.model_state)
-        manager.__class__ = MemberGraphs
+        manager, state = retype(self.cudagraph_manager, MemberGraphs), cast(Any, self.model_state)
         state.set_up(self.attn_groups, self.block_tables, manager)
 
 

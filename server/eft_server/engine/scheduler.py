@@ -15,6 +15,7 @@ from eft_server.engine.grammars import limit_grammars
 from eft_server.engine.json_grammars import write_json
 from eft_server.engine.manifest import Manifest
 from eft_server.engine.orphans import end_with_parent
+from eft_server.engine.patches import overwrite
 from eft_server.engine.prefix_cache import know_members, note, noted_of
 from eft_server.engine.prompts import ApartHasher, Prompts
 
@@ -32,9 +33,9 @@ class EftScheduler(Scheduler):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.needs_kv_cache_zeroing = True
+        overwrite(self, "needs_kv_cache_zeroing", True)
         for manager in self.kv_cache_manager.coordinator.single_type_managers:
-            manager._record_new_block_ids = True
+            overwrite(manager, "_record_new_block_ids", True)
         know_members(self.kv_cache_manager)
         self._manifest = Manifest.from_hf(self.vllm_config.model_config.hf_config)
 
@@ -48,10 +49,9 @@ class EftScheduler(Scheduler):
         prompts, first = asked.prompts, asked.scoring.first if asked.scoring else None
         if (prompts is not None or first is not None) and request._block_hasher is not None:
             hash_function = get_hash_fn_by_name(self.cache_config.prefix_caching_hash_algo)
-            request._block_hasher = ApartHasher(
-                prompts or Prompts(()), self.hash_block_size, hash_function, own_from=first
-            )
-            request.block_hashes = []
+            hasher = ApartHasher(prompts or Prompts(()), self.hash_block_size, hash_function, own_from=first)
+            overwrite(request, "_block_hasher", hasher)
+            overwrite(request, "block_hashes", [])
             request.update_block_hashes()
         super().add_request(request)
 
@@ -60,7 +60,7 @@ class EftScheduler(Scheduler):
         """Have what is to be scored read again from its start: its own blocks hold no rows."""
         super()._preempt_request(request, *args, **options)
         if noted_of(request).scoring is not None:
-            request.skip_reading_prefix_cache = True
+            overwrite(request, "skip_reading_prefix_cache", True)
 
     @override
     def update_from_output(

@@ -35,6 +35,7 @@ from typing_extensions import override
 from eft_server.engine.launcher import openmp
 from eft_server.engine.launcher.vllm_log import quieten_imports
 from eft_server.engine.orphans import end_with_parent
+from eft_server.engine.patches import overwrite
 
 __all__ = ["import_engine", "is_running", "leave_to_vllm", "process_context", "start"]
 
@@ -267,9 +268,7 @@ def _take_over() -> None:
 
 
 def _overwrite(module: str, name: str, value: Any) -> None:
-    target = importlib.import_module(module)
-    _vllms[module, name] = getattr(target, name)
-    setattr(target, name, value)
+    _vllms[module, name] = overwrite(importlib.import_module(module), name, value)
 
 
 class _Popen(popen_forkserver.Popen):
