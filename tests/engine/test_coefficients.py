@@ -19,6 +19,7 @@ from eft_server.engine.coefficients import (
 from eft_server.engine.manifest import Checkpoint, Manifest
 
 DEFAULTS = (1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+WIDTH = len(DEFAULTS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -41,22 +42,24 @@ def test_coefficients_survive_the_ride_bit_for_bit(dtype: torch.dtype) -> None:
         assert torch.equal(part, original[rows])
 
 
-def test_a_request_without_coefficients_has_the_defaults() -> None:
-    assert mixture_of(None, DEFAULTS) == DEFAULTS
-    assert mixture_of({"other": 1}, DEFAULTS) == DEFAULTS
+@pytest.mark.parametrize("extra_args", [None, {}, {"other": 1}, {"eft": None}])
+def test_a_request_without_coefficients_is_nan_and_never_the_defaults(extra_args: Any) -> None:
+    values = mixture_of(extra_args, WIDTH)
+    assert len(values) == WIDTH
+    assert all(math.isnan(value) for value in values[:3])
 
 
 @pytest.mark.parametrize("vector", [[1.0], [1, 2, 3, 4], "abc", 5, ["a", "b", "c"], [None] * 3, {"a": 1}])
 def test_a_malformed_vector_is_nan_and_never_another_setting(vector: Any) -> None:
-    values = mixture_of({"eft": vector}, DEFAULTS)
-    assert len(values) == len(DEFAULTS)
+    values = mixture_of({"eft": vector}, WIDTH)
+    assert len(values) == WIDTH
     assert all(math.isnan(value) for value in values[:3])
 
 
 def test_three_coefficients_are_a_mixture_without_a_filter() -> None:
-    assert mixture_of({"eft": [0.5, 0, 0.5]}, DEFAULTS) == (0.5, 0, 0.5, 0, 0, 0, 0, 0)
+    assert mixture_of({"eft": [0.5, 0, 0.5]}, WIDTH) == (0.5, 0, 0.5, 0, 0, 0, 0, 0)
     assert not is_filtered(DEFAULTS)
-    assert is_filtered(mixture_of({"eft": [0, 0, 1, 1, -1, 0, 1, 0.9]}, DEFAULTS))
+    assert is_filtered(mixture_of({"eft": [0, 0, 1, 1, -1, 0, 1, 0.9]}, WIDTH))
 
 
 def test_the_manifest_survives_the_base_config() -> None:

@@ -137,7 +137,10 @@ def test_an_alias_takes_from_the_defaults_what_it_leaves_out(make_config):
         ),
         ({"vllm": {"worker_cls": "x"}}, "vllm.worker_cls"),
         ({"vllm": {"scheduler_cls": "x"}}, "vllm.scheduler_cls: 'scheduler_cls' cannot be set here"),
-        ({"vllm": {"max_model_length": 64}}, "has no engine argument 'max_model_length'; near: max_model_len"),
+        (
+            {"vllm": {"max_model_length": 64}},
+            "has no engine argument 'max_model_length'; near: max_model_len",
+        ),
         ({"vllm": {"seeds": 1}, "server": {"max_body_bytes": 1 << 30}}, "max_bytes_under_way × key_share"),
         ({"vllm": {"pipeline_parallel_size": 2}}, "vllm.pipeline_parallel_size: must be 1"),
         (

@@ -12,7 +12,7 @@ from vllm.sampling_params import SamplingParams
 from eft_server.api.errors import ApiError
 from eft_server.api.rooms import Room, asking_key
 from eft_server.engine.coefficients import counting, is_filtered
-from eft_server.engine.manifest import Manifest
+from eft_server.engine.manifest import KEY, Manifest
 from eft_server.engine.message import EngineRequest
 from eft_server.errors import shown
 
@@ -52,8 +52,11 @@ class Guarded:
         Raises:
             ApiError: A member that counts has no row for a token of its prompt, or not all members share any of the
                 allowed tokens.
+            RuntimeError: The request has lost its coefficients on its way through vLLM.
             GenerationError: While it answers: none of the allowed tokens was left to sample.
         """
+        if KEY not in (sampling_params.extra_args or {}):
+            raise RuntimeError("a request is on its way to the engine without its coefficients")
         request = EngineRequest.read(sampling_params.extra_args, self._manifest)
         self._require_rows(request, prompt["prompt_token_ids"])
         allowed = frozenset(sampling_params.allowed_token_ids or ())

@@ -24,27 +24,25 @@ def mixture_width(members: int) -> int:
     return 2 * members + 2
 
 
-def mixture_of(extra_args: Mapping[str, Any] | None, defaults: Sequence[float]) -> tuple[float, ...]:
+def mixture_of(extra_args: Mapping[str, Any] | None, width: int) -> tuple[float, ...]:
     """Read a request's mixture out of its `SamplingParams.extra_args`: W numbers, or M where it has no filter.
 
-    The server validates before it sends. What is malformed all the same must not pass for another request's
-    setting and must not stop the engine: it becomes NaN, and the request fails as every non-finite one does.
+    The server validates before it sends. What is missing or malformed all the same must not pass for another
+    request's setting and must not stop the engine: it becomes NaN, and the request fails as every non-finite one does.
 
     Args:
         extra_args: the request's.
-        defaults: W numbers, for a request that brings none.
+        width: W.
     """
-    vector = (extra_args or {}).get(KEY)
-    if vector is None:
-        return tuple(defaults)
-    members = (len(defaults) - 2) // 2
+    vector: Any = (extra_args or {}).get(KEY)
+    members = (width - 2) // 2
     try:
         values = tuple(float(value) for value in vector)
     except (TypeError, ValueError):
         values = ()
-    if len(values) not in (members, len(defaults)):
+    if len(values) not in (members, width):
         values = (float("nan"),) * members
-    return (*values, *(0.0,) * (len(defaults) - len(values)))
+    return (*values, *(0.0,) * (width - len(values)))
 
 
 def is_filtered(mixture: Sequence[float]) -> bool:

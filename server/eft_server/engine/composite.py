@@ -6,8 +6,8 @@ one model with more layers.
 
 import copy
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -70,6 +70,7 @@ class EftForCausalLM(nn.Module):
         self._sharded = {self.manifest.base, *(item.name for item in self.manifest.members if item.sharded)}
         self.configs: dict[str, VllmConfig] = {}
         self._sizes_M: list[int] = []
+        self._without_requests = False
         self._last_id: dict[str, int] = {}
         self._add(self.manifest.base, self._config_of(self.manifest.base, vllm_config), prefix)
         for checkpoint in self.manifest.members:
@@ -165,13 +166,16 @@ class EftForCausalLM(nn.Module):
             positions: shape (T,).
             intermediate_tensors: unused, there is no pipeline parallelism.
             inputs_embeds: unused, inputs are token ids.
-            mixture_TW: float32; where there is none (profiling runs), the family's defaults.
+            mixture_TW: float32; only a step `without_requests` may have none.
             parts: by name, the members that run; None for one that reads the whole step. Without it, all do.
             idle: by name, rows in which a member is needed and has nothing to read: they become zero.
 
         Returns:
             (T, C), valid until the next call: each member's states in the rows that it has read, and anything in the
             others; behind them the mixtures (see `coefficients`).
+
+        Raises:
+            RuntimeError: A step has requests and no coefficients. Nobody's may be others'.
         """
         assert intermediate_tensors is None and inputs_embeds is None
         columns_TC = self.columns_TC[: len(input_ids)]
@@ -184,9 +188,20 @@ class EftForCausalLM(nn.Module):
         for name, rows_T in (idle or {}).items():
             self.states(self.names.index(name))[rows_T] = 0
         if mixture_TW is None:
+            if not self._without_requests:
+                raise RuntimeError("vLLM runs a step of requests without their coefficients")
             mixture_TW = self.defaults_W.expand(len(input_ids), -1).contiguous()
         attach(columns_TC, mixture_TW)
         return columns_TC
+
+    @contextmanager
+    def without_requests(self) -> Iterator[None]:
+        """Run steps that are no request's: with the family's own coefficients."""
+        self._without_requests = True
+        try:
+            yield
+        finally:
+            self._without_requests = False
 
     def states(self, member: int) -> torch.Tensor:
         """Where a member's hidden states are, by its place: (T, H)."""

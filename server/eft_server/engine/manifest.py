@@ -47,7 +47,7 @@ class Manifest:
         members: the other members, in the order of the coefficients.
         unshared: half-open ranges of token ids that not all members share.
         draft: the member that drafts in speculative decoding, if one does.
-        defaults: the mixture (see `coefficients`) of a request that brings none.
+        defaults: the family's own mixture (see `coefficients`), for steps without requests, such as profiling.
         rows: how many token ids each member can read, in the order of the coefficients.
     """
 
@@ -63,6 +63,11 @@ class Manifest:
     def names(self) -> tuple[str, ...]:
         """The members', the base first: the order of the coefficients."""
         return (self.base, *(item.name for item in self.members))
+
+    @property
+    def width(self) -> int:
+        """W: how many numbers a mixture is."""
+        return len(self.defaults)
 
     def place(self, name: str) -> int:
         """A member's place in that order."""

@@ -38,14 +38,14 @@ class EngineRequest:
 
     @classmethod
     def read(cls, extra_args: Mapping[str, Any] | None, manifest: Manifest) -> "EngineRequest":
-        """Read it; what is malformed becomes NaN (see `mixture_of`).
+        """Read it; what is missing or malformed becomes NaN (see `mixture_of`).
 
         Args:
             extra_args: the request's.
             manifest: the family's.
         """
-        mixture = mixture_of(extra_args, manifest.defaults)
-        scoring = scoring_of(extra_args, manifest.defaults)
+        mixture = mixture_of(extra_args, manifest.width)
+        scoring = scoring_of(extra_args, manifest.width)
         mixtures = (mixture,) if scoring is None else (mixture, *scoring.mixtures)
         reading = _reading(mixtures)
         drafting = manifest.place(manifest.draft) if manifest.draft is not None else None

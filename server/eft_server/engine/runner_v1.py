@@ -149,8 +149,15 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
 
     @cached_property
     def _buffer_TW(self) -> torch.Tensor:
-        shape = (self.max_num_tokens, len(self._manifest.defaults))
+        shape = (self.max_num_tokens, self._manifest.width)
         return torch.zeros(shape, dtype=torch.float32, device=self.device)
+
+    @override
+    def _dummy_run(self, *args: Any, **options: Any) -> Any:
+        """As vLLM's, whose steps have no requests: for profiling, and to keep up with other replicas."""
+        model: Any = self.get_model()
+        with model.without_requests():
+            return super()._dummy_run(*args, **options)
 
     @override
     def _model_forward(

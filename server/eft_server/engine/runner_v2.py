@@ -65,7 +65,7 @@ class EftModelState(DefaultModelState):
     ) -> None:
         super().__init__(vllm_config, model, encoder_cache, device)
         self._manifest = Manifest.from_hf(self.model_config.hf_config)
-        width = len(self._manifest.defaults)
+        width = self._manifest.width
         self._table_QW = StagedWriteTensor((self.max_num_reqs, width), torch.float32, device)
         self._tokens_TW = torch.zeros((self.max_num_tokens, width), dtype=torch.float32, device=device)
         self._filtered_Q = np.zeros(self.max_num_reqs, dtype=bool)
@@ -228,8 +228,8 @@ class EftModelState(DefaultModelState):
                 self._table_QW.gpu,
                 input_batch.idx_mapping,
                 input_batch.query_start_loc,
-                len(self._manifest.defaults),
-                WIDTH=triton.next_power_of_2(len(self._manifest.defaults)),
+                self._manifest.width,
+                WIDTH=triton.next_power_of_2(self._manifest.width),
                 BLOCK=64,
             )
         mixture_TW = self._tokens_TW[: input_batch.num_tokens_after_padding]
@@ -268,7 +268,7 @@ class EftRunner(WholeWindows, GPUModelRunner):
         super().load_model(*args, **options)
         worker = retype(self.prompt_logprobs_worker, ScoringWorker)
         worker.model, worker.scores = self.model, {}
-        worker.defaults = Manifest.from_hf(self.model_config.hf_config).defaults
+        worker.width = Manifest.from_hf(self.model_config.hf_config).width
 
     @override
     def sample(
@@ -328,19 +328,19 @@ class ScoringWorker(PromptLogprobsWorker):
 
     Attributes:
         model: the composite.
-        defaults: the family's mixture.
+        width: how many numbers a mixture is.
         scores: of the requests that are to be scored.
     """
 
     model: Any
-    defaults: tuple[float, ...]
+    width: int
     scores: dict[str, Scores]
 
     @override
     def add_request(self, req_id: str, req_idx: int, sampling_params: SamplingParams) -> None:
         """Note what a new request wants."""
         super().add_request(req_id, req_idx, sampling_params)
-        scoring = scoring_of(sampling_params.extra_args, self.defaults)
+        scoring = scoring_of(sampling_params.extra_args, self.width)
         if scoring is not None:
             self.uses_prompt_logprobs[req_idx] = False
             self.scores[req_id] = Scores(scoring, self.device)

@@ -55,17 +55,17 @@ class Scoring:
         return self.first + len(self.targets)
 
 
-def scoring_of(extra_args: Mapping[str, Any] | None, defaults: Sequence[float]) -> Scoring | None:
+def scoring_of(extra_args: Mapping[str, Any] | None, width: int) -> Scoring | None:
     """Read what is to be scored out of a request's `SamplingParams.extra_args`; None where nothing is.
 
     Args:
         extra_args: the request's.
-        defaults: W numbers, as for `mixture_of`.
+        width: W, as for `mixture_of`.
     """
     given = (extra_args or {}).get(SCORING_KEY)
     if given is None:
         return None
-    mixtures = tuple(mixture_of({KEY: numbers}, defaults) for numbers in given["mixtures"])
+    mixtures = tuple(mixture_of({KEY: numbers}, width) for numbers in given["mixtures"])
     return Scoring(int(given["first"]), tuple(given["targets"]), mixtures)
 
 

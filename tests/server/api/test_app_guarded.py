@@ -4,6 +4,9 @@ from typing import Any
 
 import httpx
 import pytest
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
 from eft_server.api.app import create_app
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
@@ -11,6 +14,7 @@ from eft_server.engine.message import EngineRequest
 
 from .fake_engine import FakeEngine
 from .served import client_of, family
+from .test_app_routes import ASKED
 
 ASK = {"max_tokens": 2}
 
@@ -103,11 +107,32 @@ async def test_who_only_drafts_need_not_read() -> None:
         (9, 8, 8),
         draft="helpful",
     )
-    alone = EngineRequest.read({}, manifest)
+    alone = EngineRequest.read({KEY: [1.0, 0.0, 0.0]}, manifest)
     assert alone.needed == (True, False, True)
     assert alone.reading == (True, False, False)
     steered = EngineRequest.read({KEY: [1.0, -1.0, 1.0]}, manifest)
     assert steered.reading == (True, True, True)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/responses"])
+async def test_a_request_that_lost_its_coefficients_is_an_error(
+    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    for request in (CompletionRequest, ChatCompletionRequest, ResponsesRequest):
+        made = request.to_sampling_params
+        monkeypatch.setattr(request, "to_sampling_params", without_extra_args(made))
+    response = await post(client, path, **ASKED[path])
+    assert response.status_code == 500
+    assert engine.asked == []
+
+
+def without_extra_args(made: Any) -> Any:
+    def lossy(*args: Any, **options: Any) -> Any:
+        params = made(*args, **options)
+        params.extra_args = None
+        return params
+
+    return lossy
 
 
 async def test_keys_do_not_see_what_others_have_cached(engine: FakeEngine) -> None:
