@@ -63,7 +63,7 @@ def stated(folder: Path) -> Iterator[None]:
         ((), {}),
         (("defaults.sampling=neutral",), {}),
         (("defaults.sampling=base",), {"temperature": 0.3}),
-        (("defaults.sampling=a",), {"temperature": 0.7, "top_k": 20, "max_tokens": 9}),
+        (("defaults.sampling=a",), {"temperature": 0.7, "top_k": 20}),
         (("vllm.generation_config=auto",), {"temperature": 0.3}),
     ],
 )

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -13,12 +13,13 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import listen_for_disconnect
 
 from eft_server.api.deadlines import Deadline, UnderWay
-from eft_server.api.errors import ApiError, from_exception, from_vllm
+from eft_server.api.errors import PROMPT, ApiError, from_exception, from_vllm
 from eft_server.api.events import event_of, payload_of
 from eft_server.api.nulls import event_without_foreign_nulls, without_foreign_nulls
 
 __all__ = ["answer", "outcome"]
 
+T = TypeVar("T")
 Events = AsyncGenerator[str, None]
 Call = Coroutine[Any, Any, BaseModel | Response | Events]
 
@@ -27,16 +28,19 @@ _ERROR_EVENT = 'data: {"error"'
 _CLIENT_CLOSED = 499
 
 
-async def answer(raw: Request, call: Call, extra: dict[str, Any], timeout_s: float) -> Response:
+async def answer(
+    raw: Request, call: Call, extra: dict[str, Any], timeout_s: float, prompt: str = PROMPT
+) -> Response:
     """Run a handler and answer with its result, the fields `extra` added; a response of its own goes out as it is.
 
-    A stream carries `extra` in its first event alone. It starts only once that event is there, so a request
-    that the engine refuses still gets its own status. When the client leaves, the engine's work is aborted.
+    Errors about the prompt name the field `prompt`. A stream carries `extra` in its first event alone. It starts only
+    once that event is there, so a request that the engine refuses still gets its own status. When the client leaves,
+    the engine's work is aborted.
     """
     late = ApiError(f"The request took longer than {timeout_s:g} seconds and was ended.", status=504)
     under_way: UnderWay = raw.app.state.under_way
     deadline = under_way.deadline(timeout_s, late)
-    work = asyncio.ensure_future(_start(call, deadline))
+    work = asyncio.ensure_future(_naming(_start(call, deadline), prompt))
     if not await _finished_before_disconnect(raw, work):
         return Response(status_code=_CLIENT_CLOSED)
     result = work.result()
@@ -61,6 +65,14 @@ async def outcome(call: Awaitable[Any]) -> Any:
     if isinstance(result, ErrorResponse):
         raise from_vllm(result)
     return result
+
+
+async def _naming(start: Coroutine[Any, Any, T], prompt: str) -> T:
+    try:
+        return await start
+    except ApiError as error:
+        error.param = prompt if error.param == PROMPT else error.param
+        raise
 
 
 async def _start(call: Call, deadline: Deadline) -> BaseModel | Response | tuple[str, Events]:

@@ -4,7 +4,8 @@ Many of vLLM's parsers read a whole text with one expression, which a call witho
 then comes as content. Here such a text is read again as the stream that it would have been.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,8 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRespo
 from vllm.entrypoints.openai.responses.utils import build_response_output_items
 from vllm.parser.abstract_parser import DelegatingParser, Parser
 from vllm.renderers.chat_utils import make_tool_call_id
+
+from eft_server.api.events import event_of, payload_of
 
 __all__ = ["CutChats", "CutResponses"]
 
@@ -48,8 +51,25 @@ class CutChats:
             message.tool_calls = [
                 ToolCall(id=call.id or make_tool_call_id(), function=call) for call in calls
             ]
-        if reason == "length":
+        broken = not all(_is_whole(call.function.arguments) for call in message.tool_calls)
+        if reason == "length" or broken or not message.tool_calls:
             choice.finish_reason = reason
+
+    async def chat_completion_stream_generator(
+        self, request: Any, result_generator: AsyncIterator[Any], *args: Any, **options: Any
+    ) -> AsyncGenerator[str, None]:
+        """The answer as a stream of events; it ends as the whole one does."""
+        cut: dict[int, str] = {}
+        events = super().chat_completion_stream_generator(  # type: ignore[misc]
+            request, _noting(result_generator, cut), *args, **options
+        )
+        calls: dict[tuple[int, int], str] = {}
+        wanted = bool(request.tools and request.stop)
+        try:
+            async for event in events:
+                yield _ended_right(event, calls, cut) if wanted and event.startswith("data: {") else event
+        finally:
+            await events.aclose()
 
 
 class CutResponses:
@@ -131,6 +151,29 @@ async def _noting(results: AsyncIterator[Any], cut: dict[int, str]) -> AsyncGene
     finally:
         if isinstance(results, AsyncGenerator):
             await results.aclose()
+
+
+def _ended_right(event: str, calls: dict[tuple[int, int], str], cut: Mapping[int, str]) -> str:
+    """An event, or one that says "stop" where a call was cut off by a string at which the request wanted that."""
+    payload = payload_of(event)
+    for choice in payload.get("choices", ()):
+        for part in choice["delta"].get("tool_calls") or ():
+            place = (choice["index"], part["index"])
+            calls[place] = calls.get(place, "") + ((part.get("function") or {}).get("arguments") or "")
+        own = [text for (index, _), text in calls.items() if index == choice["index"]]
+        if choice.get("finish_reason") == "tool_calls" and not all(map(_is_whole, own)):
+            choice["finish_reason"] = cut.get(choice["index"], "tool_calls")
+            event = event_of(payload)
+    return event
+
+
+def _is_whole(arguments: str) -> bool:
+    """Whether a call's arguments are JSON to their end."""
+    try:
+        json.loads(arguments)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_cut(output: Any) -> bool:

@@ -21,9 +21,12 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from eft_server.errors import BehaviourError, UnknownModelError
 
-__all__ = ["ApiError", "from_exception", "from_validation", "from_vllm", "install_error_handlers"]
+__all__ = ["PROMPT", "ApiError", "from_exception", "from_validation", "from_vllm", "install_error_handlers"]
 
 _logger = logging.getLogger(__name__)
+
+PROMPT = "prompt"
+"""The param of an error about what a request asks, until the endpoint names the field that it came in."""
 
 _TYPES = {
     401: "authentication_error",
@@ -106,7 +109,7 @@ def from_exception(exc: Exception) -> ApiError:
     if isinstance(exc, VLLMValidationError):
         message = sanitize_message(str(exc.args[0]))
         if exc.parameter in _TOO_LONG:
-            return ApiError(message, code="context_length_exceeded")
+            return ApiError(message, param=PROMPT, code="context_length_exceeded")
         return ApiError(message, param=exc.parameter or _field_in(message))
     described = create_error_response(exc)
     return from_vllm(described) if described.error.code < 500 else _from_failure(exc, described)

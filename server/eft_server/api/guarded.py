@@ -9,7 +9,7 @@ from vllm.exceptions import GenerationError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
-from eft_server.api.errors import ApiError
+from eft_server.api.errors import PROMPT, ApiError
 from eft_server.api.rooms import Room, asking_key
 from eft_server.engine.coefficients import counting, is_filtered
 from eft_server.engine.manifest import KEY, Manifest
@@ -99,7 +99,7 @@ class Guarded:
                     f"the prompt holds the token {last}{token}, for which the member {name!r} has no row; "
                     f"allowed: 0 to {rows - 1}."
                 )
-                raise ApiError(message, code="invalid_value")
+                raise ApiError(message, param=PROMPT, code="invalid_value")
 
     def _require_choice(self, request: EngineRequest, allowed: Collection[int]) -> None:
         mixture = request.mixture

@@ -79,6 +79,8 @@ def _check_calls(value: Any, options: ServerOptions) -> None:
         need_parser(options)
         for call, place in each(value, MAX_TOOLS, "calls"):
             keys = {"id", "type", "function"}
+            if isinstance(call, dict) and type(call.get("index")) is int:
+                del call["index"]  # Clients that put a stream together keep it.
             if not isinstance(call, dict) or set(call) != keys or call["type"] != "function":
                 raise FieldError("a call has id, type, which is function, and function", place)
             check_id(call["id"], f"{place}.id")

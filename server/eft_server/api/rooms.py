@@ -25,7 +25,7 @@ class Room:
 
     Args:
         limits: how much of each. Who asks for more gets all of it, and is alone.
-        share: how much of them one key may have, 0 to 1.
+        share: how much of them one key may have, 0 to 1; the first that it asks for may be more.
     """
 
     def __init__(self, limits: Sequence[int], share: float = 1.0) -> None:
@@ -43,7 +43,7 @@ class Room:
     @asynccontextmanager
     async def take(self, key: str, *amounts: int) -> AsyncIterator[None]:
         """Have so much of each while the block runs, after those who came before; a key that has its share waits."""
-        bounded = tuple(map(min, amounts, self._limits_of_a_key))
+        bounded = tuple(map(min, amounts, self._limits))
         await self._wait(key, bounded)
         try:
             yield

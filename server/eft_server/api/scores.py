@@ -15,7 +15,7 @@ from vllm.inputs import tokens_input
 from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
 
 from eft_server.api.answers import outcome
-from eft_server.api.errors import ApiError
+from eft_server.api.errors import PROMPT, ApiError
 from eft_server.api.fields import check_member_prompts
 from eft_server.api.handlers import failure
 from eft_server.api.schemas import ChatRequest, ScoreItem, ScoreRequest, TextRequest
@@ -319,7 +319,12 @@ async def _run(
         async with places:
             request_id = f"{request.request_id}-{index}"
             scoring = Scoring(len(text.prompt) - 1, tuple(text.completion), columns.mixtures)
-            return await _ask(service, request_id, request.cache_salt, scoring, text)
+            try:
+                return await _ask(service, request_id, request.cache_salt, scoring, text)
+            except ApiError as error:
+                if error.param != PROMPT:
+                    raise
+                raise ApiError(f"items.{index}: {error}", param=f"items.{index}", code=error.code) from None
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from eft_server.api.checks import Check, FieldError
@@ -72,18 +73,22 @@ def check_function_name(value: Any, place: str) -> None:
 
 
 def check_call(name: Any, arguments: Any, place: str = "") -> None:
-    """Check a call that was made before: a function's name, and its arguments as the JSON text of an object.
+    """Check a call that was made before: a function's name, and its arguments as text.
+
+    Models write what they like, and what they wrote comes back: vLLM has text that is no JSON object read as an empty
+    one.
 
     Raises:
-        FieldError: Either is not.
+        FieldError: Either is not, or the arguments are nested too deeply.
     """
     check_function_name(name, f"{place}.name")
+    if not isinstance(arguments, str):
+        raise FieldError(f"{shown(arguments)} is not text", f"{place}.arguments")
     try:
-        readable = isinstance(arguments, str) and isinstance(json.loads(arguments), dict)
-    except (ValueError, RecursionError):
-        readable = False
-    if not readable:
-        raise FieldError(f"{shown(arguments)} is not the JSON text of an object", f"{place}.arguments")
+        with suppress(ValueError):
+            json.loads(arguments)
+    except RecursionError:
+        raise FieldError(f"{shown(arguments)} is nested too deeply", f"{place}.arguments") from None
 
 
 def _check_tools(value: Any, options: ServerOptions, *, nested: bool) -> None:

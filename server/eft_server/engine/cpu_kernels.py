@@ -5,16 +5,28 @@ from typing import Any
 
 import torch
 
+from eft_server.engine.patches import overwrite
+
 _EXPAND = "vllm.v1.sample.rejection_sampler.expand_kernel"
 
 
 def register_cpu_kernels() -> None:
-    """Replace the kernel in this process. Where Triton runs on the CPU, vLLM's own is in use, and right."""
+    """Replace the kernel in this process. Where Triton runs on the CPU, vLLM's own is in use, and right.
+
+    And have ranks counted without compiling: the first request for log-probabilities would stop all others for seconds.
+    """
     from vllm.triton_utils import HAS_TRITON
     from vllm.triton_utils.dispatcher import register_kernels
+    from vllm.v1.sample import sampler
 
+    overwrite(sampler, "batched_count_greater_than", count_at_least)
     if not HAS_TRITON:
         register_kernels({_EXPAND: expand})
+
+
+def count_at_least(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """How many numbers of each row are a value or more: x (R, V), values (R, 1), the counts (R,)."""
+    return (x >= values).sum(-1)
 
 
 def expand(

@@ -28,11 +28,8 @@ _GPU_WORKER = "eft_server.engine.runner_v1.EftGPUWorker"
 
 _MIB = 1 << 20
 _FEW_CORES = 4
-_SAMPLING = {
-    **{key: key for key in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")},
-    "max_new_tokens": "max_tokens",
-}
-"""What vLLM takes from a generation_config.json, by the names there and in requests."""
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""What is taken of a generation_config.json. Of max_new_tokens vLLM would make a bound on what requests ask for."""
 
 _CPU_CONTEXTS = 32
 """How many requests of full length the KV cache holds on a CPU, unless the operator sets its size."""
@@ -271,7 +268,7 @@ def _stated_sampling(name: str, spec: MemberSpec) -> dict[str, Any]:
         ) from error
     found = {key: stated[key] for key in _SAMPLING if stated.get(key) is not None}
     try:
-        SamplingParams(**{_SAMPLING[key]: value for key, value in found.items()})
+        SamplingParams(**found)
     except (TypeError, ValueError, VLLMError) as error:
         raise FamilyError(f"generation_config.json of member {name!r} ({spec.model}): {error}") from error
     return found

@@ -29,6 +29,7 @@ class FakeEngine:
     Attributes:
         script: What it answers instead of TEXT, once and whole, special tokens included; None for TEXT.
         cut: Whether a script was cut off by the number of tokens.
+        stops: Whether it ended at the first string at which the request wanted that.
         prompts: The prompts of every request as text, in order.
         salts: What kept every request's cached prompt apart, in order.
         asked: The sampling parameters of every request, in order.
@@ -60,7 +61,7 @@ class FakeEngine:
     def reset(self) -> None:
         """Forget everything that a test has set or caused."""
         self.script: str | None = None
-        self.cut = False
+        self.cut = self.stops = False
         self.heeds = True
         self.prompts: list[str] = []
         self.salts: list[str | None] = []
@@ -148,8 +149,16 @@ class FakeEngine:
         reason = "error" if failed else last if finished else None
         text = self.renderer.get_tokenizer().decode(span)
         speculation = self.speculation if finished else None
+        stop = params.stop[0] if params.stop and reason == "stop" and self.stops else None
         return CompletionOutput(
-            index, text, span, 0.0, logprobs, finish_reason=reason, spec_decode_metrics=speculation
+            index,
+            text,
+            span,
+            0.0,
+            logprobs,
+            finish_reason=reason,
+            stop_reason=stop,
+            spec_decode_metrics=speculation,
         )
 
     def _scores(self, asked: dict[str, Any]) -> FlatLogprobs:

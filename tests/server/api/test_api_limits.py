@@ -166,7 +166,11 @@ async def test_an_answer_that_fits_into_the_buffer_and_is_not_read_loses_its_con
 ) -> None:
     monkeypatch.setattr(connection, "STALL_S", 0.2)
     made: list[Connection] = []
-    monkeypatch.setattr(Connection, "_expect_headers", made.append)
+
+    def note(self: Connection) -> None:
+        made.append(self)
+
+    monkeypatch.setattr(Connection, "_expect_headers", note)
     async with listening(_Brief(), timeout_keep_alive=1) as port:
         with contextlib.closing(socket.socket()) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -51,6 +51,7 @@ async def test_a_prompt_that_a_member_cannot_read_is_refused(
     assert response.status_code == 400
     error = response.json()["error"]
     assert error["type"] == "invalid_request_error"
+    assert error["param"] == ("items.0" if "items" in body else next(iter(body)))
     for part in (str(last), "<rare>", "'harmless'", f"0 to {last - 1}"):
         assert part in error["message"]
     assert engine.asked == []

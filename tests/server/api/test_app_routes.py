@@ -346,6 +346,7 @@ async def test_a_prompt_far_too_long_has_the_same_code(client: httpx.AsyncClient
     response = await client.post(path, json={name: asked[name] for name in ASKED[path]})
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert response.json()["error"]["param"] in ASKED[path]
 
 
 async def test_a_field_that_only_vllms_message_names_is_named(client: httpx.AsyncClient) -> None:

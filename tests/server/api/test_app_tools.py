@@ -191,6 +191,27 @@ async def test_tools_that_cannot_be_called_are_refused_by_name(
     assert engine.asked == []
 
 
+@pytest.mark.parametrize("arguments", ["null", "3", "[1]", '{"hei', ""])
+async def test_a_call_comes_back_as_it_was_made(
+    tools: httpx.AsyncClient, engine: FakeEngine, arguments: str
+) -> None:
+    call = CALL | {"function": {"name": "jump", "arguments": arguments}, "index": 0}
+    said: list[dict[str, Any]] = [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call-1", "content": "Done."},
+    ]
+    assert (await tools.post(CHAT, json={"messages": [*HELLO, *said]})).status_code == 200
+    items = [
+        {"type": "function_call", "call_id": "call-1", "name": "jump", "arguments": arguments},
+        {"type": "function_call_output", "call_id": "call-1", "output": "Done."},
+    ]
+    body = {
+        "input": [{"role": "user", "content": "Hi"}, *items],
+        "tools": [TOOL["function"] | {"type": "function"}],
+    }
+    assert (await tools.post("/v1/responses", json=body)).status_code == 200
+
+
 CUT = 'Well.\n<tool_call>\n{"name": "jump", "arguments": {"height": 3'
 
 
@@ -217,6 +238,23 @@ async def test_a_call_that_is_cut_is_the_same_whole_as_streamed(
     assert content == "".join(delta.get("content") or "" for delta in deltas)
     assert "<" not in content
     assert answered["finish_reason"] == chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", BY_NAME])
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [(CUT, "stop"), ("<tool_c", "stop"), ("", "stop"), (HERMES, "tool_calls")],
+)
+async def test_a_call_that_a_stop_string_cut_off_is_none_to_be_made(
+    tools: httpx.AsyncClient, engine: FakeEngine, choice: Any, script: str, reason: str
+) -> None:
+    engine.script, engine.stops = script or "Well.", True
+    body = ASKED | {"tool_choice": choice, "stop": ["!"]}
+    (answered,) = (await tools.post(CHAT, json=body)).json()["choices"]
+    chunks = events(await tools.post(CHAT, json=body | {"stream": True}))
+    reason = "stop" if choice is BY_NAME else reason  # As OpenAI has it.
+    assert answered["finish_reason"] == chunks[-1]["choices"][0]["finish_reason"] == reason
+    assert bool(answered["message"].get("tool_calls")) is (script in (CUT, HERMES))
 
 
 async def test_a_call_that_was_cut_behind_its_end_is_called_cut(

@@ -22,6 +22,14 @@ async def test_first_come_first_served() -> None:
     assert served == ["a", "b", "c", "d"]
 
 
+async def test_more_than_a_keys_share_counts_whole() -> None:
+    room = Room([4], share=0.5)
+    async with room.take("a", 3):
+        assert not room.take_at_once("b", 2)
+        assert not room.take_at_once("a", 1)
+        assert room.take_at_once("b", 1)
+
+
 async def test_more_than_all_of_it_is_all_of_it() -> None:
     room = Room([2, 10])
     async with room.take("", 5, 3):

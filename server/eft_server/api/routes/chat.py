@@ -34,4 +34,4 @@ async def create_chat_completion(raw: Request) -> Response:
     # The handler does not get the HTTP request: it would read priorities, ranks and ids from its headers.
     call = service.handlers.chat.create_chat_completion(request, None)
     extra = {"eft": resolved_fields(resolved)}
-    return await answer(raw, call, extra, service.config.server.request_timeout_s)
+    return await answer(raw, call, extra, service.config.server.request_timeout_s, "messages")

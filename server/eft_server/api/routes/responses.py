@@ -47,9 +47,8 @@ async def create_response(raw: Request) -> Response:
     # The handler does not get the HTTP request: it would read priorities, ranks and ids from its headers.
     call = service.handlers.responses.create_responses(request, None)
     extra = {"eft": resolved_fields(resolved)}
-    return await answer(
-        raw, _with_text_events(call, extra), extra={}, timeout_s=service.config.server.request_timeout_s
-    )
+    told = _with_text_events(call, extra)
+    return await answer(raw, told, {}, service.config.server.request_timeout_s, "input")
 
 
 async def _with_text_events(

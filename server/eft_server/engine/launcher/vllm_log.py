@@ -18,6 +18,8 @@ _EXPECTED = (
     "Using custom scheduler class",
     # Ours in place of one that is wrong on CPUs (`cpu_kernels`).
     "Kernel %s is already registered",
+    # What a model wrote and a client sent back.
+    "Tool call %r ",
     # Of no use to a CPU: Triton has no kernels for it, and members with such states are refused.
     "Triton is not installed",
     "Model Runner V2 requires Triton",
@@ -28,6 +30,9 @@ _EXPECTED = (
     "%s is not found in LD_PRELOAD",
     "Speculative decoding on CPU without Intel OpenMP",
 )
+
+_PARSERS = ("vllm.tool_parsers.", "vllm.parser.")
+"""What these cannot read of a model's text, such as a call that was cut off, is in the answer."""
 
 
 def quieten_imports() -> None:
@@ -43,7 +48,7 @@ class Unexpected(logging.Filter):
     @override
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is shown."""
-        return not str(record.msg).startswith(_EXPECTED)
+        return not (str(record.msg).startswith(_EXPECTED) or record.name.startswith(_PARSERS))
 
 
 def leave_out_the_expected() -> None:
