@@ -31,6 +31,9 @@ class Echoes:
             results = [result for result in final_res_batch for _ in result.outputs]
             for choice, result in zip(answer.choices, results, strict=True):
                 choice.text = self._prompt_text(result.prompt, result.prompt_token_ids) + choice.text
+        if request.echo and request.prompt_logprobs is None:
+            for choice in answer.choices:
+                choice.prompt_logprobs = None  # The same as the first of logprobs.
         if request.echo and request.max_tokens == 0:
             for choice in answer.choices:
                 choice.finish_reason, choice.stop_reason = "length", None
@@ -78,7 +81,9 @@ class Echoes:
                 text = self._prompt_text(self._extract_prompt_text(prompt), choice["prompt_token_ids"])
                 choice["text"] = text + choice["text"]
             if request.max_tokens == 0:
-                choice |= {"token_ids": [], "stop_reason": None}
+                choice |= {"token_ids": [] if request.return_token_ids else None, "stop_reason": None}
+                if not request.return_token_ids:
+                    choice.pop("prompt_token_ids", None)
                 choice["finish_reason"] = choice["finish_reason"] and "length"
         if request.max_tokens == 0 and payload.get("usage"):
             usage = payload["usage"]

@@ -361,7 +361,7 @@ REFUSED: Mapping[str, str] = {
     "background": _STORE,
     "previous_response_id": _STORE,
     "previous_input_messages": _STORE,
-    "prompt": "prompts are not kept; send the text in input",
+    "prompt": "send text to chats in messages, and to responses in input",
     "max_tool_calls": "the server calls no tools itself",
     "prompt_cache_key": "prefixes are shared by themselves; use cache_salt to keep them apart",
     "enable_response_messages": "use /tokenize to see what a prompt becomes",

@@ -102,6 +102,10 @@ class Guarded:
                 raise ApiError(message, param=PROMPT, code="invalid_value")
 
     def _require_choice(self, request: EngineRequest, allowed: Collection[int]) -> None:
+        size = self._engine.model_config.get_vocab_size()
+        if allowed and max(allowed) >= size:
+            message = f"allowed_token_ids: {max(allowed)} is not a token id; allowed: 0 to {size - 1}."
+            raise ApiError(message, param="allowed_token_ids", code="invalid_value")
         mixture = request.mixture
         plain_base = mixture[0] == 1 and counting(mixture)[1:] == (False,) * (len(self._manifest.names) - 1)
         if not allowed or (plain_base and not is_filtered(mixture)):

@@ -139,6 +139,10 @@ def check_content(
     for index, part in enumerate(content):
         place = f".content.{index}"
         if not isinstance(part, dict) or part.get("type") not in kinds:
-            raise FieldError(f"only text parts are supported: {{'type': {kinds[0]!r}, 'text': …}}", place)
+            kind = shown(part.get("type") if isinstance(part, dict) else part)
+            message = (
+                f"{kind} is no text part, and no others are supported: {{'type': {kinds[0]!r}, 'text': …}}"
+            )
+            raise FieldError(message, place)
         if set(part) - ignored != {"type", "text"} or not isinstance(part["text"], str):
             raise FieldError("a text part has type and text, a string, and nothing else", place)

@@ -112,7 +112,7 @@ def _specification(wanted: StructuredOutputsParams) -> tuple[str, str]:
 def _fault(kind: str, text: str) -> str | None:
     """What is wrong with a constraint, in words; None if nothing is."""
     if kind == "json" and has_xgrammar_unsupported_json_features(json.loads(text)):
-        return "the schema combines keywords that cannot be enforced (such as multipleOf, or pattern with maxLength)"
+        return "the schema combines keywords that cannot be enforced"
     repeats = sum(text.count(sign) for sign in "*+{")
     if kind in ("regex", "grammar") and repeats > _MAX_REPEATS:
         return f"it repeats something in {repeats} places; allowed: up to {_MAX_REPEATS}"

@@ -224,6 +224,18 @@ class TextRequest(_Weighted, CompletionRequest):
     stop: Stop = Field(default_factory=list)
     _member_prompts: dict[int, Any] = PrivateAttr(default_factory=dict)
 
+    @classmethod
+    @override
+    def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
+        """Check and convert a request's JSON object.
+
+        Raises:
+            ApiError: As for every request; or there is no prompt.
+        """
+        if payload.get("prompt") is None:
+            raise ApiError("prompt: missing; give text or token ids.", param="prompt", code="invalid_value")
+        return super().read(payload, options)
+
     @property
     def member_prompts(self) -> dict[int, Any]:
         """The prompts of members that do not read everybody's, by their place among the coefficients."""

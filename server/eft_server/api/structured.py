@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from vllm.v1.structured_output.backend_xgrammar import STRING_SUPPORTED_FORMATS
+
 from eft_server.api.checks import FieldError
 from eft_server.config import ServerOptions
 from eft_server.errors import shown
@@ -274,6 +276,15 @@ def _check_own_keywords(schema: Mapping[str, Any], types: list[str]) -> None:
         _check_string(schema["pattern"], MAX_REGEX_CHARS, "pattern: ")
     if "pattern" in schema and "format" in schema:
         raise FieldError("the keyword 'pattern' is not supported beside format")
+    for keyword in ("pattern", "format"):
+        lengths = [length for length in ("minLength", "maxLength") if length in schema]
+        if keyword in schema and lengths:
+            raise FieldError(f"the keyword {keyword!r} is not supported beside {lengths[0]}")
+    if "multipleOf" in schema:
+        raise FieldError("the keyword 'multipleOf' is not supported; use minimum and maximum")
+    if "format" in schema and schema["format"] not in STRING_SUPPORTED_FORMATS:
+        known = ", ".join(sorted(STRING_SUPPORTED_FORMATS))
+        raise FieldError(f"format is {shown(schema['format'])}; known: {known}")
     required, properties = schema.get("required", []), schema.get("properties", {})
     for name in required if isinstance(required, list) else ():
         if not isinstance(name, str) or name not in properties:

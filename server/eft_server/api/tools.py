@@ -94,7 +94,8 @@ def check_call(name: Any, arguments: Any, place: str = "") -> None:
 def _check_tools(value: Any, options: ServerOptions, *, nested: bool) -> None:
     need_parser(options)
     if not isinstance(value, list) or not 0 < len(value) <= MAX_TOOLS:
-        raise FieldError(f"{shown(value)} is not a list of 1 to {MAX_TOOLS} tools")
+        given = f"a list of {len(value)}" if isinstance(value, list) else shown(value)
+        raise FieldError(f"{given} is not a list of 1 to {MAX_TOOLS} tools")
     names: set[str] = set()
     for index, tool in enumerate(value):
         try:

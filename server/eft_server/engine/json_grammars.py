@@ -238,6 +238,7 @@ def _characters(least: int, most: int | None) -> str:
 
 def _length(schema: Mapping[str, Any], key: str) -> int | None:
     length = schema.get(key)
+    length = int(length) if isinstance(length, float) and length.is_integer() else length
     if length is not None and (type(length) is not int or not 0 <= length < 2**31):
         raise ValueError(f"{key} is {length!r}; it has to be a whole number from 0")
     return length
