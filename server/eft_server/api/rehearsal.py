@@ -7,6 +7,7 @@ few hundred bytes; what a walk does not find, the engine's budget stops (engine/
 
 import asyncio
 import json
+import math
 import random
 import re
 import time
@@ -31,10 +32,16 @@ _JSON_STEPS = 100
 _MAX_REPEATS = 200
 """The engine takes time for each pair of them, times its vocabulary: 0.6 s for these and 49,152 tokens."""
 
-# Of this thread's own time: how busy the server is must not decide about a request.
-_SLOW_S = 0.0005
+_SLOW = 250
+"""How many times longer than a step of the simplest grammar may take, measured beside it in this thread's own time: how
+fast the machine is and how busy must not decide about a request. 0.5 ms where that takes 2 µs."""
+
 _SLOW_IN_A_ROW = 8
+_REPEATED = 5
+_SIMPLE_STEPS = 20
 _LONGEST_S = 2.0
+"""What a walk may take; what it has not found by then is for the engine's budget."""
+
 _DATA = frozenset({"const", "default", "enum", "examples"})
 _NAMED = frozenset({"properties", "$defs", "definitions"})
 _LOG_PREFIX = re.compile(r"^\[[\d:]+\] \S+: ")
@@ -63,7 +70,10 @@ async def rehearse(request: Constrained, parameters: Iterable[dict[str, Any]] = 
     for index, schema in enumerate(parameters):
         tried += _parts("json", json.dumps(schema), f"tools.{index}")
     for kind, text, param in tried:
-        fault = await asyncio.to_thread(_fault, kind, text)
+        try:
+            fault = await asyncio.to_thread(_fault, kind, text)
+        except _AmbiguousError:
+            fault = _AMBIGUOUS
         if fault is not None:
             raise ApiError(f"{param}: {fault}.", param=param, code="invalid_value")
 
@@ -108,9 +118,23 @@ def _specification(wanted: StructuredOutputsParams) -> tuple[str, str]:
     return "json", wanted.json if isinstance(wanted.json, str) else json.dumps(wanted.json)
 
 
+_AMBIGUOUS = (
+    "it reads the same text in ever more ways, which takes ever longer: repeat nothing that repeats itself, as (a+)+ "
+    "does, and give no rule two ways to the same text"
+)
+
+
+class _AmbiguousError(Exception):
+    """So it seems, by what was measured; nothing that was measured is kept."""
+
+
 @lru_cache(maxsize=256)
 def _fault(kind: str, text: str) -> str | None:
-    """What is wrong with a constraint, in words; None if nothing is."""
+    """What is wrong with a constraint, in words; None if nothing is.
+
+    Raises:
+        _AmbiguousError: Its steps take ever longer.
+    """
     if kind == "json" and has_xgrammar_unsupported_json_features(json.loads(text)):
         return "the schema combines keywords that cannot be enforced"
     repeats = sum(text.count(sign) for sign in "*+{")
@@ -148,22 +172,52 @@ def _walk(compiled: Any, choose: Chooser, steps: int, deadline: float) -> str | 
     matcher = xgrammar.GrammarMatcher(compiled)
     mask = xgrammar.allocate_token_bitmask(1, END + 1)
     last: int | None = None
-    slow = 0
+    slow, simple_s = 0, _simple_step_s()
     for step in range(steps):
-        start = time.thread_time()
         matcher.fill_next_token_bitmask(mask, 0)
         allowed = _allowed(mask)
         if not allowed:
             return None if _may_end(mask) else f"after {step} bytes nothing can follow"
         last = choose(allowed, last)
-        matcher.accept_token(last)
-        slow = slow + 1 if time.thread_time() - start > _SLOW_S else 0
-        if slow >= _SLOW_IN_A_ROW or time.thread_time() > deadline:
-            return (
-                "it reads the same text in ever more ways, which takes ever longer: repeat nothing that repeats "
-                "itself, as (a+)+ does, and give no rule two ways to the same text"
-            )
+        slow = slow + 1 if _step_s(matcher, last) > _SLOW * simple_s else 0
+        if slow >= _SLOW_IN_A_ROW:
+            slow = 0
+            # What else the machine does only adds to what is measured: the shortest of several is nearest.
+            simple_s = min(simple_s, _simple_step_s())
+            if _shortest_s(matcher, last) > _SLOW * simple_s:
+                raise _AmbiguousError
+        if time.thread_time() > deadline:
+            return None
     return None
+
+
+def _simple_step_s() -> float:
+    """The shortest of several steps of the simplest grammar."""
+    matcher = xgrammar.GrammarMatcher(_simplest())
+    return min(_step_s(matcher, ord("a")) for _ in range(_SIMPLE_STEPS))
+
+
+@lru_cache(maxsize=1)
+def _simplest() -> xgrammar.CompiledGrammar:
+    return byte_compiler().compile_regex("a*")
+
+
+def _shortest_s(matcher: xgrammar.GrammarMatcher, last: int) -> float:
+    """The shortest of several times that the last step takes."""
+    shortest = math.inf
+    for _ in range(_REPEATED):
+        matcher.rollback(1)
+        shortest = min(shortest, _step_s(matcher, last))
+    return shortest
+
+
+def _step_s(matcher: xgrammar.GrammarMatcher, byte: int) -> float:
+    """How long it takes to find what may follow, and to go on with a byte."""
+    mask = xgrammar.allocate_token_bitmask(1, END + 1)
+    start = time.thread_time()
+    matcher.fill_next_token_bitmask(mask, 0)
+    matcher.accept_token(byte)
+    return time.thread_time() - start
 
 
 def _allowed(mask: Any) -> list[int]:
