@@ -199,7 +199,8 @@ def _simple_step_s() -> float:
 
 @lru_cache(maxsize=1)
 def _simplest() -> xgrammar.CompiledGrammar:
-    return byte_compiler().compile_regex("a*")
+    compiled: xgrammar.CompiledGrammar = byte_compiler().compile_regex("a*")
+    return compiled
 
 
 def _shortest_s(matcher: xgrammar.GrammarMatcher, last: int) -> float:
