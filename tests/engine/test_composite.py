@@ -194,12 +194,14 @@ def test_malformed_coefficients_fail_the_request_and_not_the_engine(
     assert output[1]["choices"][0]["finish_reason"] == "length"
 
 
-def test_a_request_without_coefficients_gets_the_familys_defaults(running: Running) -> None:
-    request = greedy(prompt(130, 9), [1.0, -1.0, 0.5, 0.5])
-    expected = check(running, [request])[0]["choices"]
+def test_a_request_without_coefficients_fails_and_never_gets_the_defaults(running: Running) -> None:
+    request = greedy(prompt(130, 9), BASE)
+    neighbour = greedy(prompt(131, 9), [1.0, -1.0, 0.5, 0.5])
+    expected = check(running, [neighbour])[0]["choices"][0]["tokens"]
     del request["coefficients"]
-    tokens = running.engine.generate([request])[0]["choices"][0]["tokens"]
-    assert tokens == expected[0]["tokens"]
+    failed, lived = running.engine.generate([request, neighbour])
+    assert failed["choices"][0]["finish_reason"] == "error"
+    assert lived["choices"][0]["tokens"] == expected
 
 
 def test_seeded_requests_with_long_prompts_live_and_repeat(running: Running) -> None:

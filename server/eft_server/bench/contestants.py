@@ -48,11 +48,12 @@ class Job:
         """The tokens whose rate is told: those generated, or, where reading is measured, those read."""
         return sum(len(prompt) if self.reads else self.tokens for prompt in self.prompts)
 
-    def extra_args(self, index: int) -> dict[str, Any]:
-        """What goes with one prompt, as the server sends it."""
+    def extra_args(self, index: int, defaults: Sequence[float] | None) -> dict[str, Any]:
+        """What goes with one prompt, as the server sends it; the defaults are a family's."""
         prompt = self.prompts[index]
         own = {} if self.skipped is None else {PROMPTS_KEY: [list(prompt[count:]) for count in self.skipped]}
-        return own | ({} if self.mixtures is None else {KEY: list(self.mixtures[index % len(self.mixtures)])})
+        numbers = self.mixtures[index % len(self.mixtures)] if self.mixtures is not None else defaults
+        return own | ({} if numbers is None else {KEY: list(numbers)})
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ class Engine:
             # Without vLLM's statistics nobody would count the drafts.
             self._drafting = bool(options.get("speculative_config"))
             self._engine = LLM(**options, disable_log_stats=not self._drafting)
+        self._defaults = options.get("hf_overrides", {}).get(KEY, {}).get("defaults")
 
     def generate(self, job: Job) -> None:
         """Run a job to its end."""
@@ -202,7 +204,8 @@ class Engine:
             "detokenize": False,
         }
         params: Any = [
-            SamplingParams(**greedy, extra_args=job.extra_args(i)) for i in range(len(job.prompts))
+            SamplingParams(**greedy, extra_args=job.extra_args(i, self._defaults))
+            for i in range(len(job.prompts))
         ]
         prompts: Any = [{"prompt_token_ids": list(prompt)} for prompt in job.prompts]
         self._engine.generate(prompts, params, use_tqdm=False)
