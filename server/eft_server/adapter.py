@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eft_server.checkpoint import Checkpoint, linear_layers, read_template, read_tokenizer, tokens_of
-from eft_server.config import ExpertSpec, MemberSpec
 from eft_server.errors import FamilyError, shown
+from eft_server.family import Source
 from eft_server.headers import StoredTensor, read_header
 
 if TYPE_CHECKING:
@@ -68,29 +68,29 @@ _REASONS = {
 _OTHERWISE = "this PEFT feature is not supported"
 
 
-def read_adapter(name: str, spec: ExpertSpec, reference: Checkpoint, checkpoint: MemberSpec) -> Checkpoint:
+def read_adapter(name: str, source: Source, reference: Checkpoint, checkpoint: Source) -> Checkpoint:
     """Read an adapter's settings, its tensors' shapes and its tokenizer, if it has one.
 
     Args:
         name: The expert's name.
-        spec: Where its adapter is.
+        source: Where its adapter is.
         reference: What its reference was found to be.
         checkpoint: Where its reference is.
 
     Raises:
         FamilyError: It cannot be read, or is more than low-rank terms on the reference's linear layers.
     """
-    named = f"member {name!r} (adapter {spec.adapter}{f' at {spec.revision}' if spec.revision else ''})"
+    named = f"member {name!r} (adapter {source.model}{f' at {source.revision}' if source.revision else ''})"
     try:
-        _refuse_features(_settings(spec))
-        tensors = read_header(adapter_file(spec.adapter, spec.revision, WEIGHTS))
+        _refuse_features(_settings(source))
+        tensors = read_header(adapter_file(source.model, source.revision, WEIGHTS))
         _refuse_tensors(tensors, linear_layers(checkpoint), checkpoint.model)
-        return _with_own_tokenizer(_on(name, spec, reference, tensors), spec)
+        return _with_own_tokenizer(_on(name, source, reference, tensors), source)
     except (OSError, ValueError) as error:
         raise FamilyError(f"{named}: {error}") from error
 
 
-def adapter_file(adapter: str | None, revision: str | None, filename: str) -> Path:
+def adapter_file(adapter: str, revision: str | None, filename: str) -> Path:
     """A file of an adapter, from its directory or through the hub and its cache.
 
     Raises:
@@ -110,10 +110,9 @@ def module_of(tensor_name: str) -> str:
     return tensor_name.removeprefix(_PREFIX)
 
 
-def _optional_file(adapter: str | None, revision: str | None, filename: str) -> Path | None:
+def _optional_file(adapter: str, revision: str | None, filename: str) -> Path | None:
     from transformers.utils.hub import cached_file
 
-    assert adapter is not None
     folder = Path(adapter)
     if folder.is_absolute():
         if not folder.is_dir():
@@ -123,8 +122,8 @@ def _optional_file(adapter: str | None, revision: str | None, filename: str) -> 
     return Path(found) if found else None
 
 
-def _settings(spec: ExpertSpec) -> dict[str, Any]:
-    text = adapter_file(spec.adapter, spec.revision, CONFIG).read_text(encoding="utf-8")
+def _settings(source: Source) -> dict[str, Any]:
+    text = adapter_file(source.model, source.revision, CONFIG).read_text(encoding="utf-8")
     settings = json.loads(text)
     if not isinstance(settings, dict):
         raise FamilyError(f"{CONFIG} holds {shown(settings)}, not an object")
@@ -173,16 +172,13 @@ def _pairs(
         yield module_of(stem), (first, second)
 
 
-def _on(
-    name: str, spec: ExpertSpec, reference: Checkpoint, tensors: Mapping[str, StoredTensor]
-) -> Checkpoint:
+def _on(name: str, source: Source, reference: Checkpoint, tensors: Mapping[str, StoredTensor]) -> Checkpoint:
     """The reference under another name, with nothing of its own but the low-rank numbers."""
-    assert spec.adapter is not None
     report = replace(
         reference.report,
         name=name,
-        model=spec.adapter,
-        revision=spec.revision,
+        model=source.model,
+        revision=source.revision,
         parameters=sum(tensor.numbers for tensor in tensors.values()),
         adapter_of=reference.report.name,
         quantised=None,
@@ -190,20 +186,19 @@ def _on(
     return replace(reference, report=report)
 
 
-def has_tokenizer(spec: ExpertSpec) -> bool:
+def has_tokenizer(source: Source) -> bool:
     """Whether an adapter brings a tokenizer; otherwise its reference's is its own."""
-    return _optional_file(spec.adapter, spec.revision, "tokenizer_config.json") is not None
+    return _optional_file(source.model, source.revision, "tokenizer_config.json") is not None
 
 
-def _with_own_tokenizer(adapter: Checkpoint, spec: ExpertSpec) -> Checkpoint:
-    assert spec.adapter is not None
-    if has_tokenizer(spec):
-        tokenizer = read_tokenizer(spec.adapter, spec.revision)
+def _with_own_tokenizer(adapter: Checkpoint, source: Source) -> Checkpoint:
+    if has_tokenizer(source):
+        tokenizer = read_tokenizer(source.model, source.revision)
         end = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
         tokens, rowless = tokens_of(tokenizer, adapter.report.vocab_size)
         adapter = replace(adapter, tokens=tokens, rowless=rowless, end_ids=adapter.end_ids | end)
         own = read_template(tokenizer)
     else:
-        file = _optional_file(spec.adapter, spec.revision, "chat_template.jinja")
+        file = _optional_file(source.model, source.revision, "chat_template.jinja")
         own = file.read_text(encoding="utf-8") if file else None
     return replace(adapter, chat_template=own if own is not None else adapter.chat_template)

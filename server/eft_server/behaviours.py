@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from eft_server.asked import Asked
-from eft_server.config import BASE, Filter, Range, ServerConfig, Setting
+from eft_server.config import Filter, Range, ServerConfig, Setting
 from eft_server.errors import BehaviourError, ConfigError, UnknownModelError, shown
+from eft_server.family import BASE
 from eft_server.mixture import Mixture, float32, mix, reference_shares
 
 __all__ = ["Behaviours", "Resolved", "ServedModel"]
@@ -84,7 +85,7 @@ class Behaviours:
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
         self._settings = {config.name: config.defaults, **config.aliases}
-        self._members = {f"{config.name}/{member}": member for member in config.members}
+        self._members = {f"{config.name}/{member}": member for member in config.family.names}
         for name, setting in self._settings.items():
             place = "defaults" if name == config.name else f"aliases.{name}"
             try:
@@ -140,7 +141,7 @@ class Behaviours:
         for name, alias in config.aliases.items():
             served.append(self._served_setting(name, "alias", alias, alias.description))
         for model, member in self._members.items():
-            description = config.member(member).description
+            description = config.family[member].description
             served.append(ServedModel(model, "member", {}, 1.0, 1.0, None, description, None))
         return served
 
@@ -166,7 +167,7 @@ class Behaviours:
 
     def _plain(self, model: str) -> Resolved:
         alone = self._members[model]
-        coefficients = tuple(float(member == alone) for member in self._config.members)
+        coefficients = tuple(float(member == alone) for member in self._config.family.names)
         return Resolved(model, {}, 1.0, 1.0, None, _linear(coefficients), plain=True)
 
     def _composite(self, model: str, asked: Asked) -> Resolved:
@@ -237,13 +238,13 @@ class Behaviours:
             1.0,
             keep,
             mixture,
-            own_coefficients=dict(zip(self._config.members, values, strict=True)),
+            own_coefficients=dict(zip(self._config.family.names, values, strict=True)),
         )
 
     def _checked_coefficients(
         self, asked: Asked, coefficients: Mapping[str, float], allowed: Range
     ) -> tuple[float, ...]:
-        members = self._config.members
+        members = self._config.family.names
         for name, value in coefficients.items():
             param = asked.param("coefficients", name)
             if name not in members:

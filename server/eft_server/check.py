@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eft_server.config import ServerConfig
-from eft_server.family import FamilyReport, MemberReport
+from eft_server.inspection import FamilyReport, MemberReport
 from eft_server.sizes import in_words
 from eft_server.templates import MemberTemplate, family_voices
 
@@ -59,8 +59,8 @@ def print_prompts(
 ) -> None:
     """Print how each member reads a short conversation."""
     table = Table("Members", "Template", "Tokens", "Text", title="Prompts", title_justify="left")
-    for voice in family_voices(config, templates, own_tokenizers):
-        names = [config.members[place] for place in voice.members]
+    for voice in family_voices(config.family, templates, own_tokenizers):
+        names = [config.family.names[place] for place in voice.members]
         text, ids = voice.read(_CONVERSATION, {})
         origin = "\n".join(dict.fromkeys(templates[name].origin for name in names))
         table.add_row("\n".join(names), origin, str(len(ids)), Text(text, overflow="fold"), end_section=True)

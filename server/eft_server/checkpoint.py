@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eft_server import hub
-from eft_server.config import MemberSpec
 from eft_server.errors import ConfigError, FamilyError
+from eft_server.family import Source
 from eft_server.headers import StoredTensor, read_header
 from eft_server.vocabulary import Tokens
 
@@ -151,7 +151,7 @@ def bytes_per_number(dtype: str) -> int:
     return _BYTES[dtype]
 
 
-def read_checkpoint(name: str, spec: MemberSpec) -> Checkpoint:
+def read_checkpoint(name: str, source: Source, *, sharded: bool = False) -> Checkpoint:
     """Read a member's config and tokenizer, from its directory or through the hub and its cache.
 
     Raises:
@@ -159,19 +159,19 @@ def read_checkpoint(name: str, spec: MemberSpec) -> Checkpoint:
     """
     from transformers import AutoConfig
 
-    _require_directory(name, spec)
-    hub.require_cached(_named(name, spec), spec)
+    _require_directory(name, source)
+    hub.require_cached(_named(name, source), source)
     try:
-        config = AutoConfig.from_pretrained(spec.model, revision=spec.revision, trust_remote_code=False)
-        _refuse_other_than_decoders(name, spec, config)
-        tokenizer = read_tokenizer(spec.model, spec.revision)
+        config = AutoConfig.from_pretrained(source.model, revision=source.revision, trust_remote_code=False)
+        _refuse_other_than_decoders(name, source, config)
+        tokenizer = read_tokenizer(source.model, source.revision)
     except (OSError, ValueError, ImportError, KeyError) as error:
         if isinstance(error, FamilyError):
             raise
-        raise FamilyError(f"{_named(name, spec)}: {_advice(spec, error)}") from error
+        raise FamilyError(f"{_named(name, source)}: {_advice(source, error)}") from error
     text = config.get_text_config()
-    end_ids = _end_ids(spec, config, tokenizer)
-    report = _report(name, spec, config)
+    end_ids = _end_ids(source, config, tokenizer)
+    report = _report(name, source, config, sharded)
     tokens, rowless = tokens_of(tokenizer, text.vocab_size)
     return Checkpoint(report, tokens, rowless, end_ids, read_template(tokenizer))
 
@@ -200,42 +200,42 @@ def read_template(tokenizer: Any) -> str | None:
     return f"{{%+ if tools +%}}{with_tools}{{%+ else +%}}{usual}{{%+ endif %}}"
 
 
-def _named(name: str, spec: MemberSpec) -> str:
-    at = f" at {spec.revision}" if spec.revision else ""
-    return f"member {name!r} ({spec.model}{at})"
+def _named(name: str, source: Source) -> str:
+    at = f" at {source.revision}" if source.revision else ""
+    return f"member {name!r} ({source.model}{at})"
 
 
-def _require_directory(name: str, spec: MemberSpec) -> None:
-    path = Path(spec.model)
+def _require_directory(name: str, source: Source) -> None:
+    path = Path(source.model)
     if not path.is_absolute():
         return
     if not path.is_dir():
-        raise FamilyError(f"{_named(name, spec)}: there is no such directory")
+        raise FamilyError(f"{_named(name, source)}: there is no such directory")
     if not (path / "config.json").is_file():
-        raise FamilyError(f"{_named(name, spec)}: the directory holds no config.json, so no checkpoint")
+        raise FamilyError(f"{_named(name, source)}: the directory holds no config.json, so no checkpoint")
 
 
-def _refuse_other_than_decoders(name: str, spec: MemberSpec, config: "PreTrainedConfig") -> None:
+def _refuse_other_than_decoders(name: str, source: Source, config: "PreTrainedConfig") -> None:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if config.is_encoder_decoder:
-        raise FamilyError(f"{_named(name, spec)}: is an encoder-decoder; members must be decoders")
+        raise FamilyError(f"{_named(name, source)}: is an encoder-decoder; members must be decoders")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         kind = config.model_type
-        raise FamilyError(f"{_named(name, spec)}: {kind!r} is no causal language model; members must be")
+        raise FamilyError(f"{_named(name, source)}: {kind!r} is no causal language model; members must be")
 
 
-def _report(name: str, spec: MemberSpec, config: "PreTrainedConfig") -> MemberReport:
+def _report(name: str, source: Source, config: "PreTrainedConfig", sharded: bool) -> MemberReport:
     text = config.get_text_config()
     dtype = str(config.dtype or text.dtype or "float32").removeprefix("torch.")
     if dtype not in _BYTES:
         raise FamilyError(
-            f"{_named(name, spec)}: the dtype {dtype!r} is not supported; use {', '.join(_BYTES)}"
+            f"{_named(name, source)}: the dtype {dtype!r} is not supported; use {', '.join(_BYTES)}"
         )
     return MemberReport(
         name=name,
-        model=spec.model,
-        revision=spec.revision,
+        model=source.model,
+        revision=source.revision,
         architecture=_architecture(config),
         parameters=_count_parameters(config),
         attention_heads=text.num_attention_heads,
@@ -245,17 +245,17 @@ def _report(name: str, spec: MemberSpec, config: "PreTrainedConfig") -> MemberRe
         final_logit_softcapping=getattr(text, "final_logit_softcapping", None),
         max_position_embeddings=getattr(text, "max_position_embeddings", None) or _UNSTATED_CONTEXT,
         dtype=dtype,
-        sharded=spec.tensor_parallel == "sharded",
-        quantised=_quantised(spec, config),
+        sharded=sharded,
+        quantised=_quantised(source, config),
     )
 
 
-def _quantised(spec: MemberSpec, config: "PreTrainedConfig") -> Quantised | None:
+def _quantised(source: Source, config: "PreTrainedConfig") -> Quantised | None:
     stated = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
     if stated is None:
         return None
     scheme = str(stated.get("quant_method") if isinstance(stated, dict) else stated.quant_method)
-    tensors = _stored_tensors(spec)
+    tensors = _stored_tensors(source)
     if not tensors:
         return Quantised(scheme)
     plain = [tensor for tensor in tensors if tensor.dtype in _PLAIN]
@@ -263,14 +263,14 @@ def _quantised(spec: MemberSpec, config: "PreTrainedConfig") -> Quantised | None
     return Quantised(scheme, packed, sum(tensor.numbers for tensor in plain))
 
 
-def _stored_tensors(spec: MemberSpec) -> list[StoredTensor]:
+def _stored_tensors(source: Source) -> list[StoredTensor]:
     """The tensors of a checkpoint whose files are here; none where they are on the hub alone."""
     try:
-        index = _cached(spec, "model.safetensors.index.json")
+        index = _cached(source, "model.safetensors.index.json")
         names = {"model.safetensors"}
         if index is not None:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        files = [_cached(spec, name) for name in sorted(names)]
+        files = [_cached(source, name) for name in sorted(names)]
         return (
             [tensor for file in files if file for tensor in read_header(file).values()] if all(files) else []
         )
@@ -278,14 +278,14 @@ def _stored_tensors(spec: MemberSpec) -> list[StoredTensor]:
         return []
 
 
-def _cached(spec: MemberSpec, filename: str) -> Path | None:
+def _cached(source: Source, filename: str) -> Path | None:
     """A file of a checkpoint, without downloading it."""
     from huggingface_hub import try_to_load_from_cache
 
-    local = Path(spec.model) / filename
-    if Path(spec.model).is_absolute():
+    local = Path(source.model) / filename
+    if Path(source.model).is_absolute():
         return local if local.is_file() else None
-    found = try_to_load_from_cache(spec.model, filename, revision=spec.revision)
+    found = try_to_load_from_cache(source.model, filename, revision=source.revision)
     return Path(found) if isinstance(found, str) else None
 
 
@@ -333,9 +333,9 @@ class Linears:
         return "which is no linear layer of the reference"
 
 
-def linear_layers(spec: MemberSpec) -> Linears:
+def linear_layers(source: Source) -> Linears:
     """The linear layers of a checkpoint that was read before."""
-    return _linear_layers(spec.model, spec.revision)
+    return _linear_layers(source.model, source.revision)
 
 
 @lru_cache(maxsize=64)
@@ -384,7 +384,7 @@ def tokens_of(tokenizer: Any, rows: int) -> tuple[Tokens, dict[int, str]]:
     return tokens, {index: token for index, token in known if index >= rows}
 
 
-def read_generation_config(spec: MemberSpec) -> "GenerationConfig":
+def read_generation_config(source: Source) -> "GenerationConfig":
     """What a checkpoint says of generating.
 
     Raises:
@@ -392,12 +392,12 @@ def read_generation_config(spec: MemberSpec) -> "GenerationConfig":
     """
     from transformers import GenerationConfig
 
-    return GenerationConfig.from_pretrained(spec.model, revision=spec.revision or "main")
+    return GenerationConfig.from_pretrained(source.model, revision=source.revision or "main")
 
 
-def _end_ids(spec: MemberSpec, config: "PreTrainedConfig", tokenizer: Any) -> frozenset[int]:
+def _end_ids(source: Source, config: "PreTrainedConfig", tokenizer: Any) -> frozenset[int]:
     try:
-        stated = read_generation_config(spec).eos_token_id
+        stated = read_generation_config(source).eos_token_id
     except OSError:
         # The file is optional; the config's field of the same name stands in, as it does in vLLM.
         stated = config.eos_token_id
@@ -405,9 +405,9 @@ def _end_ids(spec: MemberSpec, config: "PreTrainedConfig", tokenizer: Any) -> fr
     return frozenset(index for index in (*ids, tokenizer.eos_token_id) if index is not None)
 
 
-def _advice(spec: MemberSpec, error: BaseException) -> str:
+def _advice(source: Source, error: BaseException) -> str:
     """What went wrong and what to do."""
-    if words := hub.advice(spec, error):
+    if words := hub.advice(source, error):
         return words
     if "trust_remote_code" in str(error):
         return "needs code of its own, which is never run: use a checkpoint that transformers supports itself"

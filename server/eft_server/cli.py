@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from eft_server.batch.run import Batch
     from eft_server.engine.launcher.stages import Stages
     from eft_server.engine.plan import EnginePlan
-    from eft_server.family import FamilyReport
+    from eft_server.inspection import FamilyReport
 
 __all__ = ["app", "main"]
 
@@ -304,13 +304,13 @@ def _family_table(bundled: dict[str, Path]) -> Table:
     for name in bundled:
         config = load_config(name)
         base = os.path.basename(config.base.model)
-        experts = ", ".join(os.path.basename(expert.source) for expert in config.experts.values())
+        experts = ", ".join(os.path.basename(expert.source.model) for expert in config.family.experts)
         table.add_row(*map(Text, (name, base, experts, config.description)))
     return table
 
 
 def _inspect(config: ServerConfig) -> "FamilyReport":
-    from eft_server.family import inspect_family
+    from eft_server.inspection import inspect_family
 
     return inspect_family(config)
 

@@ -5,14 +5,17 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import override
 
 from eft_server.document import read_document
 from eft_server.errors import ConfigError, shown
+from eft_server.family import BASE, Family, Member, Role, Source
 from eft_server.problems import KeyedError, describe
 from eft_server.vllm_options import problem_with
 
@@ -31,9 +34,6 @@ __all__ = [
     "bundled_families",
     "load_config",
 ]
-
-BASE = "base"
-"""The base's name among the members."""
 
 SAME_AS = "same as "
 """Begins a member's template where it is another member's."""
@@ -102,13 +102,6 @@ class ExpertSpec(_Member):
                 f"{given}; an expert is one of the two: a checkpoint, or an adapter on its reference"
             )
         return self
-
-    @property
-    def source(self) -> str:
-        """The directory or hub id of either."""
-        source = self.model or self.adapter
-        assert source is not None, "validation has seen to it"
-        return source
 
 
 M = TypeVar("M", bound=_Member)
@@ -294,49 +287,24 @@ class ServerConfig(_Section):
     server: ServerOptions = ServerOptions()
 
     @cached_property
-    def members(self) -> tuple[str, ...]:
-        """All members' names in the order of a coefficient vector: base, references, experts."""
-        return (BASE, *self.references, *self.experts)
+    def family(self) -> Family:
+        """The members, resolved."""
+        members = [_resolved(BASE, Role.BASE, self.base)]
+        members += [_resolved(name, Role.REFERENCE, spec) for name, spec in self.references.items()]
+        known = {member.name: member for member in members}
+        members += [_resolved_expert(name, spec, known) for name, spec in self.experts.items()]
+        return Family(tuple(replace(member, place=place) for place, member in enumerate(members)))
 
-    def member(self, name: str) -> MemberSpec | ExpertSpec:
-        """What the family file says of a member.
-
-        Raises:
-            KeyError: No member has this name.
-        """
-        if name == BASE:
-            return self.base
-        return self.references[name] if name in self.references else self.experts[name]
-
-    def checkpoint(self, name: str) -> MemberSpec:
-        """The checkpoint that a member runs on: its own, or its reference's where it is an adapter.
-
-        Raises:
-            KeyError: No member has this name.
-        """
-        member = self.member(name)
-        if isinstance(member, MemberSpec):
-            return member
-        if member.model is None:
-            return self.checkpoint(self.reference_of(name))
-        return MemberSpec(
-            model=member.model, revision=member.revision, tensor_parallel=member.tensor_parallel
-        )
+    @override
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other sections, whose members are resolved anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("family", None)
+        return copied
 
     @property
-    def adapters(self) -> dict[str, ExpertSpec]:
-        """The experts that are adapters, by name."""
-        return {name: expert for name, expert in self.experts.items() if expert.adapter is not None}
-
-    def reference_of(self, expert: str) -> str:
-        """The member whose logits are subtracted from an expert's: a reference, or ``base``.
-
-        Raises:
-            KeyError: No expert has this name.
-        """
-        reference = self.experts[expert].reference
-        assert reference is not None, "validation has filled it in"
-        return reference
+    def _names(self) -> tuple[str, ...]:
+        return (BASE, *self.references, *self.experts)
 
     @model_validator(mode="after")
     def _is_a_family(self) -> Self:
@@ -395,8 +363,8 @@ class ServerConfig(_Section):
         sections += [(("experts", name), spec) for name, spec in self.experts.items()]
         for key, spec in sections:
             other = (spec.template or "").removeprefix(SAME_AS)
-            if other != (spec.template or "") and other not in self.members:
-                message = f"{other!r} is not a member; known: {', '.join(self.members)}"
+            if other != (spec.template or "") and other not in self._names:
+                message = f"{other!r} is not a member; known: {', '.join(self._names)}"
                 raise KeyedError((*key, "template"), message)
 
     def _place_members(self) -> None:
@@ -410,7 +378,8 @@ class ServerConfig(_Section):
     def _place_expert(self, name: str, expert: ExpertSpec) -> ExpertSpec:
         if expert.adapter is None:
             return _placed(expert)
-        place = self.member(self.reference_of(name)).tensor_parallel
+        reference = self.base if expert.reference == BASE else self.references[str(expert.reference)]
+        place = reference.tensor_parallel
         if expert.tensor_parallel not in (None, place):
             message = (
                 f"an adapter is where its reference is, {place}: leave it out, or say it of the reference"
@@ -419,7 +388,7 @@ class ServerConfig(_Section):
         return expert.model_copy(update={"tensor_parallel": place})
 
     def _check_sampling(self) -> None:
-        known = (NEUTRAL, *self.members)
+        known = (NEUTRAL, *self._names)
         if self.defaults.sampling not in known:
             message = f"{self.defaults.sampling!r} is not one of {', '.join(known)}"
             raise KeyedError(("defaults", "sampling"), message)
@@ -458,6 +427,34 @@ class ServerConfig(_Section):
         for option, value in self.vllm.items():
             if problem := problem_with(option, value):
                 raise KeyedError(("vllm", option), problem)
+
+
+def _resolved(name: str, role: Role, spec: MemberSpec) -> Member:
+    return Member(
+        name,
+        place=0,
+        role=role,
+        checkpoint=Source(spec.model, spec.revision),
+        sharded=spec.tensor_parallel == "sharded",
+        template=spec.template,
+        description=spec.description,
+    )
+
+
+def _resolved_expert(name: str, spec: ExpertSpec, known: Mapping[str, Member]) -> Member:
+    assert spec.reference is not None, "validation has filled it in"
+    own = Source(spec.model or spec.adapter or "", spec.revision)
+    return Member(
+        name,
+        place=0,
+        role=Role.EXPERT,
+        checkpoint=known[spec.reference].checkpoint if spec.adapter else own,
+        adapter=own if spec.adapter else None,
+        reference=spec.reference,
+        sharded=spec.tensor_parallel == "sharded",
+        template=spec.template,
+        description=spec.description,
+    )
 
 
 def _placed(member: M) -> M:
@@ -547,7 +544,7 @@ def _with_paths(config: ServerConfig, folder: Path) -> ServerConfig:
     update["references"] = {n: located(("references", n), m) for n, m in config.references.items()}
     update["experts"] = {n: located(("experts", n), m) for n, m in config.experts.items()}
     speculative = config.speculative
-    if speculative and speculative.draft and speculative.draft not in config.members:
+    if speculative and speculative.draft and speculative.draft not in config.family:
         draft = _checkpoint(("speculative", "draft"), speculative.draft, folder)
         update["speculative"] = speculative.model_copy(update={"draft": draft})
     if config.server.api_key_file:

@@ -1,193 +1,130 @@
-"""Do these checkpoints form a family? Sizes, shapes and token ids, from configs and tokenizers alone."""
+"""The members of a family, resolved once from what the family file says: what each is, and where it comes from."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import NoReturn
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
 
-from eft_server.adapter import read_adapter
-from eft_server.checkpoint import Checkpoint, MemberReport, read_checkpoint
-from eft_server.config import BASE, MemberSpec, ServerConfig
-from eft_server.errors import FamilyError, shown
-from eft_server.vocabulary import Vocabulary, compare
+from typing_extensions import override
 
-__all__ = ["FamilyReport", "MemberReport", "Vocabulary", "inspect_family"]
+__all__ = ["BASE", "Family", "Member", "Role", "Source"]
 
-DRAFT = "draft"
-_LISTED = 5
+BASE = "base"
+"""The base's name among the members."""
+
+
+class Role(StrEnum):
+    """What a member is in the equation."""
+
+    BASE = "base"
+    REFERENCE = "reference"
+    EXPERT = "expert"
 
 
 @dataclass(frozen=True)
-class FamilyReport:
-    """What the members were found to be.
+class Source:
+    """A directory, as an absolute path, or a hub id with its revision.
 
     Attributes:
-        members: One report per member, in the order of ``ServerConfig.members``.
-        vocabulary: The ids that all of them share.
-        warnings: What the operator should know, one sentence each.
-        end_ids: The shared ids with which a member ends a text, ascending.
-        chat_templates: The members' chat templates, by name, where their tokenizers have one.
-        own_tokenizers: The members whose tokenizers have tokens that the base's has not, or has elsewhere.
-        draft: The draft model of speculative decoding, where it is not a member. vLLM shards it as it does the base.
+        model: the directory or the id.
+        revision: of the hub, None for its main branch.
     """
 
-    members: tuple[MemberReport, ...]
-    vocabulary: Vocabulary
-    warnings: tuple[str, ...]
-    end_ids: tuple[int, ...]
-    chat_templates: Mapping[str, str]
-    own_tokenizers: frozenset[str] = frozenset()
-    draft: MemberReport | None = None
+    model: str
+    revision: str | None = None
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.model} at {self.revision}" if self.revision else self.model
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member.
+
+    Attributes:
+        name: its name.
+        place: its place in a vector of coefficients.
+        role: what it is.
+        checkpoint: what it runs on: its own checkpoint, or its reference's where it is an adapter.
+        adapter: its low-rank terms on that, where it is an adapter.
+        reference: the name of what an expert's logits are compared with: a reference, or `base`.
+        sharded: whether tensor parallelism spreads it over the GPUs; otherwise each holds it whole.
+        template: what the file says of its chat template: `own`, `plain`, `same as <member>` or a Jinja file.
+        description: for people.
+    """
+
+    name: str
+    place: int
+    role: Role
+    checkpoint: Source
+    adapter: Source | None = None
+    reference: str | None = None
+    sharded: bool = False
+    template: str | None = None
+    description: str = ""
 
     @property
-    def loaded(self) -> tuple[MemberReport, ...]:
-        """Everything that takes memory: the members and the draft."""
-        return (*self.members, self.draft) if self.draft else self.members
+    def source(self) -> Source:
+        """Where what is its own comes from: its adapter, or its checkpoint."""
+        return self.adapter or self.checkpoint
 
-    def require_divisible(self, tensor_parallel_size: int) -> None:
-        """Check that the heads of every sharded member can be spread over so many GPUs.
+
+@dataclass(frozen=True)
+class Family:
+    """All members, in the order of a vector of coefficients: the base, references, experts."""
+
+    members: tuple[Member, ...]
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def __getitem__(self, name: str) -> Member:
+        """A member by its name.
 
         Raises:
-            FamilyError: A number of heads is not a multiple of the number of GPUs, or the GPUs are not a multiple of
-                the key/value heads that they would hold copies of.
+            KeyError: None has this name.
         """
-        for member in self.members:
-            if member.sharded:
-                _require_divisible(member, tensor_parallel_size, _advice(member))
-        if self.draft is not None:
-            _require_divisible(self.draft, tensor_parallel_size, _DRAFT_ADVICE)
+        return self._by_name[name]
 
+    @property
+    def base(self) -> Member:
+        """The first."""
+        return self.members[0]
 
-_DRAFT_ADVICE = "; a draft is sharded as the base is: choose another one, or another number of GPUs"
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The members' names."""
+        return tuple(self._by_name)
 
+    @property
+    def experts(self) -> tuple[Member, ...]:
+        """Those that requests weigh."""
+        return tuple(member for member in self.members if member.role is Role.EXPERT)
 
-def _advice(member: MemberReport) -> str:
-    return "" if member.name == BASE else "; leave out its tensor_parallel, and every GPU holds it whole"
+    @property
+    def adapters(self) -> tuple[Member, ...]:
+        """The experts that are adapters."""
+        return tuple(member for member in self.members if member.adapter is not None)
 
+    def reference_of(self, expert: str) -> str:
+        """What an expert's logits are compared with.
 
-def _require_divisible(member: MemberReport, gpus: int, advice: str) -> None:
-    if member.attention_heads % gpus:
-        _refuse_heads(member, gpus, f"{member.attention_heads} attention heads", advice)
-    if member.kv_heads % gpus and gpus % member.kv_heads:
-        _refuse_heads(member, gpus, f"{member.kv_heads} key/value heads", advice)
+        Raises:
+            KeyError: No member has this name.
+            ValueError: It is no expert.
+        """
+        reference = self[expert].reference
+        if reference is None:
+            raise ValueError(f"{expert!r} is no expert")
+        return reference
 
-
-def _refuse_heads(member: MemberReport, gpus: int, heads: str, advice: str) -> NoReturn:
-    raise FamilyError(
-        f"tensor_parallel_size {gpus} does not divide the {heads} of {member.name!r} ({member.model}){advice}"
-    )
-
-
-def inspect_family(config: ServerConfig) -> FamilyReport:
-    """Read every member's config and tokenizer and compare them.
-
-    Raises:
-        FamilyError: A checkpoint cannot be read or served, or an ordinary token id means different things.
-    """
-    checkpoints = _read(config)
-    draft = _draft(config, checkpoints)
-    others = {name: c.tokens for name, c in checkpoints.items() if name != BASE}
-    base = checkpoints[BASE]
-    vocabulary, warnings = compare(base.tokens, others, base.report.vocab_size)
-    if draft is not None:
-        # The draft only proposes, so what it lacks stays shared; what it misreads would be a mistake.
-        compare(base.tokens, {DRAFT: draft.tokens}, base.report.vocab_size)
-    ends = set[int]().union(*(c.end_ids for c in checkpoints.values()))
-    return FamilyReport(
-        members=tuple(c.report for c in checkpoints.values()),
-        vocabulary=vocabulary,
-        warnings=(*warnings, *_warnings(config, checkpoints, vocabulary)),
-        end_ids=tuple(sorted(token_id for token_id in ends if token_id in vocabulary)),
-        chat_templates={n: c.chat_template for n, c in checkpoints.items() if c.chat_template is not None},
-        own_tokenizers=frozenset(
-            n for n, c in checkpoints.items() if c.tokens.contents != base.tokens.contents
-        ),
-        draft=replace(draft.report, sharded=True) if draft else None,
-    )
-
-
-def _read(config: ServerConfig) -> dict[str, Checkpoint]:
-    """Every member, in the order of ``ServerConfig.members``: references come before the adapters on them."""
-    checkpoints: dict[str, Checkpoint] = {}
-    for name in config.members:
-        checkpoint = config.checkpoint(name)
-        if name in config.adapters:
-            reference = checkpoints[config.reference_of(name)]
-            checkpoints[name] = read_adapter(name, config.adapters[name], reference, checkpoint)
-        else:
-            checkpoints[name] = read_checkpoint(name, checkpoint)
-    return checkpoints
-
-
-def _draft(config: ServerConfig, checkpoints: Mapping[str, Checkpoint]) -> Checkpoint | None:
-    draft = config.speculative.draft if config.speculative else None
-    if draft is None or draft in checkpoints:
-        return None
-    return read_checkpoint(DRAFT, MemberSpec(model=draft))
-
-
-def _warnings(
-    config: ServerConfig, checkpoints: Mapping[str, Checkpoint], vocabulary: Vocabulary
-) -> list[str]:
-    reports = [checkpoint.report for checkpoint in checkpoints.values()]
-    return [
-        *_row_warnings(checkpoints),
-        *_end_warnings(config, checkpoints, vocabulary),
-        *_softcap_warnings(reports),
-        *_context_warnings(reports),
-        *_template_warnings(checkpoints),
-    ]
-
-
-def _row_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
-    """By what the tokens are, the members that cannot read them: mostly the same for all."""
-    members: dict[str, list[str]] = {}
-    for name, checkpoint in checkpoints.items():
-        if checkpoint.rowless:
-            listed = [f"{i} ({shown(token)})" for i, token in checkpoint.rowless.items()]
-            more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-            members.setdefault(", ".join(listed[:_LISTED]) + more, []).append(repr(name))
-    return [
-        f"the tokenizer has tokens for which no row is in {', '.join(names)}: {listed}; prompts that contain them are "
-        "refused"
-        for listed, names in members.items()
-    ]
-
-
-def _end_warnings(
-    config: ServerConfig, checkpoints: Mapping[str, Checkpoint], vocabulary: Vocabulary
-) -> list[str]:
-    warnings = []
-    for name in config.members:
-        checkpoint = checkpoints[name]
-        lost = sorted(token_id for token_id in checkpoint.end_ids if token_id not in vocabulary)
-        if lost:
-            listed = ", ".join(f"{i} ({checkpoint.tokens.describe(i)})" for i in lost)
-            warnings.append(
-                f"{name!r} ends texts with {listed}, which not all members share: it cannot end there"
-            )
-    return warnings
-
-
-def _softcap_warnings(reports: list[MemberReport]) -> list[str]:
-    if len({report.final_logit_softcapping for report in reports}) == 1:
-        return []
-    caps = ", ".join(f"{r.name}: {r.final_logit_softcapping or 'none'}" for r in reports)
-    return [f"members cap their logits differently, so their differences are on different scales ({caps})"]
-
-
-def _context_warnings(reports: list[MemberReport]) -> list[str]:
-    shortest = min(reports, key=lambda report: report.max_position_embeddings)
-    tokens = shortest.max_position_embeddings
-    if tokens == reports[0].max_position_embeddings:
-        return []
-    return [f"{shortest.name!r} reads at most {tokens} tokens, and so does the family"]
-
-
-def _template_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
-    if checkpoints[BASE].chat_template is not None:
-        return []
-    having = [name for name, checkpoint in checkpoints.items() if checkpoint.chat_template is not None]
-    return [
-        f"the base's tokenizer has no chat template (members with one: {', '.join(having) or 'none'}): it reads "
-        "conversations as plain text unless the family file gives it a template"
-    ]
+    @cached_property
+    def _by_name(self) -> dict[str, Member]:
+        return {member.name: member for member in self.members}

@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from eft_server.config import MemberSpec
 from eft_server.errors import FamilyError
+from eft_server.family import Source
 
 __all__ = ["advice", "require_cached"]
 
@@ -14,12 +14,12 @@ _WEIGHTS = ("*.safetensors", "*.bin")
 _NAMED_FILES = 3
 
 
-def require_cached(named: str, spec: MemberSpec) -> None:
+def require_cached(named: str, source: Source) -> None:
     """In offline mode, check that a member's config, tokenizer and weights are all in the hub's cache.
 
     Args:
         named: What to call the member in the message.
-        spec: The member; nothing is asked of a directory.
+        source: The member; nothing is asked of a directory.
 
     Raises:
         FamilyError: Some are not; the message names them and says how to get them.
@@ -27,20 +27,20 @@ def require_cached(named: str, spec: MemberSpec) -> None:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    if not constants.HF_HUB_OFFLINE or Path(spec.model).is_absolute():
+    if not constants.HF_HUB_OFFLINE or Path(source.model).is_absolute():
         return
     try:
         folder = snapshot_download(
-            spec.model, revision=spec.revision, local_files_only=True, ignore_patterns="*"
+            source.model, revision=source.revision, local_files_only=True, ignore_patterns="*"
         )
     except LocalEntryNotFoundError:
-        raise FamilyError(f"{named}: {_uncached(spec, 'the server is offline')}") from None
+        raise FamilyError(f"{named}: {_uncached(source, 'the server is offline')}") from None
     missing = list(_missing(Path(folder)))
     if missing:
         more = f" and {len(missing) - _NAMED_FILES} more" if len(missing) > _NAMED_FILES else ""
         files = ", ".join(missing[:_NAMED_FILES]) + more
         raise FamilyError(
-            f"{named}: the server is offline, and {folder} lacks {files}: download while online ({_command(spec)})"
+            f"{named}: the server is offline, and {folder} lacks {files}: download while online ({_command(source)})"
         )
 
 
@@ -62,11 +62,11 @@ def _holds(folder: Path, patterns: tuple[str, ...]) -> bool:
     return any(path.exists() for pattern in patterns for path in folder.glob(pattern))
 
 
-def advice(spec: MemberSpec, error: BaseException) -> str | None:
+def advice(source: Source, error: BaseException) -> str | None:
     """What the hub's refusal means and what to do, from the first cause that is known; None if none is."""
     from huggingface_hub import constants, errors, get_token
 
-    page = f"{constants.ENDPOINT}/{spec.model}"
+    page = f"{constants.ENDPOINT}/{source.model}"
     account = (
         "the account of your HF_TOKEN" if get_token() else "an account, and set HF_TOKEN to a token of it"
     )
@@ -74,7 +74,8 @@ def advice(spec: MemberSpec, error: BaseException) -> str | None:
         (_is(errors.GatedRepoError), f"is gated: accept its licence at {page} with {account}"),
         (
             _is(errors.RevisionNotFoundError),
-            f"the hub has no revision {spec.revision!r} of it: its branches, tags and commits are at {page}/tree/main",
+            f"the hub has no revision {source.revision!r} of it: its branches, tags and commits are at "
+            f"{page}/tree/main",
         ),
         (
             _is(errors.RepositoryNotFoundError),
@@ -86,7 +87,7 @@ def advice(spec: MemberSpec, error: BaseException) -> str | None:
         ),
         (
             _is(errors.LocalEntryNotFoundError),
-            _uncached(spec, f"the hub ({constants.ENDPOINT}) cannot be reached"),
+            _uncached(source, f"the hub ({constants.ENDPOINT}) cannot be reached"),
         ),
     )
     causes = list(_causes(error))
@@ -103,20 +104,20 @@ def _is_a_wrong_token(cause: BaseException) -> bool:
     return isinstance(cause, HfHubHTTPError) and cause.response.status_code == 401
 
 
-def _uncached(spec: MemberSpec, why: str) -> str:
+def _uncached(source: Source, why: str) -> str:
     from huggingface_hub import constants
 
     return (
         f"is not in the hub's cache {constants.HF_HUB_CACHE}, and {why}: download it while online "
-        f"({_command(spec)}), or name a directory"
+        f"({_command(source)}), or name a directory"
     )
 
 
-def _command(spec: MemberSpec) -> str:
+def _command(source: Source) -> str:
     from huggingface_hub import constants
 
-    revision = f" --revision {spec.revision}" if spec.revision else ""
-    return f"hf download {spec.model}{revision} --cache-dir {constants.HF_HUB_CACHE}"
+    revision = f" --revision {source.revision}" if source.revision else ""
+    return f"hf download {source.model}{revision} --cache-dir {constants.HF_HUB_CACHE}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -249,7 +249,7 @@ def load(  # noqa: PLR0913 (the options of `eft serve` that matter here)
         fork_server.start()
         stages.begin("reading the members' configs and tokenizers")
         from eft_server.engine.plan import plan
-        from eft_server.family import inspect_family
+        from eft_server.inspection import inspect_family
 
         report = inspect_family(config)
         for warning in report.warnings:

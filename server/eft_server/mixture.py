@@ -16,7 +16,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from eft_server.config import BASE, Filter, ServerConfig
+from eft_server.config import Filter, ServerConfig
+from eft_server.family import BASE
 
 __all__ = ["BASE_FILTER", "EXPERT_FILTER", "Mixture", "float32", "mix", "reference_shares"]
 
@@ -69,7 +70,7 @@ def reference_shares(config: ServerConfig, weights: Mapping[str, float]) -> dict
     """
     taken: dict[str, float] = {}
     for name, weight in weights.items():
-        reference = config.reference_of(name)
+        reference = config.family.reference_of(name)
         taken[reference] = taken.get(reference, 0.0) + abs(weight)
     if len(taken) == 1:
         return dict.fromkeys(taken, 1.0)
@@ -96,22 +97,22 @@ def mix(
         keep: the filter.
     """
     shares = {name: float32(scale * weight) for name, weight in weights.items()}
-    terms: dict[str, list[float]] = {member: [] for member in config.members}
+    terms: dict[str, list[float]] = {member: [] for member in config.family.names}
     terms[BASE].append(1.0)
     for name, share in shares.items():
         terms[name].append(share)
-        terms[config.reference_of(name)].append(-share)
+        terms[config.family.reference_of(name)].append(-share)
     filtered = keep is not None and keep.top_p < 1
     by_expert = filtered and keep is not None and keep.kind == "expert"
-    delta = dict.fromkeys(config.members, 0.0)
+    delta = dict.fromkeys(config.family.names, 0.0)
     if amplify != 1 or by_expert:
         references = reference_shares(config, weights)
-        upscaling = {m: float(m == BASE) - references.get(m, 0.0) for m in config.members}
+        upscaling = {m: float(m == BASE) - references.get(m, 0.0) for m in config.family.names}
         for member, part in upscaling.items():
             terms[member].append((amplify - 1) * part)
         if by_expert:
             delta = {m: float32(amplify * part) for m, part in upscaling.items()}
-    coefficients = tuple(float32(math.fsum(terms[m])) for m in config.members)
+    coefficients = tuple(float32(math.fsum(terms[m])) for m in config.family.names)
     return Mixture(coefficients, tuple(delta.values()), keep if filtered else None)
 
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from eft_server.adapter import has_tokenizer
 from eft_server.checkpoint import read_tokenizer
-from eft_server.config import BASE, SAME_AS, ServerConfig
+from eft_server.config import SAME_AS
 from eft_server.errors import ConfigError
+from eft_server.family import BASE, Family, Role
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,30 +59,30 @@ class MemberTemplate:
 _PLAIN = MemberTemplate(PLAIN, "plain text", plain=True)
 
 
-def member_templates(config: ServerConfig, own: Mapping[str, str]) -> dict[str, MemberTemplate]:
-    """Decide on every member's template, in the order of `ServerConfig.members`.
+def member_templates(family: Family, own: Mapping[str, str]) -> dict[str, MemberTemplate]:
+    """Decide on every member's template, in the order of the family.
 
     Args:
-        config: the family.
+        family: the family.
         own: the members' tokenizers' own templates, by name, where they have one.
 
     Raises:
         ConfigError: a member is to read a template that does not exist.
     """
-    chosen = _Chosen(config, own)
-    return {name: chosen.of(name) for name in config.members}
+    chosen = _Chosen(family, own)
+    return {name: chosen.of(name) for name in family.names}
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    config: ServerConfig
+    family: Family
     own: Mapping[str, str]
 
     def of(self, member: str, asked_by: tuple[str, ...] = ()) -> MemberTemplate:
         if member in asked_by:
             circle = " -> ".join((*asked_by, member))
             raise ConfigError(f"template of {member!r}: members refer to each other in a circle ({circle})")
-        said = self.config.member(member).template
+        said = self.family[member].template
         if said is None:
             return self._usual(member, asked_by)
         if said == "plain":
@@ -98,18 +99,18 @@ class _Chosen:
             return self._same(model, (*asked_by, member))
         if member in self.own and model is None:
             return self._own(member)
-        if member in self.config.experts and BASE in self.own:
+        if self.family[member].role is Role.EXPERT and BASE in self.own:
             return MemberTemplate(self.own[BASE], "the base's own")
         return _PLAIN
 
     def _model_expert(self, member: str) -> str | None:
         """The expert that the base or a reference is compared with: the first that has a template to go by."""
-        if member in self.config.experts:
+        if self.family[member].role is Role.EXPERT:
             return None
-        for name, spec in self.config.experts.items():
-            related = member == BASE or self.config.reference_of(name) == member
-            if related and (name in self.own or spec.template is not None):
-                return name
+        for expert in self.family.experts:
+            related = member in (BASE, expert.reference)
+            if related and (expert.name in self.own or expert.template is not None):
+                return expert.name
         return None
 
     def _own(self, member: str) -> MemberTemplate:
@@ -144,7 +145,7 @@ class Voice:
         template: their template.
         tokenizer: their tokenizer.
         owner: the member whose tokenizer that is.
-        members: their places in `ServerConfig.members`.
+        members: their places in the family.
     """
 
     template: MemberTemplate
@@ -178,12 +179,12 @@ class Voice:
 
 
 def family_voices(
-    config: ServerConfig, templates: Mapping[str, MemberTemplate], own_tokenizers: Collection[str]
+    family: Family, templates: Mapping[str, MemberTemplate], own_tokenizers: Collection[str]
 ) -> tuple[Voice, ...]:
     """Group the members by what they read, and load the tokenizers for it.
 
     Args:
-        config: the family.
+        family: the family.
         templates: every member's, as `member_templates` decided.
         own_tokenizers: the members whose tokenizers differ from the base's.
     """
@@ -192,14 +193,13 @@ def family_voices(
         owner = name if name in own_tokenizers else BASE
         groups.setdefault((template.text, template.plain, owner), []).append(place)
     return tuple(
-        Voice(templates[config.members[places[0]]], _tokenizer(config, owner), owner, tuple(places))
+        Voice(templates[family.names[places[0]]], _tokenizer(family, owner), owner, tuple(places))
         for (_, _, owner), places in groups.items()
     )
 
 
-def _tokenizer(config: ServerConfig, owner: str) -> "PreTrainedTokenizerBase":
-    adapter = config.adapters.get(owner)
-    if adapter is not None and has_tokenizer(adapter):
-        return read_tokenizer(adapter.source, adapter.revision)
-    checkpoint = config.checkpoint(owner)
-    return read_tokenizer(checkpoint.model, checkpoint.revision)
+def _tokenizer(family: Family, owner: str) -> "PreTrainedTokenizerBase":
+    member = family[owner]
+    own = member.adapter is not None and has_tokenizer(member.adapter)
+    source = member.source if own else member.checkpoint
+    return read_tokenizer(source.model, source.revision)

@@ -48,7 +48,7 @@ def _measure(family: Path) -> dict[str, int]:
 
     from eft_server.config import load_config
     from eft_server.engine.plan import plan
-    from eft_server.family import inspect_family
+    from eft_server.inspection import inspect_family
 
     torch.accelerator.empty_cache = lambda: None  # There is no accelerator; vLLM's CPU worker does the same.
     base_loader.process_weights_after_loading = lambda *_: None
@@ -59,7 +59,7 @@ def _measure(family: Path) -> dict[str, int]:
         initialize_model_parallel(1, 1)
         model = get_model(vllm_config=settings)
     seen: set[int] = set()
-    return {name: _new_bytes(model._member(name), seen) for name in config.members}
+    return {name: _new_bytes(model._member(name), seen) for name in config.family.names}
 
 
 def _new_bytes(member: torch.nn.Module, seen: set[int]) -> int:

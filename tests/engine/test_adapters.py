@@ -18,7 +18,7 @@ from eft_server.config import load_config
 from eft_server.engine.adapters import LowRank, own_share, share_weights
 from eft_server.engine.plan import plan
 from eft_server.errors import FamilyError
-from eft_server.family import inspect_family
+from eft_server.inspection import inspect_family
 
 from .adapters import write_adapter, write_merged
 from .checkpoints import write_checkpoint

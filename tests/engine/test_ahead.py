@@ -15,7 +15,7 @@ from eft_server.config import load_config
 from eft_server.engine import composite
 from eft_server.engine.compiled import LABEL
 from eft_server.engine.plan import plan
-from eft_server.family import inspect_family
+from eft_server.inspection import inspect_family
 
 from .adapters import write_adapter
 from .ahead import compiled_ahead

@@ -16,7 +16,7 @@ from eft_server.config import load_config
 from eft_server.engine.composite import Manifest, _base_config, _member_config
 from eft_server.engine.plan import plan
 from eft_server.engine.prompts import MemberAttention
-from eft_server.family import inspect_family
+from eft_server.inspection import inspect_family
 
 from .checkpoints import write_checkpoint
 from .small_family import FAMILY

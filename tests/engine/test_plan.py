@@ -14,7 +14,7 @@ from eft_server.engine.manifest import Manifest
 from eft_server.engine.parsers import template_variables
 from eft_server.engine.plan import EnginePlan, parse_vllm_args, plan, thread_binding
 from eft_server.errors import ConfigError, FamilyError
-from eft_server.family import inspect_family
+from eft_server.inspection import inspect_family
 
 from .checkpoints import write_checkpoint
 from .small_family import SHARED

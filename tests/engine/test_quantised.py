@@ -13,7 +13,7 @@ from eft_server.engine import quantisation
 from eft_server.engine.cpu_kernels import adds_up_eight_bits, has_four_bit_kernel
 from eft_server.engine.plan import plan
 from eft_server.errors import FamilyError
-from eft_server.family import inspect_family
+from eft_server.inspection import inspect_family
 
 from .adapters import terms, write_adapter
 from .checkpoints import write_checkpoint

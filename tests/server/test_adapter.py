@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from eft_server.config import ServerConfig, load_config
 from eft_server.errors import ConfigError, FamilyError
-from eft_server.family import inspect_family
+from eft_server.family import Source
+from eft_server.inspection import inspect_family
 
 from .conftest import save_tokenizer
 
@@ -192,9 +193,9 @@ def test_an_adapters_directory_counts_from_the_family_file(make_config, tmp_path
     config = make_config(
         experts={"helpful": {"adapter": "./lora"}, "far": {"adapter": "org/lora", "revision": "v1"}}
     )
-    assert config.adapters["helpful"].source == str(tmp_path / "lora")
-    assert (config.adapters["far"].source, config.adapters["far"].revision) == ("org/lora", "v1")
-    assert config.checkpoint("helpful").model == str(tmp_path / "small")
+    assert config.family["helpful"].source.model == str(tmp_path / "lora")
+    assert config.family["far"].adapter == Source("org/lora", "v1")
+    assert config.family["helpful"].checkpoint.model == str(tmp_path / "small")
 
 
 def test_an_adapter_is_where_its_reference_is(write_family):

@@ -40,7 +40,7 @@ settings = st.fixed_dictionaries({}, optional={name: bounded.map(abs) for name i
 
 def coefficients(weights, scale=1.0):
     resolved = BEHAVIOURS.resolve("fam", {"weights": weights, "scale": scale})
-    return dict(zip(CONFIG.members, resolved.coefficients, strict=True))
+    return dict(zip(CONFIG.family.names, resolved.coefficients, strict=True))
 
 
 def refusal(eft=None, xargs=None, model="fam"):
@@ -66,7 +66,7 @@ def test_coefficients_are_float32_numbers_without_negative_zeros(weights, scale)
 def test_coefficients_are_linear_in_the_weights(first, second, scale):
     halves = {name: (first.get(name, 0) + second.get(name, 0)) / 2 for name in EXPERTS}
     one, two, mean = coefficients(first, scale), coefficients(second, scale), coefficients(halves, scale)
-    for member in CONFIG.members:
+    for member in CONFIG.family.names:
         assert math.isclose(mean[member], (one[member] + two[member]) / 2, rel_tol=1e-6, abs_tol=1e-5)
 
 
@@ -119,11 +119,13 @@ def test_flat_arguments_mean_the_same_as_the_field():
     assert BEHAVIOURS.resolve("fam", xargs={}) == BEHAVIOURS.resolve("fam")
 
 
-@pytest.mark.parametrize("index", range(len(CONFIG.members)))
+@pytest.mark.parametrize("index", range(len(CONFIG.family.names)))
 def test_a_plain_member_has_a_single_one(index):
-    resolved = BEHAVIOURS.resolve(f"fam/{CONFIG.members[index]}")
+    resolved = BEHAVIOURS.resolve(f"fam/{CONFIG.family.names[index]}")
     assert resolved.plain
-    assert resolved.coefficients == tuple(float(position == index) for position in range(len(CONFIG.members)))
+    assert resolved.coefficients == tuple(
+        float(position == index) for position in range(len(CONFIG.family.names))
+    )
 
 
 @pytest.mark.parametrize(
@@ -236,7 +238,7 @@ def test_every_served_model_resolves_to_what_it_announces():
         ("calm", "alias"),
         ("fam/base", "member"),
     ]
-    assert len(served) == 2 + len(CONFIG.members)
+    assert len(served) == 2 + len(CONFIG.family.names)
     for model in served:
         resolved = BEHAVIOURS.resolve(model.id)
         assert (resolved.weights, resolved.scale) == (model.weights, model.scale)

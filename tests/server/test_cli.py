@@ -51,7 +51,7 @@ def planned(monkeypatch):
         return SimpleNamespace(
             options={"dtype": "float32"} | config.vllm,
             environment={"SOME_VARIABLE": "1"},
-            templates=member_templates(config, report.chat_templates),
+            templates=member_templates(config.family, report.chat_templates),
             own_tokenizers=report.own_tokenizers,
         )
 
@@ -305,7 +305,7 @@ def test_hub_options_are_set_before_members_are_read(
         assert hub_settings == [{"offline": True, "cache_dir": Path("cache")}]
         raise ConfigError(f"read {config.base.model} at {config.base.revision}")
 
-    monkeypatch.setattr("eft_server.family.inspect_family", read)
+    monkeypatch.setattr("eft_server.inspection.inspect_family", read)
     options = ("--set", "base=org/model", "--revision", "v1", "--offline", "--cache-dir", "cache")
     assert "error: read org/model at v1" in eft(command, family, *options).stderr
 

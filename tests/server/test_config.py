@@ -20,8 +20,8 @@ def test_members_come_in_file_order_with_the_base_first(make_config):
         references={"tiny": "./t", "small": "./s"},
         experts={"b": {"model": "./b", "reference": "small"}, "a": {"model": "./a", "reference": "tiny"}},
     )
-    assert config.members == ("base", "tiny", "small", "b", "a")
-    assert [config.member(name).model.rsplit("/", 1)[1] for name in config.members] == [
+    assert config.family.names == ("base", "tiny", "small", "b", "a")
+    assert [config.family[name].checkpoint.model.rsplit("/", 1)[1] for name in config.family.names] == [
         "base",
         "t",
         "s",
@@ -32,7 +32,7 @@ def test_members_come_in_file_order_with_the_base_first(make_config):
 
 def test_an_experts_reference_is_the_only_one_unless_it_says_base(make_config):
     config = make_config(experts={"a": "./a", "b": {"model": "./b", "reference": "base"}})
-    assert (config.reference_of("a"), config.reference_of("b")) == ("small", "base")
+    assert (config.family.reference_of("a"), config.family.reference_of("b")) == ("small", "base")
 
 
 def test_an_expert_must_choose_among_several_references(write_family):

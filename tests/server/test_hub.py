@@ -10,20 +10,20 @@ from threading import Thread
 import pytest
 
 from eft_server import checkpoint, surroundings
-from eft_server.config import MemberSpec
 from eft_server.errors import ConfigError, FamilyError
+from eft_server.family import Source
 
 from .hub_cache import add_to_cache
 
 READ = """
 import json, sys
 from eft_server.checkpoint import read_checkpoint
-from eft_server.config import MemberSpec
+from eft_server.family import Source
 from eft_server.errors import FamilyError
 
 for model, revision in json.loads(sys.argv[1]):
     try:
-        read_checkpoint("base", MemberSpec(model=model, revision=revision))
+        read_checkpoint("base", Source(model, revision))
     except FamilyError as error:
         print(json.dumps(str(error)))
 """
@@ -121,15 +121,15 @@ def test_offline_a_member_is_read_from_the_cache(offline, write_checkpoint):
     folder = write_checkpoint("here")
     (folder / "model.safetensors").touch()
     add_to_cache(offline, "org/model", folder, "v1")
-    read = checkpoint.read_checkpoint("base", MemberSpec(model="org/model", revision="v1"))
+    read = checkpoint.read_checkpoint("base", Source("org/model", "v1"))
     assert (
         read.report.parameters
-        == checkpoint.read_checkpoint("x", MemberSpec(model=str(folder))).report.parameters
+        == checkpoint.read_checkpoint("x", Source(str(folder))).report.parameters
     )
     with pytest.raises(
         FamilyError, match=r"\(org/model\): is not in the hub's cache .* the server is offline"
     ):
-        checkpoint.read_checkpoint("base", MemberSpec(model="org/model"))
+        checkpoint.read_checkpoint("base", Source("org/model"))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_offline_the_files_that_are_missing_are_named(offline, write_checkpoint,
     (folder / "model.safetensors").touch()
     (add_to_cache(offline, "org/model", folder) / removed).unlink()
     with pytest.raises(FamilyError, match=missing) as caught:
-        checkpoint.read_checkpoint("base", MemberSpec(model="org/model"))
+        checkpoint.read_checkpoint("base", Source("org/model"))
     assert f"(hf download org/model --cache-dir {offline})" in str(caught.value)
 
 
@@ -159,7 +159,7 @@ def test_offline_every_shard_has_to_be_there(offline, write_checkpoint):
     (folder / shards[0]).symlink_to("nothing")
     snapshot = add_to_cache(offline, "org/model", folder)
     with pytest.raises(FamilyError, match="is offline") as caught:
-        checkpoint.read_checkpoint("base", MemberSpec(model="org/model"))
+        checkpoint.read_checkpoint("base", Source("org/model"))
     assert f"{snapshot} lacks {shards[0]}, {shards[2]}, {shards[3]} and 1 more" in str(caught.value)
 
 

@@ -27,7 +27,7 @@ FAMILY = {
 }
 CONFIG = ServerConfig.model_validate(FAMILY)
 BEHAVIOURS = Behaviours(CONFIG)
-M = len(CONFIG.members)
+M = len(CONFIG.family.names)
 EXPERT = Filter(kind="expert", top_p=0.9)
 BASE = Filter(kind="base", top_p=0.9)
 ONE = {"helpful": 1.0, "harmless": 0.0, "polite": 0.0, "aligned": 0.0}
@@ -36,7 +36,7 @@ weights = st.fixed_dictionaries(dict.fromkeys(CONFIG.experts, st.floats(0, 1, wi
 
 
 def by_member(values):
-    return dict(zip(CONFIG.members, values, strict=True))
+    return dict(zip(CONFIG.family.names, values, strict=True))
 
 
 def test_amplify_scales_what_the_base_adds_and_scale_what_the_expert_adds():
@@ -73,8 +73,8 @@ def test_the_parts_that_a_filter_divides_add_up_to_the_unfiltered_whole(chosen, 
 
 def test_with_one_expert_of_weight_one_the_filter_judges_by_that_expert():
     numbers = mix(CONFIG, ONE, keep=EXPERT).numbers
-    assert by_member(numbers[:M]) == dict.fromkeys(CONFIG.members, 0) | {"helpful": 1}
-    assert by_member(numbers[M : 2 * M]) == dict.fromkeys(CONFIG.members, 0) | {"base": 1, "small": -1}
+    assert by_member(numbers[:M]) == dict.fromkeys(CONFIG.family.names, 0) | {"helpful": 1}
+    assert by_member(numbers[M : 2 * M]) == dict.fromkeys(CONFIG.family.names, 0) | {"base": 1, "small": -1}
     assert numbers[2 * M :] == (EXPERT_FILTER, pytest.approx(0.9))
 
 
@@ -109,7 +109,10 @@ def test_coefficients_may_have_a_base_filter():
     asked = {"coefficients": {"base": 1, "polite": 0.5}, "filter": {"kind": "base", "top_p": 0.5}}
     resolved = BEHAVIOURS.resolve("fam", asked)
     assert resolved.filter == Filter(kind="base", top_p=0.5)
-    assert by_member(resolved.coefficients) == dict.fromkeys(CONFIG.members, 0) | {"base": 1, "polite": 0.5}
+    assert by_member(resolved.coefficients) == dict.fromkeys(CONFIG.family.names, 0) | {
+        "base": 1,
+        "polite": 0.5,
+    }
 
 
 def test_an_alias_may_amplify_and_filter_and_a_request_may_switch_that_off():

@@ -10,7 +10,7 @@ import yaml
 
 from eft_server.check import KV_TOKENS
 from eft_server.config import ServerConfig, bundled_families, load_config
-from eft_server.family import inspect_family
+from eft_server.inspection import inspect_family
 
 QWEN_7B = {
     "model_type": "qwen2",
@@ -91,10 +91,11 @@ def report_of(write_checkpoint):
         config = load_config(name)
         large, small = SHAPES[name]
         update = {}
-        for member in config.members:
+        sections = {"base": config.base, **config.references, **config.experts}
+        for member in config.family.names:
             shape = large if member == "base" else small
             folder = write_checkpoint(member, dtype="bfloat16", **shape)
-            update[member] = config.member(member).model_copy(update={"model": str(folder), "revision": None})
+            update[member] = sections[member].model_copy(update={"model": str(folder), "revision": None})
         experts = {expert: update[expert] for expert in config.experts}
         references = {reference: update[reference] for reference in config.references}
         family = {"base": update["base"], "references": references, "experts": experts}

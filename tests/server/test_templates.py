@@ -25,7 +25,7 @@ def config(**templates):
 
 
 def texts(own, **templates):
-    return {name: t.text for name, t in member_templates(config(**templates), own).items()}
+    return {name: t.text for name, t in member_templates(config(**templates).family, own).items()}
 
 
 def test_a_base_without_a_template_reads_plain_text_beside_tuned_experts():
@@ -67,7 +67,7 @@ def test_the_family_file_decides(tmp_path):
 def test_templates_in_a_file_count_from_its_folder(tmp_path, write_family, write_checkpoint):
     (tmp_path / "chat.jinja").write_text("J")
     path = write_family(base={"model": "./base", "template": "chat.jinja"})
-    assert member_templates(load_config(path), {})["base"].text == "J"
+    assert member_templates(load_config(path).family, {})["base"].text == "J"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_templates_in_a_file_count_from_its_folder(tmp_path, write_family, write
 )
 def test_templates_that_do_not_exist_are_refused(templates, message):
     with pytest.raises(ConfigError, match=message):
-        member_templates(config(**templates), OWN)
+        member_templates(config(**templates).family, OWN)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_members_that_read_the_same_share_a_voice(tmp_path, make_config, write_c
     for name in ("base", "small", "harmless"):
         write_checkpoint(name, chat_template=None)
     write_checkpoint("helpful", chat_template="{{ messages[0]['content'] }}")
-    family = make_config()
+    family = make_config().family
     voices = family_voices(
         family, member_templates(family, {"helpful": "{{ messages[0]['content'] }}"}), {"harmless"}
     )
-    assert [[family.members[place] for place in voice.members] for voice in voices] == [
+    assert [[family.names[place] for place in voice.members] for voice in voices] == [
         ["base", "small"],
         ["helpful"],
         ["harmless"],

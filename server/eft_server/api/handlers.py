@@ -142,7 +142,7 @@ def build_handlers(
     renderer = MemberRenderer(
         engine.model_config, engine.renderer, request_logger=None, **template, **parsing
     )
-    renderer.voices, renderer.member_count = voices, len(config.members)
+    renderer.voices, renderer.member_count = voices, len(config.family)
     renderer.warmup()
     shared: dict[str, Any] = {"online_renderer": renderer, "request_logger": None}
     return Handlers(

@@ -32,9 +32,10 @@ _JSON_STEPS = 100
 _MAX_REPEATS = 200
 """The engine takes time for each pair of them, times its vocabulary: 0.6 s for these and 49,152 tokens."""
 
-_SLOW = 250
-"""How many times longer than a step of the simplest grammar may take, measured beside it in this thread's own time: how
-fast the machine is and how busy must not decide about a request. 0.5 ms where that takes 2 µs."""
+_SLOW = 150
+"""How many times longer a step may take than one of the simplest grammar, measured beside it in this thread's own time:
+how fast the machine is, and how busy, must not decide about a request. Grammars of one reading take up to 20 times as
+long, those that read one text in ever more ways 300 and more after 400 bytes."""
 
 _SLOW_IN_A_ROW = 8
 _REPEATED = 5

@@ -10,9 +10,10 @@ from vllm.inputs import tokens_input
 from vllm.renderers.online_renderer import OnlineRenderer
 
 from eft_server.api.errors import ApiError
-from eft_server.config import BASE, ServerConfig
+from eft_server.config import ServerConfig
 from eft_server.engine.manifest import PROMPTS_KEY
 from eft_server.engine.plan import EnginePlan
+from eft_server.family import BASE
 from eft_server.templates import Voice, family_voices
 
 __all__ = ["MemberRenderer", "voices_of"]
@@ -22,7 +23,7 @@ _RENDERED_HERE = frozenset({"chat_template", "tokenize", "return_dict"})
 
 def voices_of(config: ServerConfig, plan: EnginePlan) -> tuple[Voice, ...]:
     """How the family's members read messages; nothing where vLLM's own way suits all of them."""
-    voices = family_voices(config, plan.templates, plan.own_tokenizers)
+    voices = family_voices(config.family, plan.templates, plan.own_tokenizers)
     alone = len(voices) == 1 and not voices[0].template.plain and voices[0].owner == BASE
     return () if alone else voices
 

@@ -136,13 +136,13 @@ class _Columns:
 
     @classmethod
     def of(cls, config: ServerConfig, resolved: Resolved, names: Sequence[str]) -> "_Columns":
-        experts = {name: config.reference_of(name) for name in names if name in config.experts}
+        experts = {name: config.family.reference_of(name) for name in names if name in config.experts}
         needed = dict.fromkeys((*names, *experts.values()))
-        alone = {name: tuple(float(name == member) for member in config.members) for name in needed}
+        alone = {name: tuple(float(name == member) for member in config.family.names) for name in needed}
         mixtures = tuple(dict.fromkeys((resolved.mixture.numbers, *alone.values())))
         return cls(
             mixtures,
-            resolved.mixture.counting | {config.members.index(name) for name in needed},
+            resolved.mixture.counting | {config.family.names.index(name) for name in needed},
             {name: mixtures.index(alone[name]) for name in names},
             {
                 name: (mixtures.index(alone[name]), mixtures.index(alone[ref]))
@@ -213,10 +213,10 @@ async def score(service: Service, request: ScoreRequest, resolved: Resolved) -> 
 
 def _names(config: ServerConfig, asked: bool | list[str]) -> tuple[str, ...]:
     if isinstance(asked, bool):
-        return config.members if asked else ()
+        return config.family.names if asked else ()
     for index, name in enumerate(asked):
-        if name not in config.members:
-            message = f"unknown member {shown(name)}; known: {', '.join(config.members)}"
+        if name not in config.family.names:
+            message = f"unknown member {shown(name)}; known: {', '.join(config.family.names)}"
             raise _refusal(f"members.{index}", message)
     return tuple(dict.fromkeys(asked))
 
@@ -273,7 +273,7 @@ async def _prompt(
         asked = plain = TextRequest.read({"prompt": item.prompt, "max_tokens": 1}, options)
         plain.model, plain.counting = service.config.name, columns.counting
         if item.prompts is not None:
-            places = {name: place for place, name in enumerate(service.config.members)}
+            places = {name: place for place, name in enumerate(service.config.family.names)}
             plain.member_prompts = check_member_prompts(item.prompts, item.prompt, places, options, "prompts")
         [engine_input] = await outcome(handlers.completion.render_completion_request(plain))
     own: Any = (asked.vllm_xargs or {}).get(PROMPTS_KEY)

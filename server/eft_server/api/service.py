@@ -106,7 +106,7 @@ class Service:
                 "a conversation's prompts come from the members' templates; only /v1/completions takes these"
             )
             raise BehaviourError(message, "eft.prompts")
-        places = {name: place for place, name in enumerate(self.config.members)}
+        places = {name: place for place, name in enumerate(self.config.family.names)}
         request.member_prompts = check_member_prompts(
             eft["prompts"], request.prompt, places, self.config.server
         )

@@ -16,6 +16,7 @@ from eft_server.api.inprocess import Answered
 from eft_server.batch.requests import Defaults
 from eft_server.config import ServerConfig
 from eft_server.errors import BatchError, shown
+from eft_server.family import BASE
 
 __all__ = ["AnswerFile", "made_with"]
 
@@ -27,7 +28,7 @@ _SHOWN_DIFFERENCES = 3
 
 def made_with(config: ServerConfig, defaults: Defaults) -> dict[str, Any]:
     """What answers depend on beside their requests: the checkpoints, the weights and the names of weights."""
-    members = {name: config.member(name) for name in config.members}
+    members = {BASE: config.base, **config.references, **config.experts}
     settings = {config.name: config.defaults, **config.aliases}
     return {
         "members": {name: _plain(spec, "description", "tensor_parallel") for name, spec in members.items()},

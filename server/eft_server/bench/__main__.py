@@ -27,7 +27,7 @@ from eft_server.config import ServerConfig, load_config
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.plan import plan
 from eft_server.errors import ConfigError, EftError
-from eft_server.family import FamilyReport, inspect_family
+from eft_server.inspection import FamilyReport, inspect_family
 from eft_server.surroundings import log_vllm
 from eft_server.vocabulary import Vocabulary
 
@@ -194,8 +194,8 @@ def _measure(
 def _start(
     config: ServerConfig, report: FamilyReport, speculation: Speculation, stack: ExitStack
 ) -> dict[str, Contestant]:
-    if config.adapters:
-        names = ", ".join(config.adapters)
+    if config.family.adapters:
+        names = ", ".join(member.name for member in config.family.adapters)
         raise ConfigError(f"each member runs alone here: merge the adapters into checkpoints first ({names})")
     starting = list(_contestants(config, report, speculation, stack))
     with Progress() as progress:
@@ -216,7 +216,7 @@ def _contestants(
         return contestant
 
     plain = plan(config.model_copy(update={"speculative": None}), report)
-    for name in config.members:
+    for name in config.family.names:
         yield stopped(member(name, config, plain))
     yield stopped(composite(COMPOSITE, plain))
     for tokens in speculation.tokens:
@@ -231,7 +231,7 @@ def _with_variants(config: ServerConfig, contestants: dict[str, Contestant]) -> 
     behaviours = Behaviours(config)
     filters = {name: {"filter": {"kind": kind, "top_p": 0.9}} for kind, name in FILTERED.items()}
     mixtures = {name: behaviours.resolve(config.name, asked).mixture for name, asked in filters.items()}
-    skipped = (0, *(8 for _ in config.members[1:]))
+    skipped = (0, *(8 for _ in config.family.names[1:]))
     composite = contestants[COMPOSITE]
     return {
         **contestants,
@@ -249,7 +249,7 @@ def _print(title: str, config: ServerConfig, speculation: Speculation, results: 
         table.add_column(result.title, justify="right")
     for name in results[0].tokens_per_s:
         table.add_row(name, *(f"{result.median(name):.1f}" for result in results))
-    bounds = [result.bound(config.members) for result in results]
+    bounds = [result.bound(config.family.names) for result in results]
     table.add_section()
     pairs = list(zip(results, bounds, strict=True))
     table.add_row("composite / bound", *(spread(result.ratios(COMPOSITE, bound)) for result, bound in pairs))
@@ -284,7 +284,7 @@ def _save(config: ServerConfig, results: list[Rounds], measured: Measured, outpu
         "generated_tokens": measured.tokens,
         "read_tokens": measured.prefill,
         "results": [
-            result.to_json() | {"bound_tokens_per_s": result.bound(config.members)} for result in results
+            result.to_json() | {"bound_tokens_per_s": result.bound(config.family.names)} for result in results
         ],
     }
     output.mkdir(parents=True, exist_ok=True)

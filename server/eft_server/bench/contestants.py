@@ -231,7 +231,7 @@ def composite(name: str, plan: EnginePlan) -> Contestant:
 
 def member(name: str, config: ServerConfig, plan: EnginePlan) -> Contestant:
     """One member alone in plain vLLM, with the composite's settings otherwise."""
-    spec = config.checkpoint(name)
+    spec = config.family[name].checkpoint
     options = {key: value for key, value in plan.options.items() if key not in _COMPOSITE_ONLY}
     options |= {"model": spec.model, "revision": spec.revision, "tokenizer_revision": spec.revision}
     variables = {key: value for key, value in plan.environment.items() if "NANS" not in key}
@@ -240,7 +240,7 @@ def member(name: str, config: ServerConfig, plan: EnginePlan) -> Contestant:
 
 def loop(name: str, config: ServerConfig, coefficients: Sequence[float]) -> Contestant:
     """What research code does: all members in transformers, one after the other, with KV caches."""
-    models = [config.checkpoint(member).model for member in config.members]
+    models = [config.family[member].checkpoint.model for member in config.family.names]
     dtype = str(config.vllm.get("dtype", "auto"))
     weightless = config.vllm.get("load_format") == "dummy"
     return Contestant(name, TransformersLoop, models, list(coefficients), dtype, weightless)

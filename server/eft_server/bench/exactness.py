@@ -25,7 +25,7 @@ from eft_server.config import ServerConfig, load_config
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
 from eft_server.errors import EftError
-from eft_server.family import inspect_family
+from eft_server.inspection import inspect_family
 from eft_server.surroundings import log_vllm
 from eft_server.vocabulary import Vocabulary
 
@@ -180,7 +180,7 @@ def _cases(config: ServerConfig, vocabulary: Vocabulary, count: int, context: in
         length = shuffled.randint(*PROMPT_TOKENS)
         begin = shared if number % 8 < 4 else []
         prompt = (*begin, *random_ids(length, vocabulary, shuffled))
-        yield Case(prompt, mixture[: len(config.members)], mixture, scores_prompt=number % 3 == 2)
+        yield Case(prompt, mixture[: len(config.family)], mixture, scores_prompt=number % 3 == 2)
 
 
 def _ask(planned: "EnginePlan", cases: Sequence[Case], tokens: int) -> tuple[str, list[list[Answer]], int]:
@@ -234,7 +234,7 @@ def _reference(
     import torch
 
     totals: list[Any] = [None] * len(cases)
-    for place, name in enumerate(config.members):
+    for place, name in enumerate(config.family.names):
         model = _plain(config, name, getattr(torch, dtype))
         for index, (case, answer) in enumerate(zip(cases, answers, strict=True)):
             if case.coefficients[place]:
@@ -258,14 +258,14 @@ def _plain(config: ServerConfig, name: str, dtype: "torch.dtype") -> Any:
 
     transformers_logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(config.checkpoint(name).model, dtype=dtype).to(device).eval()
+    member = config.family[name]
+    model = AutoModelForCausalLM.from_pretrained(member.checkpoint.model, dtype=dtype).to(device).eval()
     head = model.get_output_embeddings()
     head.forward = lambda x: torch.nn.functional.linear(
         x.float(), head.weight.float(), None if head.bias is None else head.bias.float()
     )
-    if name in config.adapters:
-        expert = config.adapters[name]
-        _adapt(model, Checkpoint(name, expert.source, expert.revision))
+    if member.adapter is not None:
+        _adapt(model, Checkpoint(name, member.adapter.model, member.adapter.revision))
     return model
 
 

@@ -24,7 +24,7 @@ from eft_server.config import ServerConfig, load_config
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.plan import plan
 from eft_server.errors import ConfigError, EftError
-from eft_server.family import FamilyReport, inspect_family
+from eft_server.inspection import FamilyReport, inspect_family
 from eft_server.surroundings import log_vllm
 
 COMPOSITE, DRAFTING = "composite", "composite, drafting"
@@ -72,7 +72,7 @@ def main(
         inexact = [name for name in EXACT if not _is_exact(exact or ["demo"], name, output)]
         results = [Rounds(title, size, tokens == 1) for title, size, _, tokens in jobs]
         with Progress() as progress:
-            names = (*config.members, COMPOSITE, DRAFTING)
+            names = (*config.family.names, COMPOSITE, DRAFTING)
             advance = progress.begin("measuring", len(names) * len(results) * (1 + jobs.rounds))
             engines = {name: _measure(name, config, report, jobs, results, advance) for name in names}
     except (EftError, RuntimeError) as error:  # An engine may die.
@@ -184,7 +184,7 @@ def _print(config: ServerConfig, engines: Mapping[str, Engine], results: Sequenc
         rates = (spread(result.tokens_per_s[name], 0) for result in results)
         table.add_row(name, *rates, f"{engine.start_s:.0f}", memory)
     table.add_section()
-    of_bound = (spread(result.ratios(COMPOSITE, result.bound(config.members))) for result in results)
+    of_bound = (spread(result.ratios(COMPOSITE, result.bound(config.family.names))) for result in results)
     table.add_row("composite / bound", *of_bound)
     ratios = (spread(result.ratios(DRAFTING, result.tokens_per_s[COMPOSITE])) for result in results)
     table.add_row(f"{DRAFTING} / {COMPOSITE}", *ratios)

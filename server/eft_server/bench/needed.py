@@ -19,11 +19,12 @@ from eft_server.behaviours import Behaviours
 from eft_server.bench.contestants import Contestant, Job, composite, member
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import spread
-from eft_server.config import BASE, ServerConfig, load_config
+from eft_server.config import ServerConfig, load_config
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.plan import plan
 from eft_server.errors import EftError
-from eft_server.family import FamilyReport, inspect_family
+from eft_server.family import BASE
+from eft_server.inspection import FamilyReport, inspect_family
 from eft_server.mixture import Mixture
 from eft_server.surroundings import log_vllm
 
@@ -89,12 +90,12 @@ class Asked:
 def _five(folder: Path) -> Path:
     """The demo's members, with five experts; two checkpoints serve for all of them."""
     demo = load_config("demo")
-    experts = {name: str(demo.checkpoint(name).model) for name in demo.experts}
+    experts = {name: str(demo.family[name].checkpoint.model) for name in demo.experts}
     models = list(experts.values())
     family = {
         "name": "five",
         "base": demo.base.model,
-        "references": {"small": demo.checkpoint("small").model},
+        "references": {"small": demo.family["small"].checkpoint.model},
         "experts": {f"expert{number}": models[number % len(models)] for number in range(5)},
         "vllm": {"dtype": "float32"},
     }
@@ -106,13 +107,13 @@ def _five(folder: Path) -> Path:
 
 def _batches(config: ServerConfig, batch: int) -> Iterator[Asked]:
     behaviours = Behaviours(config)
-    alone = {name: behaviours.resolve(f"{config.name}/{name}").mixture for name in config.members}
+    alone = {name: behaviours.resolve(f"{config.name}/{name}").mixture for name in config.family.names}
     scaled = {
         name: behaviours.resolve(config.name, {"weights": {name: 1.0}}).mixture for name in config.experts
     }
     for count in (1, batch):
         yield Asked(f"{BASE} alone, {count} at once", (alone[BASE],) * count)
-    for name in config.members[1:]:
+    for name in config.family.names[1:]:
         yield Asked(f"{name} alone, {batch} at once", (alone[name],) * batch)
     for name, mixture in scaled.items():
         yield Asked(f"{name} up-scaled, {batch} at once", (mixture,) * batch)
@@ -125,8 +126,8 @@ def _measure(config: ServerConfig, report: FamilyReport, sizes: Sizes) -> None:
     planned = plan(config, report)
     with ExitStack() as stack:
         contestants: dict[str, Contestant] = {}
-        for name in config.members:  # One engine serves for members of one checkpoint.
-            model = str(config.checkpoint(name).model)
+        for name in config.family.names:  # One engine serves for members of one checkpoint.
+            model = str(config.family[name].checkpoint.model)
             if model not in contestants:
                 contestants[model] = member(name, config, planned)
                 stack.callback(contestants[model].close)
@@ -162,7 +163,9 @@ def _rounds(
     for number in range(sizes.rounds + 1):
         prompts = [random_ids(sizes.prompt, report.vocabulary, drawn) for _ in range(count)]
         seconds: dict[tuple[str, int], float] = {}
-        alone = {(str(config.checkpoint(config.members[m]).model), n) for m, n in asked.needed.items()}
+        alone = {
+            (str(config.family[config.family.names[m]].checkpoint.model), n) for m, n in asked.needed.items()
+        }
         measured: list[tuple[str, int]] = [*sorted(alone), (COMPOSITE, count)]
         for name, size in drawn.sample(measured, len(measured)):
             numbers = [mixture.numbers for mixture in asked.mixtures] if name == COMPOSITE else None
@@ -171,7 +174,8 @@ def _rounds(
             seconds[name, size] = contestants[name].time(job).seconds
         if number:  # The first warms up.
             bound_s = sum(
-                seconds[str(config.checkpoint(config.members[m]).model), n] for m, n in asked.needed.items()
+                seconds[str(config.family[config.family.names[m]].checkpoint.model), n]
+                for m, n in asked.needed.items()
             )
             rates.append(count * sizes.tokens / seconds[COMPOSITE, count])
             ratios.append(bound_s / seconds[COMPOSITE, count])

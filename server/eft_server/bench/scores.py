@@ -13,7 +13,7 @@ from eft_client.progress import Progress
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import spread
 from eft_server.config import load_config
-from eft_server.family import inspect_family
+from eft_server.inspection import inspect_family
 from eft_server.loaded import LoadedFamily, load
 from eft_server.vocabulary import Vocabulary
 
@@ -41,7 +41,7 @@ def main(
     settings = [f"server.max_prompts={max(items, 16)}", f"server.max_score_items={items}"]
     vocabulary = inspect_family(config).vocabulary
     with load(family, overrides=settings) as loaded:
-        ways = _ways(loaded, config.members)
+        ways = _ways(loaded, config.family.names)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         with Progress() as progress:
             advance = progress.begin("measuring", (rounds + 1) * len(ways))

@@ -10,17 +10,18 @@ from pydantic import ValidationError
 
 from eft_server.behaviours import Behaviours
 from eft_server.checkpoint import read_generation_config
-from eft_server.config import BASE, NEUTRAL, MemberSpec, ServerConfig
+from eft_server.config import NEUTRAL, ServerConfig
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
 from eft_server.engine.parsers import parser_options
 from eft_server.engine.plugin import ARCHITECTURE, register
 from eft_server.errors import ConfigError, FamilyError
+from eft_server.family import BASE, Member, Role, Source
 from eft_server.templates import MemberTemplate, member_templates
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
 
-    from eft_server.family import FamilyReport
+    from eft_server.inspection import FamilyReport
 
 _SCHEDULER = "eft_server.engine.scheduler.make_scheduler"
 _CPU_WORKER = "eft_server.engine.runner_v1.EftCPUWorker"
@@ -77,11 +78,11 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     register()
     _refuse_runner()
     config = _with_options(config, parse_vllm_args(extra_args))
-    models = {name: _model_config(config, name) for name in config.members if name not in config.adapters}
+    models = {member.name: _model_config(config, member) for member in config.family if not member.adapter}
     for name, model in models.items():
         _refuse_unsupported(name, model)
-    for name in config.adapters:
-        models[name] = _model_of_adapter(config, name, models)
+    for member in config.family.adapters:
+        models[member.name] = _model_of_adapter(member, models)
     options = _device_options(config, report)
     _refuse_schemes(models, {**options, **config.vllm}.get("dtype", "auto"))
     options |= {"max_model_len": _context(config, models), "max_logprobs": config.server.max_logprobs}
@@ -90,7 +91,7 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     options |= dict(config.vllm) | _family_options(config, report, models)
     _refuse_placements(config, options, models)
     report.require_divisible(_size_of(options, "tensor"))
-    templates = member_templates(config, report.chat_templates)
+    templates = member_templates(config.family, report.chat_templates)
     _refuse_many_ends(report.end_ids)
     made = EnginePlan(options, {}, report.end_ids, templates, report.own_tokenizers)
     options |= parser_options(config, made.chat_template)
@@ -135,18 +136,18 @@ def _with_options(config: ServerConfig, options: Mapping[str, Any]) -> ServerCon
         raise ConfigError("; ".join(problem["msg"] for problem in error.errors())) from None
 
 
-def _model_config(config: ServerConfig, name: str) -> "ModelConfig":
+def _model_config(config: ServerConfig, member: Member) -> "ModelConfig":
     from vllm.config import ModelConfig
 
-    member = config.checkpoint(name)
+    source = member.checkpoint
     shared = {key: config.vllm[key] for key in ("dtype", "hf_token") if key in config.vllm}
     try:
         return ModelConfig(
-            model=member.model, revision=member.revision, tokenizer_revision=member.revision, **shared
+            model=source.model, revision=source.revision, tokenizer_revision=source.revision, **shared
         )
     except (ValueError, OSError) as error:
         raise FamilyError(
-            f"member {name!r} ({member.model}): vLLM cannot run this checkpoint: {error}"
+            f"member {member.name!r} ({source.model}): vLLM cannot run this checkpoint: {error}"
         ) from error
 
 
@@ -186,7 +187,7 @@ def _refuse_placements(
     config: ServerConfig, options: Mapping[str, Any], models: Mapping[str, "ModelConfig"]
 ) -> None:
     mixtures = {name for name, model in models.items() if model.is_moe}
-    sharded = [name for name in sorted(mixtures) if config.member(name).tensor_parallel == "sharded"]
+    sharded = [name for name in sorted(mixtures) if config.family[name].sharded]
     if sharded and BASE not in mixtures:
         raise ConfigError(
             f"{sharded[0]!r} is a mixture of experts, which can be sharded only where the base is one: leave out its "
@@ -217,60 +218,58 @@ def _refuse_schemes(models: Mapping[str, "ModelConfig"], dtype: str) -> None:
             raise FamilyError(f"member {name!r} ({model.model}): {error}") from error
 
 
-def _model_of_adapter(config: ServerConfig, name: str, models: Mapping[str, "ModelConfig"]) -> "ModelConfig":
+def _model_of_adapter(member: Member, models: Mapping[str, "ModelConfig"]) -> "ModelConfig":
     """Its reference's, once the adapter is known to be one that can run on it."""
     from eft_server.engine.adapters import check_adapter
 
-    reference = config.reference_of(name)
-    model = models[reference]
+    model = models[str(member.reference)]
     if model.use_mla:
         raise FamilyError(
-            f"member {name!r}: its reference {reference!r} ({model.architectures[0]}) has multi-head latent "
-            "attention, which adapters do not support: merge the adapter into a checkpoint"
+            f"member {member.name!r}: its reference {member.reference!r} ({model.architectures[0]}) has multi-head "
+            "latent attention, which adapters do not support: merge the adapter into a checkpoint"
         )
     try:
-        check_adapter(_checkpoint(config, name))
+        check_adapter(_loaded(member))
     except (OSError, ValueError) as error:
-        raise FamilyError(f"member {name!r} (adapter {config.adapters[name].adapter}): {error}") from error
+        raise FamilyError(f"member {member.name!r} (adapter {member.source.model}): {error}") from error
     return model
 
 
-def _checkpoint(config: ServerConfig, name: str) -> Checkpoint:
-    sharded = config.member(name).tensor_parallel == "sharded"
-    if name in config.adapters:
-        expert = config.adapters[name]
-        return Checkpoint(name, expert.source, expert.revision, sharded, config.reference_of(name))
-    member = config.checkpoint(name)
-    return Checkpoint(name, member.model, member.revision, sharded)
+def _loaded(member: Member) -> Checkpoint:
+    source = member.source
+    on = member.reference if member.adapter else None
+    return Checkpoint(member.name, source.model, source.revision, member.sharded, on)
 
 
 def _sampling_options(config: ServerConfig) -> dict[str, Any]:
     """What requests are sampled with that do not say. vLLM's own choice is the base's file, and nobody is told."""
     if config.defaults.sampling == NEUTRAL:
         return {"generation_config": "vllm"}
-    named = config.checkpoint(config.defaults.sampling)
+    named = config.family[config.defaults.sampling]
     return {
         "generation_config": "vllm",
-        "override_generation_config": _stated_sampling(config.defaults.sampling, named),
+        "override_generation_config": _stated_sampling(named),
     }
 
 
-def _stated_sampling(name: str, spec: MemberSpec) -> dict[str, Any]:
+def _stated_sampling(member: Member) -> dict[str, Any]:
     from vllm import SamplingParams
     from vllm.exceptions import VLLMError
 
     try:
-        stated = read_generation_config(spec).to_diff_dict()
+        stated = read_generation_config(member.checkpoint).to_diff_dict()
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"defaults.sampling: member {name!r} ({spec.model}) has no generation_config.json that can be read; "
-            f"use neutral: {error}"
+            f"defaults.sampling: member {member.name!r} ({member.checkpoint.model}) has no generation_config.json "
+            f"that can be read; use neutral: {error}"
         ) from error
     found = {key: stated[key] for key in _SAMPLING if stated.get(key) is not None}
     try:
         SamplingParams(**found)
     except (TypeError, ValueError, VLLMError) as error:
-        raise FamilyError(f"generation_config.json of member {name!r} ({spec.model}): {error}") from error
+        raise FamilyError(
+            f"generation_config.json of member {member.name!r} ({member.checkpoint.model}): {error}"
+        ) from error
     return found
 
 
@@ -296,7 +295,7 @@ def _family_options(
 ) -> dict[str, Any]:
     manifest = Manifest(
         architectures=tuple(models[BASE].architectures),
-        members=tuple(_checkpoint(config, name) for name in config.members if name != BASE),
+        members=tuple(_loaded(member) for member in config.family if member.role is not Role.BASE),
         unshared=tuple(_complement(report.vocabulary.shared, report.vocabulary.size)),
         defaults=_default_mixture(config),
         rows=tuple(member.vocab_size for member in report.members),
@@ -323,7 +322,7 @@ def _family_options(
 
 def _default_mixture(config: ServerConfig) -> tuple[float, ...]:
     numbers = Behaviours(config).resolve(config.name).mixture.numbers
-    return (*numbers, *(0.0,) * (2 * len(config.members) + 2 - len(numbers)))
+    return (*numbers, *(0.0,) * (2 * len(config.family) + 2 - len(numbers)))
 
 
 def _mixture(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
@@ -347,7 +346,7 @@ def _complement(shared: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[
 
 def _drafting_member(config: ServerConfig) -> str | None:
     speculative = config.speculative
-    return speculative.draft if speculative and speculative.draft in config.members else None
+    return speculative.draft if speculative and speculative.draft in config.family else None
 
 
 def _speculation(config: ServerConfig) -> dict[str, Any]:
@@ -360,7 +359,7 @@ def _speculation(config: ServerConfig) -> dict[str, Any]:
         options |= {"method": "ngram", "prompt_lookup_min": shortest, "prompt_lookup_max": longest}
     else:
         # A member is not loaded again (`drafting`): vLLM is told of the base, whose sizes pass its checks.
-        named = config.base if _drafting_member(config) else MemberSpec(model=str(speculative.draft))
+        named = config.family.base.checkpoint if _drafting_member(config) else Source(str(speculative.draft))
         options |= {"method": "draft_model", "model": named.model}
         options |= {"revision": named.revision} if named.revision else {}
     return {"speculative_config": options, "per_request_spec_decode_metrics": "summary"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eft_server.errors import ConfigError
-from eft_server.family import FamilyReport
+from eft_server.inspection import FamilyReport
 
 _FLOAT = 4
 

@@ -15,8 +15,8 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 
-from eft_server.config import BASE
 from eft_server.engine.manifest import KEY, SCORING_KEY, Checkpoint, Manifest
+from eft_server.family import BASE
 
 from .served import family
 
@@ -186,7 +186,7 @@ class FakeEngine:
 def _manifest(checkpoint: Path) -> Manifest:
     """The test family's; `harmless` has fewer ids than the others, of which the last is nobody else's."""
     rows = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
-    members = [name for name in family().members if name != BASE]
+    members = [name for name in family().family.names if name != BASE]
     return Manifest(
         ("LlamaForCausalLM",),
         tuple(Checkpoint(name, "unread") for name in members),

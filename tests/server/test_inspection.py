@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, T5
 
 from eft_server.config import load_config
 from eft_server.errors import ConfigError, FamilyError
-from eft_server.family import inspect_family
+from eft_server.inspection import inspect_family
 
 
 @pytest.fixture
