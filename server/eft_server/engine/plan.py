@@ -14,6 +14,7 @@ from eft_server.config import NEUTRAL, ServerConfig
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
 from eft_server.engine.parsers import parser_options
 from eft_server.engine.plugin import ARCHITECTURE, register
+from eft_server.engine.version import require_tested_vllm
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.family import BASE, Member, Role, Source
 from eft_server.templates import MemberTemplate, member_templates
@@ -72,9 +73,11 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
         extra_args: command-line options of `vllm serve`, which win over the file's.
 
     Raises:
-        ConfigError: an option that does not exist, has a wrong value or cannot work with a family.
+        ConfigError: an option that does not exist, has a wrong value or cannot work with a family; or another vLLM than
+            the one that this package is tested with.
         FamilyError: a member that vLLM cannot run inside the composite.
     """
+    require_tested_vllm()
     register()
     _refuse_runner()
     config = _with_options(config, parse_vllm_args(extra_args))

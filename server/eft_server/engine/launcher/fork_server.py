@@ -36,6 +36,7 @@ from eft_server.engine.launcher import openmp
 from eft_server.engine.launcher.vllm_log import quieten_imports
 from eft_server.engine.orphans import end_with_parent
 from eft_server.engine.patches import overwrite
+from eft_server.engine.version import require_tested_vllm
 
 __all__ = ["import_engine", "is_running", "leave_to_vllm", "process_context", "start"]
 
@@ -71,9 +72,13 @@ def start() -> None:
     """Import the engine, and start the server that its processes will be forked from; a second call does nothing.
 
     To be called as early in a program as can be. The server ends with the last of the processes that know of it.
+
+    Raises:
+        ConfigError: Another vLLM is installed than the one that this package is tested with.
     """
     if is_running():
         return
+    require_tested_vllm()
     if os.environ.get(_VLLMS_OWN):
         import_engine()
         return
