@@ -208,6 +208,11 @@ def test_a_further_key_is_none_of_the_properties(named: tuple[str, ...]) -> None
     assert fits(schema, '{"x": true, "y": false}')
 
 
+def test_a_length_may_be_written_as_a_float() -> None:
+    assert fits({"type": "string", "maxLength": 2.0}, '"ab"')
+    assert not fits({"type": "string", "maxLength": 2.0}, '"abc"')
+
+
 @pytest.mark.parametrize("key", [r"\u0061", r"\u0061b", r"\u00e9", r"a\/b"])
 def test_a_further_key_is_spelt_in_one_way(key: str) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}, "é": {}, "a/b": {}}}
@@ -257,7 +262,7 @@ def test_both_ways_to_write_json_are_possible() -> None:
     "schema",
     [
         {"type": "string", "maxLength": "5"},
-        {"type": "string", "maxLength": 2.0},
+        {"type": "string", "maxLength": 2.5},
         {"type": "string", "minLength": -1},
         {"type": "string", "minLength": 5, "maxLength": 4},
         {"type": "string", "maxLength": 2**31},

@@ -122,10 +122,7 @@ def test_offline_a_member_is_read_from_the_cache(offline, write_checkpoint):
     (folder / "model.safetensors").touch()
     add_to_cache(offline, "org/model", folder, "v1")
     read = checkpoint.read_checkpoint("base", Source("org/model", "v1"))
-    assert (
-        read.report.parameters
-        == checkpoint.read_checkpoint("x", Source(str(folder))).report.parameters
-    )
+    assert read.report.parameters == checkpoint.read_checkpoint("x", Source(str(folder))).report.parameters
     with pytest.raises(
         FamilyError, match=r"\(org/model\): is not in the hub's cache .* the server is offline"
     ):

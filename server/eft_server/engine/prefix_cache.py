@@ -70,11 +70,13 @@ class MemberCacheManager(KVCacheManager):
     """vLLM's manager, telling the pool for whom it looks blocks up."""
 
     @override
-    def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]:
+    def get_computed_blocks(
+        self, request: Request, *args: Any, **options: Any
+    ) -> tuple[KVCacheBlocks, int, int]:
         """As vLLM's."""
         pool: Any = self.block_pool
         pool.needed = noted_of(request).members
-        return super().get_computed_blocks(request)
+        return super().get_computed_blocks(request, *args, **options)
 
 
 def know_members(manager: KVCacheManager) -> None:
