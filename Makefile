@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SERVING := $(VENV)/.serving
+BENCHING := $(VENV)/.benching
 TESTING := $(VENV)/.testing
 COMPILE := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_31 --only-binary :all: \
   --no-annotate --no-header --generate-hashes --upgrade $(if $(UV_FIND_LINKS),,--torch-backend cpu)
@@ -13,17 +14,23 @@ ARGS ?=
 # Two engines at once where there are cores for them; what shares an engine runs in one process (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: help install serve test test-fast test-full check bench bench-start gpu-check exact demo-family lock clean
+.PHONY: help install install-bench serve test test-fast test-full check bench bench-start gpu-check exact demo-family lock clean
 
 help: ## List these commands
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(SERVING) ## Create .venv with what serving needs (CPU build); does nothing when the lock is unchanged
+
+install-bench: $(BENCHING) ## Add to .venv what `eft bench` measures and draws with
 
 INSTALLS := pyproject.toml deploy/install-cpu.sh deploy/requirements-install.txt
 
 $(SERVING): deploy/requirements-cpu.txt $(INSTALLS)
 	PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $<
+	@touch $@
+
+$(BENCHING): deploy/requirements-dev.txt $(SERVING)
+	PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $< bench
 	@touch $@
 
 $(TESTING): deploy/requirements-dev.txt $(SERVING)

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Install the CPU build into a virtual environment from a lock, and nothing that the lock does not name.
-# Usage: install-cpu.sh VENV LOCK     (PYTHON names the interpreter, python3 by default)
+# Usage: install-cpu.sh VENV LOCK [EXTRA]     (PYTHON names the interpreter, python3 by default)
+# With an extra of pyproject.toml: what that needs instead of the whole lock, in the lock's versions.
 set -eu
-venv=$1 lock=$2 python=${PYTHON:-python3} here=$(dirname "$0")
+venv=$1 lock=$2 extra=${3:-} python=${PYTHON:-python3} here=$(dirname "$0")
 
 [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || {
   echo "The locks are for Linux on x86-64; this is $(uname -s) on $(uname -m)" >&2
@@ -18,7 +19,7 @@ command -v "$python" >/dev/null || {
 }
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip() { "$venv/bin/python" -m pip "$@"; }
-uv() { "$venv/bin/uv" pip install --python "$venv/bin/python" --no-deps "$@"; }
+uv() { "$venv/bin/uv" pip install --python "$venv/bin/python" "$@"; }
 
 pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement "$here/requirements-install.txt"
 
@@ -28,7 +29,11 @@ pip install --quiet --disable-pip-version-check --require-hashes --no-deps --req
 if [ -n "$UV_DEFAULT_INDEX" ]; then export UV_DEFAULT_INDEX; else unset UV_DEFAULT_INDEX; fi
 if [ -n "$UV_FIND_LINKS" ]; then UV_FIND_LINKS=$(echo "$UV_FIND_LINKS" | tr ' ' ,); export UV_FIND_LINKS; else unset UV_FIND_LINKS; fi
 # The CPU build of torch has a version of its own (+cpu), which is wherever the settings name, or at PyTorch's index.
-uv --quiet --dry-run "$(grep '^torch==' "$lock")" 2>/dev/null || export UV_TORCH_BACKEND=cpu
+uv --quiet --no-deps --dry-run "$(grep '^torch==' "$lock")" 2>/dev/null || export UV_TORCH_BACKEND=cpu
 
-uv --compile-bytecode --only-binary :all: --requirement "$lock"
-uv --quiet --no-build-isolation --editable "$here/.."
+if [ -n "$extra" ]; then
+  uv --compile-bytecode --only-binary :all: --no-build-isolation --constraint "$lock" --editable "$here/..[$extra]"
+  exit
+fi
+uv --compile-bytecode --only-binary :all: --no-deps --requirement "$lock"
+uv --quiet --no-build-isolation --no-deps --editable "$here/.."

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from eft_client.ending import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, bench_errors_in_words, fail
+from eft_client.ending import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, errors_in_words, fail, require_bench
 from eft_client.errors import EftError
 from eft_client.load.command import load
 from eft_client.settings import DEFAULT_URL
@@ -242,19 +242,21 @@ def quality(  # noqa: PLR0913 (one for each option)
 
     eft bench quality --sweep 'helpful=0:1:0.1 harmless=1-helpful' --constraint 'harmlessness>=0.95'
     """
-    with bench_errors_in_words():
-        from eft_client.quality.options import Options, prompts_of
+    with errors_in_words():
+        from eft_client.quality.named_prompts import prompts_of
         from eft_client.quality.prompts import as_json
 
         if print_prompts:
             for line in as_json(prompts_of(prompts, seed, limit)):
                 typer.echo(line)
             return
+        require_bench("numpy", "regex")
         import sys
 
         from rich.console import Console
 
         from eft_client.quality.command import run
+        from eft_client.quality.options import Options
 
         options = Options(
             prompts=prompts,

@@ -9,12 +9,13 @@ import typer
 from eft_client.errors import EftError
 from eft_client.printable import printable
 
-__all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_WRONG_INPUT", "bench_errors_in_words", "fail"]
+__all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_WRONG_INPUT", "errors_in_words", "fail", "require_bench"]
 
 EXIT_FAILED = 1
 EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130
-_BENCH_PACKAGES = ("jinja2", "matplotlib", "numpy")
+_BENCH_PACKAGES = ("jinja2", "matplotlib", "numpy", "regex")
+_INSTALL_ADVICE = "pip install 'eft-server[bench]', or in a clone: make install-bench"
 
 
 def fail(message: object, code: int) -> typer.Exit:
@@ -23,12 +24,16 @@ def fail(message: object, code: int) -> typer.Exit:
     return typer.Exit(code)
 
 
+def require_bench(*packages: str) -> None:
+    """Go on where there is what the next step needs, by default all of the extra `bench`; else say what is missing."""
+    missing = [name for name in _BENCH_PACKAGES if find_spec(name) is None]
+    if not set(missing).isdisjoint(packages or _BENCH_PACKAGES):
+        raise fail(f"benchmarks need {', '.join(missing)}: {_INSTALL_ADVICE}", EXIT_WRONG_INPUT)
+
+
 @contextmanager
-def bench_errors_in_words() -> Iterator[None]:
-    """Our errors as one message on stderr, and before anything else the lack of the extra `bench`."""
-    if missing := [name for name in _BENCH_PACKAGES if find_spec(name) is None]:
-        needed = f"benchmarks need {', '.join(missing)}: pip install 'eft-server[bench]'"
-        raise fail(needed, EXIT_WRONG_INPUT)
+def errors_in_words() -> Iterator[None]:
+    """Our errors as one message on stderr."""
     try:
         yield
     except EftError as error:

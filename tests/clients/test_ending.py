@@ -1,38 +1,83 @@
 """How commands end."""
 
-from importlib.util import find_spec
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from eft_client import ending
 from eft_client.cli import add_commands
-from eft_client.ending import bench_errors_in_words
+from eft_client.ending import errors_in_words
 from eft_client.errors import BadAnswer
 
 app = typer.Typer()
 add_commands(app)
 
 
-@pytest.mark.parametrize("command", ["load", "quality"])
+@pytest.mark.parametrize("command", [["load"], ["quality", "--setting", "m"], ["load", "--from"]])
 def test_a_lack_of_the_extra_is_said_before_anything_is_asked(command, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        "eft_client.ending.find_spec", lambda name: None if name == "matplotlib" else find_spec(name)
-    )
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     nowhere = ["--url", "http://127.0.0.1:9/v1", "--output", str(tmp_path / "results")]
-    done = CliRunner().invoke(app, ["bench", command, *nowhere])
+    given = [str(tmp_path / "raw.jsonl")] if command[-1] == "--from" else nowhere
+    done = CliRunner().invoke(app, ["bench", *command, *given])
     assert done.exit_code == 2
-    assert done.output == "error: benchmarks need matplotlib: pip install 'eft-server[bench]'\n"
+    assert done.output == (
+        "error: benchmarks need matplotlib: pip install 'eft-server[bench]', or in a clone: make install-bench\n"
+    )
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["quality"], "no setting: give --setting"),
+        (["quality", "--setting", "m", "--prompts", "FILE"], "exactly one of prompt and messages"),
+        (["quality", "--prompts", "FILE", "--print-prompts"], "exactly one of prompt and messages"),
+        (["load", "--prompts", "FILE"], "line 1: right would be"),
+        (["load", "--setting", "m helpful"], "is not of the form expert=number"),
+    ],
+)
+def test_what_is_given_is_checked_without_the_plots(arguments, told, monkeypatch, tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("{}\n")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    given = [str(path) if word == "FILE" else word for word in arguments]
+    done = CliRunner().invoke(app, ["bench", *given, "--url", "http://127.0.0.1:9/v1"])
+    assert (done.exit_code, told in done.output) == (2, True), done.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["quality", "--print-prompts"], ["quality", "--help"], ["load", "--help"], ["--help"]]
+)
+def test_prompts_and_help_are_printed_without_anything_of_the_extra(arguments):
+    code = (
+        "import sys, typer; sys.modules |= dict.fromkeys(('jinja2', 'matplotlib', 'numpy', 'regex'))\n"
+        f"sys.argv = ['eft', 'bench', *{arguments!r}]\n"
+        "from eft_client.cli import add_commands; app = typer.Typer(); add_commands(app); app()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) > 5
+
+
+def test_the_extra_s_packages_are_those_that_are_looked_for():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extra = {re.split("[<>=]", needed)[0] for needed in project["optional-dependencies"]["bench"]}
+    assert extra == set(ending._BENCH_PACKAGES)
+
+
 def test_what_a_server_said_cannot_act_on_the_terminal(capsys):
-    with pytest.raises(typer.Exit) as ending, bench_errors_in_words():
+    with pytest.raises(typer.Exit) as ending, errors_in_words():
         raise BadAnswer("\x1b[2Jgone")
     assert ending.value.exit_code == 2
     assert capsys.readouterr().err == "error: ␛[2Jgone\n"
 
 
 def test_a_defect_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), bench_errors_in_words():
+    with pytest.raises(ZeroDivisionError), errors_in_words():
         raise ZeroDivisionError

@@ -93,3 +93,12 @@ def test_importing_the_clients_command_imports_no_engine() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_what_benchmarks_need_is_installed_in_the_versions_of_the_tests_lock(tmp_path: Path) -> None:
+    command = ["make", "--dry-run", f"VENV={tmp_path}", "install-bench"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"sh deploy/install-cpu.sh {tmp_path} deploy/requirements-dev.txt bench" in made.stdout
+    script = (DEPLOY / "install-cpu.sh").read_text()
+    (line,) = re.findall(r"^  uv .*--editable .*$", script, re.MULTILINE)
+    assert "--only-binary :all:" in line and '--constraint "$lock"' in line

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from eft_client.ending import EXIT_FAILED, bench_errors_in_words, fail
+from eft_client.ending import EXIT_FAILED, errors_in_words, fail, require_bench
 from eft_client.settings import DEFAULT_URL
 
 __all__ = ["load"]
@@ -192,7 +192,7 @@ def load(  # noqa: PLR0913 (one for each option)
     was measured.
     """
     given = dict(locals())
-    with bench_errors_in_words():
+    with errors_in_words():
         _refuse_what_has_no_effect(given)
         code = _remake(again, baseline, goodput or []) if again else _measure(given)
     raise typer.Exit(code)
@@ -218,15 +218,19 @@ def _refuse_what_has_no_effect(given: dict[str, Any]) -> None:
 
 def _measure(given: dict[str, Any]) -> int:
     from eft_client.load.errors import NothingAnswered
+
+    options = _options(given)
+    require_bench()
     from eft_client.load.session import measure
 
     try:
-        return measure(_options(given), given["goodput"] or [], given["output"])
+        return measure(options, given["goodput"] or [], given["output"])
     except NothingAnswered as error:
         raise fail(error, EXIT_FAILED) from error
 
 
 def _remake(raw: Path, baseline: str | None, goodput: Sequence[str]) -> int:
+    require_bench()
     from eft_client.load.session import remake
 
     return remake(raw, baseline, list(goodput))

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from eft_client.ending import require_bench
 from eft_client.printable import shortened
 from eft_client.progress import Progress
 from eft_client.quality.options import Options, planned
-from eft_client.quality.report import write_report
 from eft_client.quality.servers import Servers
 from eft_client.quality.study import Findings, Plan, conduct
 from eft_client.quality.summary import Summary, as_json, summarise
@@ -39,6 +39,9 @@ def run(options: Options, console: Console, transport: httpx.AsyncBaseTransport 
         SettingError: A setting cannot be read.
     """
     plan, questions = planned(options)
+    require_bench()
+    from eft_client.quality.report import write_report
+
     command = shlex.join(["eft", "bench", "quality", *sys.argv[3:]])
     with Progress() as watcher:
         findings = asyncio.run(_conducted(plan, watcher, options.timeout_s, transport))

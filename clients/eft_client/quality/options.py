@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eft_client.quality.demo_prompts import DEFAULT_SIZE, demo_prompts
 from eft_client.quality.diversity.ead import VOCABULARY
 from eft_client.quality.diversity.measures import load_measure, metrics_of
 from eft_client.quality.errors import StudyError
@@ -17,12 +16,13 @@ from eft_client.quality.judges.pairwise import PairwiseJudge, read_template
 from eft_client.quality.judges.refusal import RefusalJudge, RefusalRules
 from eft_client.quality.judges.reward import RewardJudge
 from eft_client.quality.metrics import Metric
-from eft_client.quality.prompts import Prompt, read_prompts
+from eft_client.quality.named_prompts import prompts_of
+from eft_client.quality.prompts import Prompt
 from eft_client.quality.study import Plan
 from eft_client.quality.summary import Questions
 from eft_client.settings import Setting, parse_setting, read_settings, sweep
 
-__all__ = ["Options", "planned", "prompts_of"]
+__all__ = ["Options", "planned"]
 
 DEFAULT_JUDGES = ("match", "refusal")
 
@@ -58,22 +58,6 @@ class Options:
     gap: Sequence[str] = ()
     repeats: int = 10_000
     output: Path
-
-
-def prompts_of(text: str, seed: int, limit: int | None) -> list[Prompt]:
-    """The prompts of a file, or of the demo family's world (`demo`, `demo:600`); the first `limit` of them.
-
-    Raises:
-        StudyError: There is no such file, or it says something else.
-    """
-    name, _, size = text.partition(":")
-    if name == "demo" and not Path(text).exists():
-        if size and not size.isdecimal():
-            raise StudyError(f"prompts {text!r}: right would be demo or demo:NUMBER")
-        prompts = demo_prompts(int(size) if size else DEFAULT_SIZE, seed=seed)
-    else:
-        prompts = read_prompts(Path(text))
-    return prompts[:limit]
 
 
 def planned(options: Options) -> tuple[Plan, Questions]:

@@ -1,0 +1,25 @@
+"""Prompts by the name that `--prompts` has for them: a file, or the demo family's world."""
+
+from pathlib import Path
+
+from eft_client.quality.demo_prompts import DEFAULT_SIZE, demo_prompts
+from eft_client.quality.errors import StudyError
+from eft_client.quality.prompts import Prompt, read_prompts
+
+__all__ = ["prompts_of"]
+
+
+def prompts_of(text: str, seed: int, limit: int | None) -> list[Prompt]:
+    """The prompts of a file, or of the demo family's world (`demo`, `demo:600`); the first `limit` of them.
+
+    Raises:
+        StudyError: There is no such file, or it says something else.
+    """
+    name, _, size = text.partition(":")
+    if name == "demo" and not Path(text).exists():
+        if size and not size.isdecimal():
+            raise StudyError(f"prompts {text!r}: right would be demo or demo:NUMBER")
+        prompts = demo_prompts(int(size) if size else DEFAULT_SIZE, seed=seed)
+    else:
+        prompts = read_prompts(Path(text))
+    return prompts[:limit]
