@@ -1,13 +1,20 @@
-"""Words in any script: where white space does not part them, Unicode does."""
+"""Words in any script: where white space does not part them, Unicode does; what takes no room is in none."""
 
 import regex  # type: ignore[import-untyped]
 
-__all__ = ["parted"]
+__all__ = ["parted", "seen"]
+
+_UNSEEN = regex.compile(r"[\p{Cf}\p{Me}\p{Variation_Selector}]+")
 
 _UNPARTED = regex.compile(
     r"[\p{Script=Katakana}ー]+"
     r"|(?=[\p{Script=Han}\p{Script=Hiragana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}])\X"
 )
+
+
+def seen(text: str) -> str:
+    """A text without what takes no room in it: zero-width spaces and joiners, soft hyphens, marks and selectors."""
+    return str(_UNSEEN.sub("", text))
 
 
 def parted(text: str) -> str:

@@ -6,7 +6,8 @@ import string
 import pytest
 
 from eft_client.quality.answers import Answer
-from eft_client.quality.judges.match import MatchJudge, contains, exact, f1, mentions, normalise
+from eft_client.quality.diversity.ead import words
+from eft_client.quality.judges.match import MatchJudge, contains, exact, f1, mentions, normalise, tidy
 from eft_client.quality.prompts import Prompt
 
 
@@ -69,7 +70,88 @@ def test_no_dash_or_symbol_hides_a_right_answer(answer: str) -> None:
     assert contains(answer, ["Rome"], ["Paris"]) == 0.0
 
 
-@pytest.mark.parametrize("text", ["U.S.-led", "and/or", "AT&T", "$1,000.50", "don't", "C++", "x_1", "3.5%"])
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("born 1879-1955", "1879"),
+        ("born 1879-1955", "1955"),
+        ("a 1990-built house", "1990"),
+        ("Answer:42", "42"),
+        ("in 1990/1991", "1991"),
+        ("capital(1990)", "1990"),
+        ("city('Paris')", "Paris"),
+        ("x=42", "42"),
+        ("x=-5", "-5"),
+        ("x≈42", "42"),
+        ("→Paris", "Paris"),
+        ("Paris→Rome", "Paris"),
+        ("Paris→Rome", "Rome"),
+        ("Paris™", "Paris"),
+        ("❤\ufe0fParis", "Paris"),
+        ("Paris...London", "Paris"),
+        ("€5", "5"),
+        ("It is −5.", "-5"),
+        ("−5", "−5"),
+        ("２０", "20"),  # noqa: RUF001
+        ("Ｐａｒｉｓ", "Paris"),  # noqa: RUF001
+        ("٢٠", "20"),
+        ("20℃", "20 °C"),
+        ("a 2½", "2 1/2"),
+        ("1\u202f000", "1,000"),
+        ("答案：42。", "42"),  # noqa: RUF001
+        ("COVID-19", "COVID19"),
+        ("COVID-19", "Covid 19"),
+        ("the 🎉 of it", "🎉"),
+    ],
+)
+def test_no_dash_symbol_or_width_hides_a_right_number_or_name(answer: str, reference: str) -> None:
+    assert contains(answer, [reference]) == 1.0 and mentions(answer, [reference])
+    assert contains(f"x {answer}", ["x"], [reference]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        ("3.14", "14"),
+        ("3,14", "3"),
+        ("1,000", "1"),
+        ("$1,000.50", "50"),
+        ("1,000,000", "000"),
+        ("12:30", "30"),
+        ("12：30", "12"),  # noqa: RUF001
+        ("３．１４", "14"),  # noqa: RUF001
+        ("٣٫١٤", "14"),  # noqa: RUF001
+        ("1\u202f000", "1"),
+        ("a 2½", "21"),
+        ("5−3", "53"),
+    ],
+)
+def test_a_number_contains_no_part_of_itself(answer: str, part: str) -> None:
+    assert contains(answer, [part]) == 0.0 and not mentions(answer, [part])
+    assert contains(answer, [answer]) == 1.0
+
+
+@pytest.mark.parametrize("unseen", ["\u200b", "\u2060", "\ufeff", "\u00ad", "\u200e", "\u200c"])
+def test_what_takes_no_room_is_in_no_word(unseen: str) -> None:
+    text = f"Pa{unseen}ris is{unseen} big"
+    assert (
+        normalise(text) == ("paris", "is", "big")
+        and exact(text, "Paris is big") == f1(text, "Paris is big") == 1
+    )
+    assert contains(text, ["Paris"]) == 1.0
+    assert words(text) == ["Paris", "is", "big"]
+    assert tidy(f"I{unseen} can{unseen}not.") == "I cannot."
+
+
+def test_a_space_without_width_parts_the_words_of_khmer_and_thai_and_hides_none() -> None:
+    assert contains("ប្រទេស\u200bកម្ពុជា\u200bគឺ", ["ប្រទេសកម្ពុជា"]) == 1.0
+    assert exact("กรุงเทพ\u200bมหานคร", "กรุงเทพมหานคร") == 1.0
+    assert contains("กรุงเทพมหานคร", ["กรุงเทพ\u200bมหานคร"]) == 1.0
+
+
+@pytest.mark.parametrize(
+    "text", ["U.S.-led", "and/or", "AT&T", "$1,000.50", "don't", "C++11", "x_1", "3.5%", "2024-05-17"]
+)
 def test_a_text_contains_itself_however_it_is_written(text: str) -> None:
     assert contains(f"It is {text}, they say", [text]) == 1.0
     assert exact(text, text) == 1.0 and normalise(text) == _squad(text)
@@ -116,6 +198,7 @@ def test_containing_needs_a_right_answer_and_no_wrong_one(answer: str, value: fl
 def test_a_wrong_answer_inside_of_a_right_one_does_not_count() -> None:
     assert contains("half an hour", ["half an hour"], ["an hour"]) == 1.0
     assert contains("an hour and half an hour", ["half an hour"], ["an hour"]) == 0.0
+    assert contains("half an hour, half an hour", ["half an hour"], ["an hour"]) == 1.0
 
 
 def test_a_reference_without_words_is_in_no_text() -> None:

@@ -11,17 +11,22 @@ from functools import lru_cache
 from eft_client.quality.answers import Answer
 from eft_client.quality.metrics import Metric
 from eft_client.quality.prompts import Prompt
-from eft_client.quality.words import parted
+from eft_client.quality.words import parted, seen
 
 __all__ = ["MatchJudge", "contains", "exact", "f1", "mentions", "normalise", "tidy"]
 
 _ARTICLES = frozenset({"a", "an", "the"})
-
-
 _JOINING = frozenset("’‘‐‑")  # noqa: RUF001 (apostrophes and hyphens as they are printed)
 _ASCII = str.maketrans("", "", string.punctuation)
-#: What SQuAD would glue together and nobody reads as one word: "Paris--a city", "Paris/London", "yes,no".
-_APART = re.compile(r'--+|[!"#$%&()*+,/:;<=>?@[\\\]^`{|}~](?=[^\W\d_])')
+#: What SQuAD would glue together and nobody reads as one word: "Paris--a city", "Paris/London", "Answer:42". A comma or
+#: a colon between two digits belongs to a number or a time.
+_APART = re.compile(r"--+|\.\.+|(?!(?<=\d)[,:]\d)[!\"#$%&()*+,/:;<=>?@[\\\]^`{|}~]+[-']*(?=\w)")
+#: "1879-1955" is two words, "COVID-19" one or two.
+_HYPHEN = re.compile(r"(?<=\w)[-‐‑](?=\d)|(?<=\d)[-‐‑](?=\w)")  # noqa: RUF001
+#: The same between digits as a full stop, a comma or a colon, and thousands parted by a space that breaks no line.
+_INSIDE = re.compile(r"(?<=\d)[．，：٫٬](?=\d)")  # noqa: RUF001
+_THOUSANDS = re.compile(r"(?<!\d)\d{1,3}(?:[\u00a0\u2009\u202f]\d{3})+(?!\d)")
+_SAME = {"−": " -", "⁄": "/", "∕": "/"}  # noqa: RUF001
 
 
 @lru_cache(maxsize=1 << 16)
@@ -30,14 +35,14 @@ def normalise(text: str) -> tuple[str, ...]:
 
     The definition of SQuAD's own evaluation (Rajpurkar et al., arXiv 1606.05250): ASCII's punctuation and symbols are
     left out, also inside words, so that "don't" is dont and "$5" is 5. It says nothing of other characters. Here,
-    printed apostrophes and hyphens are left out, too, Unicode's other punctuation parts words as a space does, and
-    scripts that are written without spaces are parted (`words.parted`).
+    printed apostrophes and hyphens are left out, too, and characters that take no room; Unicode's other punctuation
+    parts words as a space does, and scripts that are written without spaces are parted (`words.parted`).
     """
     return tuple(word for word in _tokens(text) if word not in _ARTICLES)
 
 
 def _tokens(text: str) -> list[str]:
-    folded = unicodedata.normalize("NFC", text).lower().translate(_ASCII)
+    folded = unicodedata.normalize("NFC", seen(text)).lower().translate(_ASCII)
     plain = "".join(
         "" if c in _JOINING else " " if unicodedata.category(c).startswith("P") else c for c in folded
     )
@@ -59,22 +64,61 @@ def f1(answer: str, reference: str) -> float:
 
 def contains(answer: str, references: Sequence[str], wrong: Sequence[str] = ()) -> float:
     """1 where the answer contains a reference, word by word, and, outside of it, none of the wrong answers."""
-    rest = text = _spaced(answer)
-    for reference in references:
-        rest = rest.replace(_spaced(reference), " | ")
-    return float(rest != text and not any(_spaced(one) in rest for one in wrong))
+    texts = _readings(answer)
+    rests = [_without(text, references, reading) for reading, text in enumerate(texts)]
+    found = any(rest != text for rest, text in zip(rests, texts, strict=True))
+    return float(found and not any(_holds(rests, one) for one in wrong))
 
 
 def mentions(answer: str, alternatives: Sequence[str]) -> bool:
     """Whether the answer contains any of the alternatives, word by word."""
-    text = _spaced(answer)
-    return any(_spaced(one) in text for one in alternatives)
+    texts = _readings(answer)
+    return any(_holds(texts, one) for one in alternatives)
+
+
+def _holds(texts: Sequence[str], one: str) -> bool:
+    """Whether a text, given in both its readings, has another's words in either."""
+    return any(words in text for words, text in zip(_readings(one), texts, strict=True))
+
+
+def _without(text: str, references: Sequence[str], reading: int) -> str:
+    for reference in references:
+        words = _readings(reference)[reading]
+        while words in text:
+            text = text.replace(words, " | ")
+    return text
+
+
+@lru_cache(maxsize=1 << 16)
+def _readings(text: str) -> tuple[str, str]:
+    """A text's words for a search, once with a hyphen beside a digit as a space, and once without it, as in SQuAD.
+
+    A dash of two hyphens, and a symbol before a word, part words here, unlike in SQuAD's own measures; other symbols
+    than ASCII's are words by themselves.
+    """
+    plain = text if text.isascii() else "".join(map(_plain, seen(text)))
+    plain = _THOUSANDS.sub(lambda number: "".join(number[0].split()), _INSIDE.sub("", plain))
+    return _spaced(_HYPHEN.sub(" ", plain)), _spaced(plain)
+
+
+def _plain(character: str) -> str:
+    """What a character stands for: a digit of any script, a letter in another width, a symbol by itself."""
+    kind = unicodedata.category(character)
+    if character.isascii() or kind[0] in "PZ":
+        return character
+    if character in _SAME:
+        return _SAME[character]
+    if kind == "Nd":
+        return str(unicodedata.decimal(character))
+    plain = unicodedata.normalize("NFKC", character)
+    if len(plain) > 1:
+        plain = "".join(map(_plain, plain))
+    return f" {plain} " if kind[0] == "S" or "/" in plain else plain
 
 
 def _spaced(text: str) -> str:
     """Normalised words with a space before each and after all; one that no text contains where there is none.
 
-    A dash of two hyphens, and a symbol before a letter, part words here, unlike in SQuAD's own measures.
     A text of articles alone, such as the answer "A" among several, keeps them.
     """
     text = _APART.sub(" ", text)
@@ -83,8 +127,11 @@ def _spaced(text: str) -> str:
 
 
 def tidy(text: str) -> str:
-    """Typographic apostrophes as plain ones and white space as single spaces: what rules are written against."""
-    return re.sub(r"\s+", " ", text.replace("’", "'").replace("‘", "'")).strip()  # noqa: RUF001
+    """Typographic apostrophes as plain ones and white space as single spaces: what rules are written against.
+
+    Characters that take no room are left out.
+    """
+    return re.sub(r"\s+", " ", seen(text).replace("’", "'").replace("‘", "'")).strip()  # noqa: RUF001
 
 
 @dataclass(frozen=True)
