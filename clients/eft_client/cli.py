@@ -121,7 +121,7 @@ def quality(  # noqa: PLR0913 (one for each option)
         int, typer.Option(help="The longest answer.", rich_help_panel="What is asked")
     ] = 512,
     seed: Annotated[
-        int, typer.Option(help="Of prompts, samples and resamples.", rich_help_panel="What is asked")
+        int, typer.Option(min=0, help="Of prompts, samples and resamples.", rich_help_panel="What is asked")
     ] = 0,
     setting: Annotated[
         list[str] | None,
@@ -163,7 +163,10 @@ def quality(  # noqa: PLR0913 (one for each option)
         int, typer.Option(help="Requests under way at once.", rich_help_panel="How it is asked")
     ] = 8,
     timeout_s: Annotated[
-        float, typer.Option(min=1, help="Longest wait for one answer.", rich_help_panel="How it is asked")
+        float,
+        typer.Option(
+            min=1, max=86_400, help="Longest wait for one answer.", rich_help_panel="How it is asked"
+        ),
     ] = 600.0,
     judge: Annotated[
         list[str] | None,
@@ -199,7 +202,7 @@ def quality(  # noqa: PLR0913 (one for each option)
         ),
     ] = None,
     vocabulary: Annotated[
-        int, typer.Option(min=2, help="V of ead.", rich_help_panel="How it is judged")
+        int, typer.Option(min=2, max=1 << 31, help="V of ead.", rich_help_panel="How it is judged")
     ] = 50_257,
     frontier: Annotated[
         str | None,

@@ -81,3 +81,27 @@ def test_what_a_server_said_cannot_act_on_the_terminal(capsys):
 def test_a_defect_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), errors_in_words():
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--seed -1",
+        "--timeout-s inf",
+        "--timeout-s nan",
+        "--vocabulary 99999999999999999999",
+        "--temperature nan",
+        "--n 0",
+        "--max-tokens 0",
+        "--per-request 0",
+        "--concurrency 0",
+        "--judge-samples 0",
+        "--repeats 1e9",
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_in_words(option, tmp_path):
+    nowhere = ["--url", "http://127.0.0.1:9/v1", "--output", str(tmp_path / "results"), "--setting", "m"]
+    done = CliRunner().invoke(app, ["bench", "quality", *option.split(), *nowhere], env={"COLUMNS": "200"})
+    assert (done.exit_code, done.exception.__class__) == (2, SystemExit)
+    assert option.split()[0].strip("-").replace("-", "_") in done.output.replace("-", "_")
+    assert not (tmp_path / "results").exists()

@@ -1,6 +1,7 @@
 """A chat from its first prompt to its end: what is typed is asked or done, and what goes wrong is said."""
 
 import asyncio
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,11 +25,19 @@ __all__ = ["Chat", "Sampling", "opened"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen; None leaves it to the server."""
+    """How tokens are chosen; None leaves it to the server.
+
+    Raises:
+        WrongArgument: The temperature is below 0, or not finite.
+    """
 
     temperature: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise WrongArgument(f"temperature must be a finite number from 0, not {self.temperature:g}")
 
     @property
     def options(self) -> dict[str, Any]:

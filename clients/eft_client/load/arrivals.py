@@ -8,7 +8,7 @@ from eft_client.files import read_text
 from eft_client.finite import finite_number
 from eft_client.load.errors import LoadError
 
-__all__ = ["Closed", "Load", "Open", "Trace", "is_open", "read_trace"]
+__all__ = ["MAX_ARRIVALS", "Closed", "Load", "Open", "Trace", "is_open", "read_trace"]
 
 MAX_ARRIVALS = 1_000_000
 MAX_TRACE_BYTES = 32 << 20

@@ -1,12 +1,13 @@
 """Everything that a run is told, in one place, and bounded."""
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from eft_client.finite import finite_number
-from eft_client.load.arrivals import Closed, Load, Open, Trace
+from eft_client.load.arrivals import MAX_ARRIVALS, Closed, Load, Open, Trace
 from eft_client.load.contestants import Contestant
 from eft_client.load.errors import LoadError
 from eft_client.load.prompts import Prompts
@@ -81,6 +82,13 @@ class Options:
         for label in labels:
             if labels.count(label) > 1:
                 raise LoadError(f"{label} is asked for twice")
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise LoadError(f"--temperature {self.temperature}: right would be a finite number from 0")
+        for load in self.loads:
+            if isinstance(load, Open) and load.rate_per_s * (self.duration_s or 0) > MAX_ARRIVALS:
+                raise LoadError(
+                    f"{load.label} for {self.duration_s:g} s: more than {MAX_ARRIVALS:,} requests a round"
+                )
         for key in self.body:
             if key in _OWN:
                 raise LoadError(f"--body: {key!r} is not to be set there (see {_OWN[key]})")

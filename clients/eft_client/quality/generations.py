@@ -44,6 +44,8 @@ class Sampling:
         for name, most in bounds.items():
             if not 1 <= (value := getattr(self, name)) <= most:
                 raise StudyError(f"{name} is {value}; right would be 1 to {most}")
+        if self.seed < 0:
+            raise StudyError(f"seed is {self.seed}; right would be 0 or more")
         if not 0 <= self.temperature <= 2:
             raise StudyError(f"temperature is {self.temperature}; right would be 0 to 2")
         if self.temperature == 0 and self.n > 1:

@@ -8,6 +8,8 @@ from eft_client.quality.prompts import Prompt, read_prompts
 
 __all__ = ["prompts_of"]
 
+MAX_DIGITS = 10
+
 
 def prompts_of(text: str, seed: int, limit: int | None) -> list[Prompt]:
     """The prompts of a file, or of the demo family's world (`demo`, `demo:600`); the first `limit` of them.
@@ -17,8 +19,8 @@ def prompts_of(text: str, seed: int, limit: int | None) -> list[Prompt]:
     """
     name, _, size = text.partition(":")
     if name == "demo" and not Path(text).exists():
-        if size and not size.isdecimal():
-            raise StudyError(f"prompts {text!r}: right would be demo or demo:NUMBER")
+        if size and not (size.isdecimal() and len(size) < MAX_DIGITS and int(size)):
+            raise StudyError(f"prompts {text[:80]!r}: right would be demo or demo:NUMBER, as in demo:600")
         prompts = demo_prompts(int(size) if size else DEFAULT_SIZE, seed=seed)
     else:
         prompts = read_prompts(Path(text))

@@ -151,6 +151,11 @@ def test_a_run_in_which_every_request_fails_says_so_and_exits_with_1(served: Ser
         (["--prompts", "x.jsonl", "--input-tokens", "9"], "--input-tokens: without effect here"),
         (["--requests", "5", "--duration", "3"], "not both"),
         (["--concurrency", "0"], "concurrency"),
+        (["--temperature", "inf"], "--temperature inf: right would be a finite number from 0"),
+        (["--temperature", "nan"], "temperature"),
+        (["--rate", "nan"], "rate"),
+        (["--duration", "nan"], "duration"),
+        (["--rate", "90000", "--duration", "80000"], "more than 1,000,000 requests a round"),
     ],
 )
 def test_wrong_input_is_told_in_a_line_and_exits_with_2(
