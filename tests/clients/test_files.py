@@ -20,9 +20,21 @@ def test_a_byte_order_mark_at_the_beginning_is_no_text(tmp_path):
     assert read_text(path, 20, WrongArgument) == "one \ufefftwo"
 
 
+def test_files_that_were_joined_have_no_mark_in_the_middle(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(2 * b"\xef\xbb\xbfone\r\n")
+    assert read_text(path, 20, WrongArgument) == "one\r\none\r\n"
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"12345678", "larger than 7 bytes"), (b"\xff", "codec can't decode"), (None, "No such file")],
+    [
+        (b"12345678", "larger than 7 bytes"),
+        (b"\xff", "not UTF-8: 'utf-8' codec can't decode"),
+        ("Hi".encode("utf-16"), "UTF-16, and not UTF-8; convert it, as iconv"),
+        ("Hi".encode("utf-16-be"), "bytes that are 0, as in UTF-16; right would be UTF-8"),
+        (None, "No such file"),
+    ],
 )
 def test_what_cannot_be_read_is_an_error_that_names_the_file(content, words, tmp_path):
     path = tmp_path / "file"

@@ -1,6 +1,5 @@
 """What was said: questions, their answers by side, and the file that keeps them."""
 
-from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eft_client.errors import WrongArgument
+from eft_client.files import decoded
 from eft_client.printable import shortened
 
 __all__ = ["Answer", "Conversation", "Turn"]
@@ -87,13 +87,15 @@ class Conversation:
         if len(content) > MAX_FILE_BYTES:
             raise WrongArgument(f"{path} is larger than {MAX_FILE_BYTES} bytes")
         try:
-            saved = _Saved.model_validate_json(content.removeprefix(BOM_UTF8))
+            saved = _Saved.model_validate_json(decoded(content))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = shortened(".".join(map(str, first["loc"])), 80)
             raise WrongArgument(
                 f"{path} is no saved chat: {place + ': ' if place else ''}{first['msg']}"
             ) from None
+        except ValueError as error:
+            raise WrongArgument(f"{path} is no saved chat: {error}") from None
         return cls(saved.system, [turn.turn() for turn in saved.turns])
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import ModuleType
 
 from eft_client.chat.screen import Screen
+from eft_client.errors import WrongArgument
+from eft_client.files import decoded
 
 __all__ = ["Line"]
 
@@ -22,7 +24,7 @@ class Line:
         self._screen = screen
         self._complete = complete
         self._found: list[str] = []
-        self._at_start = True
+        self._lines = 0
         self._history = _history_file()
         # Imported only where it can be of use: it talks to the terminal when it is.
         self._readline = _readline() if screen.moves else None
@@ -32,11 +34,12 @@ class Line:
     def read(self, prompt: str) -> str:
         """One message: a line, or several where a line ends in a backslash.
 
-        A byte-order mark at the beginning of everything is no part of it.
+        A byte-order mark at the beginning of a line that is not typed is no part of it.
 
         Raises:
             EOFError: There is no more.
             KeyboardInterrupt: Ctrl-C.
+            WrongArgument: What is not typed is not UTF-8.
         """
         lines = [self._one(prompt)]
         while lines[-1].endswith("\\"):
@@ -48,20 +51,24 @@ class Line:
                 break  # A last line goes on nowhere: the backslash is its own.
             lines[-1] = lines[-1][:-1]
             lines.append(following)
-        text = "\n".join(lines).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        if self._at_start:
-            text, self._at_start = text.removeprefix("\ufeff"), False
-        return text
+        return "\n".join(lines)
 
     def _one(self, prompt: str) -> str:
         if not self._screen.interactive:
             line = sys.stdin.readline()
             if not line:
                 raise EOFError
-            return line.rstrip("\r\n")
+            return self._piped(line.rstrip("\r\n"))
         line = input(self._screen.prompt(prompt) if self._readline else prompt)
         self._keep()
-        return line
+        return line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+    def _piped(self, line: str) -> str:
+        self._lines += 1
+        try:
+            return decoded(line.encode("utf-8", "surrogateescape"))
+        except ValueError as error:
+            raise WrongArgument(f"line {self._lines} of the input: {error}") from None
 
     def _set_up(self, readline: ModuleType) -> None:
         readline.set_completer(self._candidate)

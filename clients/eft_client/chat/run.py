@@ -52,10 +52,12 @@ def run(wishes: Wishes) -> int:
     Raises:
         EftError: The server does not answer, or something wished for cannot be.
     """
-    # What the terminal's encoding lacks is shown as ?, and what was typed in another is still text.
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
-        _set_errors(stream, errors)
-    screen = Screen(sys.stdout, sys.stderr, interactive=sys.stdin.isatty() and sys.stdout.isatty())
+    # What the terminal's encoding lacks is shown as ?, and what was typed in another is still text. Files are UTF-8.
+    typed = sys.stdin.isatty()
+    _configure(sys.stdin, errors="surrogateescape", encoding=None if typed else "utf-8")
+    for stream in (sys.stdout, sys.stderr):
+        _configure(stream, errors="replace")
+    screen = Screen(sys.stdout, sys.stderr, interactive=typed and sys.stdout.isatty())
     client = AsyncEftClient(wishes.url, wishes.api_key, retries=RETRIES)
     with asyncio.Runner() as runner:
         try:
@@ -79,6 +81,6 @@ def _run(wishes: Wishes, client: AsyncEftClient, runner: asyncio.Runner, screen:
     return chat.run()
 
 
-def _set_errors(stream: TextIO, errors: str) -> None:
+def _configure(stream: TextIO, *, errors: str, encoding: str | None = None) -> None:
     with suppress(AttributeError):  # Streams that were replaced need no such care.
-        stream.reconfigure(errors=errors)  # type: ignore[attr-defined]
+        stream.reconfigure(errors=errors, encoding=encoding)  # type: ignore[attr-defined]

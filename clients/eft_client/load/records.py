@@ -1,7 +1,6 @@
 """What is stored of every request, and of the run that they belong to: one JSON object a line."""
 
 import json
-from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal, TextIO
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from eft_client.files import decoded
 from eft_client.load.errors import LoadError
 
 __all__ = ["INTERRUPTED", "Header", "Record", "read_records", "write_header", "write_record"]
@@ -160,7 +160,7 @@ def read_records(path: Path) -> tuple[Header, list[Record]]:
     """
     try:
         with path.open("rb") as file:
-            header = _checked(_header, file.readline(MAX_LINE_BYTES).removeprefix(BOM_UTF8), path, 1)
+            header = _checked(_header, file.readline(MAX_LINE_BYTES), path, 1)
             records = {number: _checked(_record, line, path, number) for number, line in _lines(file, path)}
     except OSError as error:
         raise LoadError(f"{path}: {error}") from None
@@ -183,12 +183,14 @@ def _lines(file: Any, path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _checked(adapter: TypeAdapter[Any], line: bytes, path: Path, number: int) -> Any:
     try:
-        return adapter.validate_json(line)
+        return adapter.validate_json(decoded(line))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(key) for key in first["loc"]) or "the line"
         shown = repr(first["input"])[:80]
         raise LoadError(f"{path}, line {number}: {where}: {first['msg']}, not {shown}") from None
+    except ValueError as error:
+        raise LoadError(f"{path}, line {number}: {error}") from None
 
 
 def _require_order(record: Record, path: Path, number: int) -> None:

@@ -93,7 +93,7 @@ class Journal:
                     if len(line) > MAX_LINE_BYTES:
                         raise StudyError(f"{self.path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes")
                     break
-                text = line.removeprefix(BOM_UTF8) if number == 1 else line
+                text = line.removeprefix(BOM_UTF8)
                 if text.strip():
                     self._remember(text, number)
                 end += len(line)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from eft_client.files import decoded
 from eft_client.quality.errors import StudyError
 
 __all__ = ["MAX_LINE_BYTES", "MAX_PROMPTS", "Prompt", "as_json", "read_prompts"]
@@ -125,7 +125,7 @@ class _Line(BaseModel):
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Read a JSONL file of prompts; empty lines are skipped, and so is a byte-order mark.
+    """Read a JSONL file of prompts; empty lines are skipped, and so are byte-order marks.
 
     A line is `{"prompt": text}` or `{"messages": […]}` with any of `id`, `reference` or `references`, `wrong`,
     `expects` and `tags`.
@@ -146,7 +146,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     return list(prompts.values())
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The file's lines that say something, with their numbers; none is read past the bound."""
     try:
         with path.open("rb") as file:
@@ -155,14 +155,21 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 if len(line) > MAX_LINE_BYTES:
                     raise StudyError(f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes")
-                text = line.removeprefix(BOM_UTF8) if number == 1 else line
+                text = _text(line, f"{path}, line {number}")
                 if text.strip():
                     yield number, text
     except OSError as error:
         raise StudyError(f"{path}: {error.strerror or error}") from None
 
 
-def _parsed(line: bytes, place: str) -> Prompt:
+def _text(line: bytes, place: str) -> str:
+    try:
+        return decoded(line)
+    except ValueError as error:
+        raise StudyError(f"{place}: {error}") from None
+
+
+def _parsed(line: str, place: str) -> Prompt:
     try:
         return _Line.model_validate_json(line).prompt_of()
     except ValidationError as error:

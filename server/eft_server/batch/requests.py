@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eft_client.files import decoded
 from eft_server.api.routes import chat, completions, responses, scores
 from eft_server.api.strict_json import MalformedError, parse_object
 from eft_server.behaviours import Behaviours
@@ -108,7 +109,7 @@ class RequestFile:
             with self.path.open("rb") as file:
                 lines = iter(lambda: file.readline(self._max_line_bytes + 1), b"")
                 for number, line in enumerate(lines, start=1):
-                    text = line.removeprefix(BOM_UTF8) if number == 1 else line
+                    text = line.removeprefix(BOM_UTF8)
                     if text.strip() or len(line) > self._max_line_bytes:
                         yield number, self._request(number, text)
         except OSError as error:
@@ -125,9 +126,11 @@ class RequestFile:
 
 def _read(line: bytes) -> BatchRequest:
     try:
-        given = parse_object(line)
+        given = parse_object(decoded(line).encode())
     except MalformedError as error:
         raise BatchError(f"is not a JSON object of a request: {error.problem}") from None
+    except ValueError as error:
+        raise BatchError(f"is not a JSON object of a request: {error}") from None
     for key in given:
         if key not in _KEYS:
             raise BatchError(f"unknown key {shown(key)}; known: {', '.join(_KEYS)}")

@@ -184,13 +184,37 @@ def test_a_byte_order_mark_blank_lines_and_crlf_are_nothing(encoding: str, talke
     assert [said(talker), talker.bodies[0]["eft"]] == [["one\ntwo"], {"weights": {"helpful": 0.5}}]
 
 
-def test_bytes_that_are_no_text_stop_nothing(talker: Talker) -> None:
-    command = [*EFT, "--url", talker.url]
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (b"caf\xe9 ol\xc3\xa9\n", b"error: line 1 of the input: not UTF-8: "),
+        ("one\n".encode("utf-16"), b"error: line 1 of the input: UTF-16, and not UTF-8; convert it"),
+        ("one\n".encode("utf-16-le"), b"error: line 1 of the input: bytes that are 0, as in UTF-16"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_what_is_not_utf_8_is_refused_and_not_asked(
+    lines: bytes, told: bytes, encoding: str, talker: Talker
+) -> None:
     done = subprocess.run(
-        command, input=b"caf\xe9 ol\xc3\xa9\n", capture_output=True, timeout=60, check=False
+        [*EFT, "--url", talker.url],
+        input=lines,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
     )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert said(talker) == ["caf\ufffd olé"]
+    assert (done.returncode, done.stdout, talker.bodies) == (1, b"", [])
+    assert done.stderr.startswith(told) and done.stderr.count(b"\n") == 1
+
+
+def test_a_line_that_is_not_utf_8_is_named_after_those_before_it(talker: Talker) -> None:
+    lines = "\ufeffol\u00e9\n\n\ufeffone\n".encode() + b"\xff\n"
+    done = subprocess.run(
+        [*EFT, "--url", talker.url], input=lines, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, b"line 4 of the input: not UTF-8" in done.stderr) == (1, True)
+    assert said(talker)[::2] == ["ol\u00e9", "one"]
 
 
 def test_what_a_model_writes_cannot_act_on_a_terminal(talker: Talker) -> None:

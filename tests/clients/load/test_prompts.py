@@ -57,7 +57,7 @@ def test_lines_are_prompts_or_conversations(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_blank_lines_and_crlf_are_nothing(tmp_path: Path) -> None:
     lines = tmp_path / "prompts.jsonl"
-    lines.write_bytes(b'\xef\xbb\xbf\r\n{"prompt": "a\\r"}\r\n\r\n \t\r\n{"prompt": "b"}\r\n')
+    lines.write_bytes(b'\xef\xbb\xbf\r\n{"prompt": "a\\r"}\r\n\r\n \t\r\n\xef\xbb\xbf{"prompt": "b"}\r\n')
     assert [prompt.text for prompt in read_prompts(lines, chat=True).prompts] == ["a\r", "b"]
     talks = tmp_path / "sharegpt.json"
     talks.write_bytes(b'\xef\xbb\xbf[{"conversations":\r\n[{"value": "a"}]}]\r\n')

@@ -44,7 +44,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
 
 def test_what_an_editor_adds_is_no_record(tmp_path: Path) -> None:
     path = written(tmp_path / "raw.jsonl", record(), record(index=1))
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n\r\n\xef\xbb\xbf"))
     assert [one.index for one in read_records(path)[1]] == [0, 1]
 
 

@@ -32,7 +32,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_written_over(tmp_path: Path) -> 
 
 def test_what_an_editor_adds_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"key": "a"}\r\n\r\n{"key": "b"}\n')
+    path.write_bytes(b'\xef\xbb\xbf{"key": "a"}\r\n\r\n\xef\xbb\xbf{"key": "b"}\n')
     with Journal(path) as journal:
         assert len(journal) == 2
         journal.append("c", {"n": 3})

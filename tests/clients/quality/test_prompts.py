@@ -41,6 +41,27 @@ def test_what_an_editor_adds_is_no_prompt(tmp_path: Path) -> None:
         assert [prompt.text for prompt in read_prompts(path)] == ["a", "b"]
 
 
+def test_files_that_were_joined_are_read_alike(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\n\xef\xbb\xbf\n\xef\xbb\xbf{"prompt": "b"}\n')
+    assert [prompt.text for prompt in read_prompts(path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"prompt": "a"}\n'.encode("utf-16"), "line 1: UTF-16, and not UTF-8; convert it"),
+        ('{"prompt": "a"}\n'.encode("utf-16-le"), "line 1: bytes that are 0, as in UTF-16"),
+        (b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n', "line 2: not UTF-8: "),
+    ],
+)
+def test_a_file_in_another_encoding_is_told_apart(content: bytes, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(StudyError, match=re.escape(told)):
+        read_prompts(path)
+
+
 def test_what_is_written_is_read_back_alike(tmp_path: Path) -> None:
     prompts = demo.demo_prompts(12)
     assert read_prompts(_file(tmp_path, *as_json(prompts))) == prompts

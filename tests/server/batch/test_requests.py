@@ -32,6 +32,17 @@ def test_a_byte_order_mark_blank_lines_and_crlf_are_nothing(write_requests):
     assert requests(path).custom_ids() == {"a", "b"}
 
 
+def test_a_file_that_was_joined_from_two_is_read_and_one_in_another_encoding_told_apart(write_requests):
+    path = write_requests(a_line("a"))
+    path.write_bytes(
+        b"\xef\xbb\xbf" + path.read_bytes() + b"\xef\xbb\xbf" + path.read_bytes().replace(b'"a"', b'"b"')
+    )
+    assert requests(path).custom_ids() == {"a", "b"}
+    path.write_bytes(path.read_text().encode("utf-16"))
+    with pytest.raises(BatchError, match=r"in\.jsonl:1: .*UTF-16, and not UTF-8"):
+        requests(path).custom_ids()
+
+
 def test_a_line_is_named_by_its_number_in_the_file(write_requests):
     path = write_requests("", a_line("a"), "", "{")
     with pytest.raises(BatchError, match=r"in\.jsonl:4: is not a JSON object"):
