@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eft_client.errors import WrongArgument
 from eft_client.files import decoded
+from eft_client.jsonl import json_value
 from eft_client.printable import shortened
 
 __all__ = ["Answer", "Conversation", "Turn"]
@@ -87,7 +88,7 @@ class Conversation:
         if len(content) > MAX_FILE_BYTES:
             raise WrongArgument(f"{path} is larger than {MAX_FILE_BYTES} bytes")
         try:
-            saved = _Saved.model_validate_json(decoded(content))
+            saved = _Saved.model_validate(json_value(decoded(content)))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = shortened(".".join(map(str, first["loc"])), 80)

@@ -282,14 +282,13 @@ def _prompts(given: dict[str, Any]) -> Any:
 
 
 def _body(text: str | None) -> dict[str, Any]:
-    import json
-
+    from eft_client.jsonl import json_value
     from eft_client.load.errors import LoadError
 
     try:
-        body = json.loads(text or "{}")
-    except (ValueError, RecursionError) as error:
-        raise LoadError(f"--body: no JSON: {error}") from None
+        body = json_value(text or "{}")
+    except ValueError as error:
+        raise LoadError(f"--body: {error}") from None
     if not isinstance(body, dict):
         raise LoadError(f'--body: right would be an object such as {{"ignore_eos": true}}, not {text!r}')
     return body

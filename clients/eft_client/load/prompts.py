@@ -1,6 +1,5 @@
 """What is asked: made-up prompts of wanted lengths, or prompts from a file."""
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from eft_client.files import read_text
+from eft_client.jsonl import json_value
 from eft_client.load.errors import LoadError
 
 __all__ = ["FromFile", "Lengths", "Prompt", "Prompts", "Rate", "Synthetic", "read_prompts"]
@@ -224,9 +224,9 @@ def _first_turn(entry: Any, path: Path, number: int) -> list[Prompt]:
 
 def _parsed(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise LoadError(f"{place}: no JSON: {error}") from None
+        return json_value(text)
+    except ValueError as error:
+        raise LoadError(f"{place}: {error}") from None
 
 
 def _shown(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TextIO
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from eft_client.files import decoded
+from eft_client.jsonl import json_value
 from eft_client.load.errors import LoadError
 
 __all__ = ["INTERRUPTED", "Header", "Record", "read_records", "write_header", "write_record"]
@@ -183,7 +184,7 @@ def _lines(file: Any, path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _checked(adapter: TypeAdapter[Any], line: bytes, path: Path, number: int) -> Any:
     try:
-        return adapter.validate_json(decoded(line))
+        return adapter.validate_python(json_value(decoded(line), finite=False))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(key) for key in first["loc"]) or "the line"

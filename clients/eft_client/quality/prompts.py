@@ -2,14 +2,24 @@
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from eft_client.files import decoded
+from eft_client.jsonl import json_value
 from eft_client.quality.errors import StudyError
 
 __all__ = ["MAX_LINE_BYTES", "MAX_PROMPTS", "Prompt", "as_json", "read_prompts"]
@@ -79,8 +89,18 @@ def _named(value: Any) -> Any:
     return named
 
 
+def _searchable(text: str) -> str:
+    """The text, where an answer can be searched for it: punctuation and ASCII's symbols are no words."""
+    if not any(c.isalnum() or (not c.isascii() and unicodedata.category(c)[0] == "S") for c in text):
+        raise ValueError("no word in it that an answer could be searched for")
+    return text
+
+
 _Text = Annotated[str, Field(min_length=1, max_length=MAX_LINE_BYTES)]
-_Texts = Annotated[tuple[_Text, ...], BeforeValidator(_listed), Field(max_length=MAX_REFERENCES)]
+_Word = Annotated[_Text, AfterValidator(_searchable)]
+_Words = Annotated[tuple[_Word, ...], BeforeValidator(_listed), Field(max_length=MAX_REFERENCES)]
+#: Of none, nothing could be mentioned.
+_Alternatives = Annotated[_Words, Field(min_length=1)]
 
 
 class _Line(BaseModel):
@@ -91,10 +111,12 @@ class _Line(BaseModel):
     prompt: _Text | None = None
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    reference: _Text | None = None
-    references: _Texts = ()
-    wrong: _Texts = ()
-    expects: Annotated[tuple[_Texts, ...], BeforeValidator(_listed), Field(max_length=MAX_REFERENCES)] = ()
+    reference: _Word | None = None
+    references: _Words = ()
+    wrong: _Words = ()
+    expects: Annotated[
+        tuple[_Alternatives, ...], BeforeValidator(_listed), Field(max_length=MAX_REFERENCES)
+    ] = ()
     tags: Annotated[dict[str, str], BeforeValidator(_named), Field(max_length=MAX_TAGS)] = {}
 
     @model_validator(mode="after")
@@ -171,12 +193,15 @@ def _text(line: bytes, place: str) -> str:
 
 def _parsed(line: str, place: str) -> Prompt:
     try:
-        return _Line.model_validate_json(line).prompt_of()
+        return _Line.model_validate(json_value(line)).prompt_of()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
+        told = first["msg"].removeprefix("Value error, ")
         value = "" if where == "" else f", not {str(first['input'])[:100]!r}"
-        raise StudyError(f"{place}: {where + ': ' if where else ''}{first['msg']}{value}") from None
+        raise StudyError(f"{place}: {where + ': ' if where else ''}{told}{value}") from None
+    except ValueError as error:
+        raise StudyError(f"{place}: {error}") from None
 
 
 def as_json(prompts: Sequence[Prompt]) -> Iterator[str]:

@@ -69,6 +69,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         ('{"form": "eft-chat-1", "system": null, "turns": [], "more": 1}', "more"),
         ('{"a": ' * 10_000, "is no saved chat"),
         ("x" * (MAX_FILE_BYTES + 1), "is larger than"),
+        ('{"form": "eft-chat-1", "system": null, "system": "a", "turns": []}', "'system' is named twice"),
     ],
 )
 def test_what_is_no_saved_chat_is_refused_with_its_place(content, words, tmp_path: Path) -> None:

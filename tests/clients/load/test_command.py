@@ -142,6 +142,8 @@ def test_a_run_in_which_every_request_fails_says_so_and_exits_with_1(served: Ser
     [
         (["--body", "{"], "--body: no JSON"),
         (["--body", "[]"], "right would be an object"),
+        (["--body", '{"top_k": 1, "top_k": 2}'], "--body: 'top_k' is named twice"),
+        (["--body", '{"top_p": 1e400}'], "--body: 1e400 is not a finite number"),
         (["--body", '{"stream": false}'], "'stream'"),
         (["--setting", "=x"], "right would be NAME=MODEL"),
         (["--goodput", "ttft=5"], "FIGURE=MILLISECONDS"),

@@ -104,6 +104,7 @@ def test_the_first_turn_of_sharegpt_s_conversations_is_asked(tmp_path: Path) -> 
         ('{"messages": [{"role": "user"}]}', "line 2: a message must be"),
         ('{"messages": [{"role": "user", "content": null}]}', "line 2: a message must be"),
         ("[" * 100_000, "line 2: no JSON"),
+        ('{"prompt": "a", "prompt": "b"}', "line 2: 'prompt' is named twice"),
     ],
 )
 def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, line: str, problem: str) -> None:
@@ -120,6 +121,7 @@ def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, line: str, problem: s
         ('[{"conversation": []}]', "entry 1: right would be"),
         ('[{"conversations": [{"value": 3}]}]', "entry 1: a turn must be"),
         ("[]", "0 prompts"),
+        ('[{"conversations": [], "conversations": []}]', "'conversations' is named twice"),
     ],
 )
 def test_a_sharegpt_file_that_is_none_is_refused(tmp_path: Path, content: str, problem: str) -> None:

@@ -69,6 +69,13 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, change: dict, problem
         read_records(path)
 
 
+def test_a_record_that_names_a_key_twice_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "raw.jsonl", record(), record())
+    path.write_text(path.read_text()[:-2] + ',"repeat":0}\n')
+    with pytest.raises(LoadError, match=r"line 3: 'repeat' is named twice"):
+        read_records(path)
+
+
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"format": 2}\n')
     with pytest.raises(LoadError, match="line 1"):
