@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -12,6 +13,7 @@ from typing_extensions import override
 from eft_client.bodies import UNSET, Unset, chat_body, score_body, text_body
 from eft_client.connection import Connection
 from eft_client.errors import BadAnswer
+from eft_client.halves import Mender
 from eft_client.results import Behaviours, ChatResult, ModelCard, Piece, ScoreItem, ScoreResult, TextResult
 from eft_client.settings import DEFAULT_URL
 from eft_client.wire import behaviours_in, chat_result, model_cards, pieces_in, score_result, text_result
@@ -209,12 +211,13 @@ class AsyncEftClient:
 
     async def _pieces(self, body: dict[str, Any], model: str | None) -> AsyncGenerator[Piece, None]:
         named = {"model": model or await self._default_model(), **body}
-        ends = _Ends(body.get("n"))
+        ends, mender = _Ends(body.get("n")), Mender()
         async with aclosing(self._connection.events("/chat/completions", named, ends.are_all)) as events:
             async for event in events:
                 for piece in pieces_in(event):
                     ends.take(piece)
-                    yield piece
+                    last = piece.finish_reason is not None
+                    yield replace(piece, text=mender.mend(piece.index, piece.text, last=last))
 
     async def _default_model(self) -> str:
         """The client's model; where it has none, the first that the server lists, asked for once."""

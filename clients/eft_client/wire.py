@@ -1,10 +1,12 @@
 """From bytes to results: what servers send, bounded by the connection and checked here."""
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,6 +19,7 @@ from pydantic import (
 from pydantic_core import from_json
 
 from eft_client.errors import BadAnswer, ServerAnswered, answered
+from eft_client.halves import mended
 from eft_client.printable import shortened
 from eft_client.results import (
     Behaviours,
@@ -40,19 +43,21 @@ __all__ = [
     "error_in",
     "json_object",
     "model_cards",
+    "parsed",
     "pieces_in",
     "score_result",
     "text_result",
 ]
 
 _SHOWN_CHARS = 200
+_MAX_DIGITS = 18
 _STATUS_OF_TYPE = {"invalid_request_error": 400, "rate_limit_error": 429, "timeout_error": 504}
 
 
 class _Wire(BaseModel):
     """Strict in what an answer is, lenient in what it does not know and in what only goes with an answer."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -72,6 +77,8 @@ def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 
 
 def _whole(value: Any) -> Any:
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS:
+        return int(value)
     return int(value) if isinstance(value, float) and math.isfinite(value) else value
 
 
@@ -79,17 +86,48 @@ def _word(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _said(value: Any) -> str:
+    """What text, null, or a list of parts of which some are text says."""
+    if isinstance(value, list):
+        return "".join(text for part in value if isinstance(text := _part(part), str))
+    if not isinstance(text := _part(value), str):
+        raise ValueError("Input should be text, or a list of its parts")
+    return text
+
+
+def _part(value: Any) -> Any:
+    if isinstance(value, dict) and value.get("type", "text") in ("text", "output_text"):
+        value = value.get("text")
+    return "" if value is None else value
+
+
+def _finite(value: Any) -> Any:
+    json.dumps(value, allow_nan=False)  # raises where a number in it is not finite
+    return value
+
+
+def _logprob(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("Input should be a finite number, or null")
+    return -math.inf if value is None else value
+
+
 _T = TypeVar("_T", bound=_Wire)
 _V = TypeVar("_V")
 Object = dict[str, Any]
 Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+# As it came: what ends in half a character is no str to pydantic.
+Said = Annotated[Any, BeforeValidator(_said)]
 Word = Annotated[str, BeforeValidator(_word)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 # What only goes with an answer is left out where it has another form: the answer is of use without it.
 Told = Annotated[_V | None, WrapValidator(_or_none)]
+Finite = Annotated[Object, AfterValidator(_finite)]
 # On the wire a log-probability of −inf is null; a reward that is not finite, too, and says less.
-Logprob = Annotated[float, BeforeValidator(lambda value: -math.inf if value is None else value)]
-Difference = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+Logprob = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_logprob)]
+Difference = Annotated[
+    float, Field(allow_inf_nan=True), BeforeValidator(lambda value: math.nan if value is None else value)
+]
 
 
 class _Usage(_Wire):
@@ -102,43 +140,38 @@ class _Usage(_Wire):
 
 
 class _Message(_Wire):
-    content: Text = ""
+    content: Said = ""
 
 
-class _ChatChoice(_Wire):
-    index: Whole = 0
+class _Placed(_Wire):
+    """A choice, or a piece of one; where its index cannot be read, it is the one of its place among them."""
+
+    index: Told[Whole] = None
+    finish_reason: Told[Word] = None
+    logprobs: Told[Finite] = None
+
+    def at(self, place: int) -> dict[str, Any]:
+        index = place if self.index is None else self.index
+        return {"index": index, "finish_reason": self.finish_reason, "logprobs": self.logprobs}
+
+
+class _ChatChoice(_Placed):
     message: Annotated[Object, BeforeValidator(lambda value: {} if value is None else value)]
-    finish_reason: Told[Word] = None
-    logprobs: Told[Object] = None
 
-    def choice(self) -> Choice:
-        text = _checked(_Message, self.message).content
-        return Choice(
-            index=self.index,
-            text=text,
-            finish_reason=self.finish_reason,
-            logprobs=self.logprobs,
-            message=self.message,
-        )
+    def choice(self, place: int) -> Choice:
+        text = mended(_checked(_Message, self.message).content)
+        return Choice(text=text, message=self.message, **self.at(place))
 
 
-class _TextChoice(_Wire):
-    index: Whole = 0
-    text: Text
-    finish_reason: Told[Word] = None
-    logprobs: Told[Object] = None
+class _TextChoice(_Placed):
+    text: Said
 
-    def choice(self) -> Choice:
-        return Choice(
-            index=self.index, text=self.text, finish_reason=self.finish_reason, logprobs=self.logprobs
-        )
+    def choice(self, place: int) -> Choice:
+        return Choice(text=mended(self.text), **self.at(place))
 
 
-class _Delta(_Wire):
-    index: Whole = 0
+class _Delta(_Placed):
     delta: Object = Field(default_factory=dict)
-    finish_reason: Told[Word] = None
-    logprobs: Told[Object] = None
 
 
 class _Head(_Wire):
@@ -147,7 +180,7 @@ class _Head(_Wire):
     id: Told[Word] = None
     model: Told[Word] = None
     usage: Told[_Usage] = None
-    eft: Told[Object] = None
+    eft: Told[Finite] = None
 
     def common(self) -> dict[str, Any]:
         usage = self.usage and self.usage.usage()
@@ -255,16 +288,29 @@ class _ErrorBody(_Wire):
     code: str | int | None = None
 
 
+def parsed(data: bytes | str) -> Any:
+    """What a server's JSON says; halves of characters are taken, as are numbers that are not finite.
+
+    Raises:
+        ValueError: It is not JSON, or nests too deeply.
+    """
+    try:
+        return from_json(data, cache_strings="keys")
+    except ValueError as error:
+        if "hex escape" not in str(error):
+            raise
+    return json.loads(data)
+
+
 def json_object(data: bytes | str) -> dict[str, Any]:
     """Parse one JSON object.
 
     Raises:
-        BadAnswer: It is not JSON, holds NaN or infinity, text that is not Unicode or too deep a nesting, or is
-            no object.
+        BadAnswer: It is not JSON, or nests too deeply, or is no object.
     """
     try:
-        value = from_json(data, allow_inf_nan=False, cache_strings="keys")
-    except ValueError as error:
+        value = parsed(data)
+    except (ValueError, RecursionError) as error:
         raise BadAnswer(f"the server's answer is not JSON ({error}): {_excerpt(data)}") from None
     if not isinstance(value, dict):
         raise BadAnswer(f"the server's answer is no JSON object: {_excerpt(data)}")
@@ -278,7 +324,7 @@ def chat_result(raw: Mapping[str, Any]) -> ChatResult:
         BadAnswer: It has another form.
     """
     answer = _checked(_Chat, raw)
-    choices = sorted((choice.choice() for choice in answer.choices), key=lambda choice: choice.index)
+    choices = _in_order(answer.choices)
     return ChatResult(choices=tuple(choices), raw=raw, **answer.common())
 
 
@@ -289,8 +335,13 @@ def text_result(raw: Mapping[str, Any]) -> TextResult:
         BadAnswer: It has another form.
     """
     answer = _checked(_Completion, raw)
-    choices = sorted((choice.choice() for choice in answer.choices), key=lambda choice: choice.index)
+    choices = _in_order(answer.choices)
     return TextResult(choices=tuple(choices), raw=raw, **answer.common())
+
+
+def _in_order(choices: Sequence[_ChatChoice | _TextChoice]) -> list[Choice]:
+    read = (choice.choice(place) for place, choice in enumerate(choices))
+    return sorted(read, key=lambda choice: choice.index)
 
 
 def pieces_in(raw: Mapping[str, Any]) -> list[Piece]:
@@ -306,12 +357,10 @@ def pieces_in(raw: Mapping[str, Any]) -> list[Piece]:
     told: dict[str, Any] = {"eft": chunk.eft, "usage": chunk.usage and chunk.usage.usage()}
     if not chunk.choices:
         return [Piece(text="", **told)] if any(told.values()) else []
-    pieces = []
-    for delta in chunk.choices:
-        text = _checked(_Message, delta.delta).content
-        given: dict[str, Any] = {"finish_reason": delta.finish_reason, "logprobs": delta.logprobs}
-        pieces.append(Piece(text=text, index=delta.index, delta=delta.delta, **given, **told))
-    return pieces
+    return [
+        Piece(text=_checked(_Message, delta.delta).content, delta=delta.delta, **delta.at(place), **told)
+        for place, delta in enumerate(chunk.choices)
+    ]
 
 
 def score_result(raw: Mapping[str, Any], asked: int) -> ScoreResult:

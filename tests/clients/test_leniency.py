@@ -1,5 +1,7 @@
 """What other servers make of the protocol: an answer that OpenAI's own client takes is not thrown away."""
 
+import json
+import math
 from typing import Any
 
 import httpx
@@ -50,6 +52,10 @@ ODD_CHUNKS = {
     "logprobs a list": choice(logprobs=[]),
     "index null": choice(index=None),
     "index a float": choice(index=0.0),
+    "index text": choice(index="0"),
+    "index a word": choice(index="first"),
+    "logprobs not finite": choice(logprobs={"content": [{"token": "a", "logprob": float("nan")}]}),
+    "logprobs too large": event('{"choices": [{"index": 0, "delta": {}, "logprobs": {"content": [1e400]}}]}'),
     "usage null": event({"choices": [], "usage": None}),
     "usage text": event({"choices": [], "usage": "none"}),
     "counts null": event({"choices": [], "usage": dict.fromkeys(USAGE)}),
@@ -155,6 +161,110 @@ async def test_an_odd_answer_says_what_openai_s_client_says(odd: dict[str, Any])
         return httpx.Response(200, json=CHAT | odd)
 
     assert (await client(body()).chat("Hi")).text == await theirs(body()) == "Hello!"
+
+
+async def test_what_cannot_be_read_of_logprobs_and_behaviour_is_none() -> None:
+    half = '{"index": 0, "message": {"content": "Hi"}, "logprobs": {"content": [{"logprob": 1e400}]}}'
+    body = (
+        f'{{"choices": [{half}], "eft": {{"weights": {{"helpful": NaN}}}}, "usage": {{"total_tokens": NaN}}}}'
+    )
+    answer = await client(httpx.Response(200, content=body.encode())).chat("Hi")
+    assert (answer.text, answer.choices[0].logprobs, answer.eft, answer.usage) == ("Hi", None, None, None)
+    chunks = streamed(event(body.replace("message", "delta")), chunk("", finish="stop"), DONE)
+    pieces = [piece async for piece in client(chunks).stream("Hi")]
+    assert [(piece.text, piece.logprobs, piece.eft) for piece in pieces] == [
+        ("Hi", None, None),
+        ("", None, None),
+    ]
+
+
+async def test_indices_are_numbers_or_places() -> None:
+    odd = [{"index": index, "message": {"content": str(place)}} for place, index in enumerate(["1", "0"])]
+    answer = await client(httpx.Response(200, json=CHAT | {"choices": odd})).chat("Hi", n=2)
+    assert [(one.index, one.text) for one in answer.choices] == [(0, "1"), (1, "0")]
+    unread = [{"index": {}, "message": {"content": text}} for text in "ab"]
+    answer = await client(httpx.Response(200, json=CHAT | {"choices": unread})).chat("Hi", n=2)
+    assert [(one.index, one.text) for one in answer.choices] == [(0, "a"), (1, "b")]
+
+
+HALVES = "\ud83d", "\ude00"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "said"),
+    [
+        (HALVES, ["", "😀"]),
+        (("a\ud83d", "\ude00b"), ["a", "😀b"]),
+        (("\ud83d\ude00", "!"), ["😀", "!"]),
+        (("\ud83d", "", "\ude00"), ["", "", "😀"]),
+        (("\ud83d", "x"), ["", "\ufffdx"]),
+        (("x", "\ude00"), ["x", "\ufffd"]),
+    ],
+)
+async def test_characters_that_were_cut_in_two_are_put_together(pieces: Any, said: list[str]) -> None:
+    chunks = (*(chunk(piece) for piece in pieces), chunk("", finish="stop"), DONE)
+    found = [piece.text async for piece in client(streamed(*chunks)).stream("Hi")]
+    assert found == [*said, ""]
+    assert (await theirs(streamed(*chunks), stream=True)).encode("utf-16", "surrogatepass").decode(
+        "utf-16", "replace"
+    ) == "".join(said)
+
+
+async def test_a_half_waits_for_its_own_choice_and_for_no_end() -> None:
+    chunks = (
+        chunk(HALVES[0], 0),
+        chunk("b", 1, "stop"),
+        chunk(HALVES[1], 0),
+        chunk(HALVES[0], 0, "stop"),
+        DONE,
+    )
+    pieces = [piece async for piece in client(streamed(*chunks)).stream("Hi", n=2)]
+    assert [(piece.index, piece.text) for piece in pieces] == [(0, ""), (1, "b"), (0, "😀"), (0, "\ufffd")]
+
+
+async def test_a_whole_answer_with_half_a_character_has_a_sign_for_it() -> None:
+    odd = {"choices": [{"index": 0, "message": {"content": "a\ud83d b\ud83d\ude00"}}]}
+    answer = await client(httpx.Response(200, content=json.dumps(CHAT | odd).encode())).chat("Hi")
+    assert answer.text == "a\ufffd b😀"
+    text = {"choices": [{"index": 0, "text": "a\ud83d"}]}
+    assert (
+        await client(httpx.Response(200, content=json.dumps(text).encode())).complete("Hi")
+    ).text == "a\ufffd"
+
+
+PARTS = [
+    {"type": "text", "text": "Hel"},
+    {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+    {"type": "image_url", "image_url": {"url": "x"}},
+    {"type": "text", "text": None},
+    {"type": "text", "text": "lo"},
+]
+
+
+async def test_a_content_of_parts_says_what_its_texts_say() -> None:
+    odd = {"choices": [{"index": 0, "message": {"content": PARTS}, "finish_reason": "stop"}]}
+    answer = await client(httpx.Response(200, json=CHAT | odd)).chat("Hi")
+    assert (answer.text, answer.choices[0].message["content"]) == ("Hello", PARTS)
+    assert await theirs(httpx.Response(200, json=CHAT | odd)) == PARTS
+    chunks = streamed(choice(delta={"content": PARTS}), chunk("!", finish="stop"), DONE)
+    assert "".join([piece.text async for piece in client(chunks).stream("Hi")]) == "Hello!"
+
+
+async def test_scores_that_are_not_finite_are_no_scores() -> None:
+    one = {"logprobs": [-1.0], "total": -1.0, "ranks": [1], "top_logprobs": [-1.0]}
+    item = {"index": 0, "token_ids": [1], "tokens": ["a"], "composite": one}
+    for total, fine in (("null", True), ("NaN", False), ("-1e400", False)):
+        body = json.dumps({"object": "eft.score", "data": [item]}).replace(
+            '"total": -1.0', f'"total": {total}'
+        )
+        asking = client(httpx.Response(200, content=body.encode())).score(
+            [{"prompt": "a", "completion": "b"}]
+        )
+        if fine:
+            assert (await asking)[0].composite.total == -math.inf
+        else:
+            with pytest.raises(BadAnswer, match="finite"):
+                await asking
 
 
 async def test_a_message_that_is_null_says_nothing() -> None:

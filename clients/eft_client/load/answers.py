@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic_core import from_json
-
 from eft_client.errors import BadAnswer
 from eft_client.events import EventParser
 from eft_client.load.exchange import Exchange
 from eft_client.printable import shortened
+from eft_client.wire import parsed
 
 __all__ = ["Answer", "answer_in"]
 
@@ -63,8 +62,8 @@ def _events(seen: Exchange) -> Iterator[tuple[float, str]]:
 
 def _take(answer: Answer, when_s: float, data: str) -> None:
     try:
-        chunk = from_json(data)
-    except ValueError:
+        chunk = parsed(data)
+    except (ValueError, RecursionError):
         raise BadAnswer(f"an event that is no JSON: {data[:80]!r}") from None
     if not isinstance(chunk, dict):
         raise BadAnswer(f"an event that is no object: {data[:80]!r}")

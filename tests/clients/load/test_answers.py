@@ -58,6 +58,14 @@ def test_a_reason_of_another_type_ends_an_answer_and_nothing_comes_after_the_end
     assert (answer.finish_reason, answer.error) == ("2", None)
 
 
+def test_a_character_that_was_cut_in_two_and_numbers_that_are_not_finite_fail_no_answer() -> None:
+    first = event(
+        {"choices": [{"index": 0, "delta": {"content": "\ud83d"}, "logprobs": {"a": float("nan")}}]}
+    )
+    answer = answer_in(seen(first, chunk("\ude00", "stop"), usage(7, 2), DONE))
+    assert (answer.error, answer.chunks_s, answer.output_tokens) == (None, [1.0, 2.0], 2)
+
+
 @pytest.mark.parametrize(
     ("pieces", "error"),
     [
