@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 __all__ = ["Answer", "Answers", "spoken"]
 
-_OPENED = re.compile(r"\s*<(think|thinking)>")
-_CLOSED = re.compile(r"</(?:think|thinking)>")
+_NAME = r"(?:seed:)?(?:think|thinking|thought|reason|reasoning)"
+#: The marks in use: <think>, [THINK], ◁think▷; each with its end.
+_MARK = re.compile(rf"<(?P<a>/?)(?P<tag>{_NAME})>|\[(?P<b>/?)think\]|◁(?P<c>/?)think▷", re.IGNORECASE)
 
 
 def spoken(text: str) -> str:
@@ -15,13 +16,23 @@ def spoken(text: str) -> str:
 
     Reasoning that was cut off has nothing behind it; templates may open it, so that the text holds its end alone.
     """
-    opened = _OPENED.match(text)
-    if opened:
-        return text.partition(f"</{opened[1]}>")[2].lstrip()
-    closed = _CLOSED.search(text)
-    if closed and "<think" not in text[: closed.start()]:
-        return text[closed.end() :].lstrip()
+    first = _MARK.search(text)
+    if first is not None and _ends(first):
+        return text[first.end() :].lstrip()
+    while (opened := _MARK.match(text.lstrip())) and not _ends(opened):
+        text = _behind(opened, text.lstrip())
     return text
+
+
+def _ends(mark: re.Match[str]) -> bool:
+    return bool(mark["a"] or mark["b"] or mark["c"])
+
+
+def _behind(opened: re.Match[str], text: str) -> str:
+    """What follows the end of the reasoning that a mark opens; nothing where it has none."""
+    close = f"{opened[0][0]}/{opened[0][1:]}".lower()
+    ended = next((mark for mark in _MARK.finditer(text) if mark[0].lower() == close), None)
+    return text[ended.end() :].lstrip() if ended else ""
 
 
 @dataclass(frozen=True)

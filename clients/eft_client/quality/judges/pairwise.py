@@ -5,6 +5,7 @@ judged in both orders, and how often these disagree is a figure of its own.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,6 +20,7 @@ from eft_client.quality.journal import Journal, content_key
 from eft_client.quality.metrics import Metric
 from eft_client.quality.prompts import Prompt
 from eft_client.quality.servers import Job, Servers, run_bounded
+from eft_client.quality.words import seen
 from eft_client.settings import Setting
 
 __all__ = ["Agreement", "PairwiseJudge", "Preferences", "read_template", "verdict_in"]
@@ -27,7 +29,9 @@ MAX_TEMPLATE_BYTES = 1 << 16
 #: Longer answers are cut, and the judge is told so.
 MAX_ANSWER_CHARS = 8000
 _PLACES = ("question", "first", "second", "nonce")
-_MARKUP = str.maketrans("", "", "*_`~#>")
+#: Markup that is written in letters: LaTeX's commands, HTML's tags, and the tokens that end a turn.
+_LETTERS = re.compile(r"\\[a-z]+|<\|[^<>]*\|>|</?[a-z][^<>]*>", re.IGNORECASE)
+_WORD = re.compile(r"[^\W_]+")
 _WORTH = {"first": 1.0, "second": 0.0, "tie": 0.5}
 
 
@@ -67,17 +71,16 @@ def _cut(answer: str) -> str:
 def verdict_in(reply: str, nonce: str) -> float | None:
     """1 for the first answer, 0 for the second, 0.5 for a tie; None where the last line is no verdict with the nonce.
 
-    Nothing but the last line counts, and it has to be the verdict alone; how it is set (bold, as code, as a
-    heading) does not matter.
+    Nothing but the last line with a word counts, and its words have to be the verdict alone; how it is set (bold, as
+    code, in brackets, as an item of a list, with an end of turn) does not matter.
     """
-    plain = (line.translate(_MARKUP).strip() for line in spoken(reply).splitlines())
-    lines = [line for line in plain if line]
-    found = (
-        re.fullmatch(rf"verdict {re.escape(nonce)}:\s*(first|second|tie)\.?", lines[-1], re.I)
-        if lines
-        else None
-    )
-    return _WORTH[found[1].lower()] if found else None
+    plain = unicodedata.normalize("NFKC", seen(spoken(reply)))
+    lines = [
+        words for line in plain.splitlines() if (words := _WORD.findall(_LETTERS.sub(" ", line.lower())))
+    ]
+    if not lines or lines[-1][:-1] != ["verdict", nonce.lower()]:
+        return None
+    return _WORTH.get(lines[-1][-1])
 
 
 @dataclass(frozen=True)
