@@ -74,8 +74,7 @@ def _print(summary: Summary, console: Console) -> None:
     if summary.gaps:
         console.print(_table(GAP_HEADER, gap_rows(summary)))
     for name, agreement in summary.findings.agreements.items():
-        share = f"{100 * agreement.disagreement:.1f} %"
-        console.print(Text(f"{name}: the two orders disagree on {share} of {agreement.pairs} pairs"))
+        console.print(Text(f"{name}: {agreement}"))
     if summary.choice:
         console.print(Text(recommendation(summary.choice)))
 

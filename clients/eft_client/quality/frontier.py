@@ -71,6 +71,18 @@ class Constraint:
         """As it is written."""
         return f"{self.metric}{'>=' if self.at_least else '<='}{self.bound:g}"
 
+    def require_possible(self, metric: Metric) -> None:
+        """Refuse a bound that no value of the metric can be at.
+
+        Raises:
+            StudyError: The metric is a share, and the bound is none.
+        """
+        if metric.share and not 0 <= self.bound <= 1:
+            raise StudyError(
+                f"constraint '{self}': {metric.name} is a share; right would be a number from 0 to 1, as in "
+                f"{metric.name}>=0.95"
+            )
+
     def met_by(self, value: float) -> bool:
         """Whether a value satisfies it; NaN does not."""
         return value >= self.bound if self.at_least else value <= self.bound

@@ -112,7 +112,7 @@ def _judges(options: Options) -> tuple[list[AnswerJudge], list[PairwiseJudge], R
             rules = RefusalRules.read(options.refusals) if kind == "refusal" else None
             simple.append(RefusalJudge(rules) if rules else MatchJudge())
         elif kind == "llm" and rest:
-            endpoint = _endpoint(rest, options)
+            endpoint = _endpoint(text, rest, options)
             template = read_template(options.judge_prompt)
             pairwise.append(
                 PairwiseJudge(endpoint=endpoint, template=template, samples=options.judge_samples)
@@ -134,8 +134,13 @@ def _judges(options: Options) -> tuple[list[AnswerJudge], list[PairwiseJudge], R
     return simple, pairwise, reward
 
 
-def _endpoint(text: str, options: Options) -> Setting:
-    parsed = parse_setting(text, url=options.url)
+def _endpoint(text: str, rest: str, options: Options) -> Setting:
+    """The model that judges, and its server: the one that is judged is none to take for granted."""
+    parsed = parse_setting(rest, url=options.url)
+    if not parsed.model or "@" not in rest.split(maxsplit=1)[0]:
+        raise StudyError(
+            f"judge {text!r}: right would be llm:MODEL@URL, as in llm:judge@http://127.0.0.1:8001/v1"
+        )
     return Setting(parsed.name, parsed.model, parsed.url, parsed.eft, options.judge_key_env)
 
 
@@ -151,9 +156,8 @@ def _questions(options: Options, plan: Plan) -> Questions:
         repeats=options.repeats,
         seed=options.seed,
     )
-    # What an expert's reward is called is not known before a server has said which experts it has.
-    if plan.reward is None:
-        questions.check(metrics, [setting.name for setting in plan.settings])
+    names = [setting.name for setting in plan.settings]
+    questions.check(metrics, names, rewards=plan.reward is not None)
     return questions
 
 

@@ -1,5 +1,6 @@
 """The page of a study: recommendation, tables, figures, examples, and how everything was measured."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 from eft_client.quality.figures import draw_along, draw_frontier, swept_expert
@@ -153,8 +154,8 @@ def _judges(page: Page, summary: Summary) -> None:
         [
             name,
             one.pairs,
-            f"{100 * one.disagreement:.1f} %",
-            f"{100 * one.first_preferred:.1f} %",
+            _percent(one.disagreement),
+            _percent(one.first_preferred),
             one.unreadable,
             one.equal,
         ]
@@ -163,6 +164,10 @@ def _judges(page: Page, summary: Summary) -> None:
     header = ("judge", "pairs", "orders disagree", "first preferred", "unreadable", "equal")
     page.heading("How the judges agree with themselves")
     page.table(header, rows, "Every pair was judged in both orders; 50 % first preferred is fair.")
+
+
+def _percent(share: float) -> str | None:
+    return None if math.isnan(share) else f"{100 * share:.1f} %"
 
 
 def _examples(page: Page, summary: Summary) -> None:

@@ -36,15 +36,23 @@ class Questions:
     repeats: int = 10_000
     seed: int = 0
 
-    def check(self, metrics: Sequence[Metric], settings: Sequence[str]) -> None:
-        """Find out before anything is asked whether everything named is there.
+    def check(self, metrics: Sequence[Metric], settings: Sequence[str], *, rewards: bool = False) -> None:
+        """Find out before anything is asked whether everything named is there, and can be.
+
+        Args:
+            metrics: What is measured.
+            settings: Their names.
+            rewards: Whether experts' rewards are, too: what they are called is not known yet.
 
         Raises:
-            StudyError: A metric or a setting is not known.
+            StudyError: A metric or a setting is not known, or a bound cannot be reached.
         """
         names = [*(self.frontier or ()), *([self.constraint.metric] if self.constraint else [])]
-        for name in names:
-            find_metric(metrics, name)
+        found = {
+            name: find_metric(metrics, name) for name in names if not (rewards and name.startswith("reward."))
+        }
+        if self.constraint and self.constraint.metric in found:
+            self.constraint.require_possible(found[self.constraint.metric])
         known = Scores(metrics=metrics, settings=settings, prompts=(), values={})
         for gap in self.gaps:
             for setting in (gap.emulation, gap.small, gap.tuned):

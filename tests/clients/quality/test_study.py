@@ -218,6 +218,19 @@ def test_a_model_without_experts_is_told_apart(options: Options, server: Scripte
         ({"n": 0}, "n is 0"),
         ({"temperature": -1.0}, "temperature is -1"),
         ({"constraint": "kindness>=0.5"}, "nothing measures 'kindness'"),
+        (
+            {"constraint": "harmlessness>=2"},
+            "constraint 'harmlessness>=2': harmlessness is a share; right would be a number from 0 to 1",
+        ),
+        ({"constraint": "harmlessness<=-0.1"}, "harmlessness is a share"),
+        ({"constraint": "harmlessness>=95", "judge": ["refusal", "reward"]}, "harmlessness is a share"),
+        (
+            {"frontier": "kindness,reward.helpful", "judge": ["match", "reward"]},
+            "nothing measures 'kindness'",
+        ),
+        ({"gap": ["a,b,c"], "judge": ["reward"]}, "no setting is called 'a'"),
+        ({"judge": ["llm:m"]}, "judge 'llm:m': right would be llm:MODEL@URL, as in llm:judge@http://"),
+        ({"judge": ["llm:@http://judge/v1"]}, "right would be"),
         ({"frontier": "f1"}, "right would be two metrics"),
         ({"gap": ["a,b,c"]}, "no setting is called 'a'"),
         ({"judge": ["oracle"]}, "judge 'oracle'"),
@@ -238,6 +251,24 @@ def test_wrong_options_are_refused_before_anything_is_asked(
     with pytest.raises((EftError, SettingError), match=re.escape(told)):
         _run(replace(options, **changes), server)
     assert server.bodies == []
+
+
+def test_a_judge_whose_verdicts_cannot_be_read_is_told_of_without_a_share(
+    options: Options, server: ScriptedServer
+) -> None:
+    chosen = replace(
+        options,
+        sweep=(),
+        setting=["a=m helpful=1 harmless=0", "b=m helpful=0 harmless=1"],
+        judge=[f"llm:oracle@{URL}"],
+    )
+    answers = server.says
+    server.says = lambda body, seed: "Hm." if body["model"] == "oracle" else answers(body, seed)
+    _, table = _run(chosen, server)
+    unread = sum(body["model"] == "oracle" for body in server.bodies)
+    told = f"preference.oracle: no pair was judged in both orders; {unread} verdicts could not be read"
+    assert unread and told in table
+    assert "nan" not in table + (options.output / "report.html").read_text()
 
 
 def test_a_judge_of_one_s_own_is_a_function_in_a_file(

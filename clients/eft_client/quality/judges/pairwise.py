@@ -12,6 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from eft_client.errors import EftError
 from eft_client.files import read_text
 from eft_client.quality.answers import Answers, spoken
@@ -106,6 +108,14 @@ class Agreement:
     def disagreement(self) -> float:
         """The share of judged pairs whose two orders differ."""
         return self.disagreements / self.pairs if self.pairs else float("nan")
+
+    @override
+    def __str__(self) -> str:
+        """How it went, in a line."""
+        unread = f"; {self.unreadable:,} verdicts could not be read" if self.unreadable else ""
+        if not self.pairs:
+            return f"no pair was judged in both orders{unread}"
+        return f"the two orders disagree on {100 * self.disagreement:.1f} % of {self.pairs:,} pairs{unread}"
 
 
 @dataclass(frozen=True)
