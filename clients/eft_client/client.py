@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from eft_client.bodies import UNSET, Unset, chat_body, score_body, text_body
 from eft_client.connection import Connection
-from eft_client.errors import BadAnswer
+from eft_client.errors import BadAnswer, WrongArgument
 from eft_client.halves import Mender
 from eft_client.results import Behaviours, ChatResult, ModelCard, Piece, ScoreItem, ScoreResult, TextResult
 from eft_client.settings import DEFAULT_URL
@@ -89,7 +89,7 @@ class AsyncEftClient:
             EftError: There was no answer, or one that is an error.
         """
         asked = _asked(weights, scale, amplify, filter, coefficients)
-        body = chat_body(messages, asked, options)
+        body = chat_body(messages, asked, _whole(options))
         return chat_result(await self._post("/chat/completions", body, model))
 
     def stream(  # noqa: PLR0913 (one for each option)
@@ -115,6 +115,10 @@ class AsyncEftClient:
             EftError: While iterating: there was no answer, it broke off, or it ended in an error.
         """
         asked = _asked(weights, scale, amplify, filter, coefficients)
+        if not options.pop("stream", True):
+            raise WrongArgument(
+                "stream=False: this gives the answer piece by piece; chat() gives the whole answer"
+            )
         return self._pieces(chat_body(messages, asked, options) | {"stream": True}, model)
 
     async def complete(  # noqa: PLR0913 (one for each option)
@@ -137,7 +141,7 @@ class AsyncEftClient:
             EftError: There was no answer, or one that is an error.
         """
         asked = _asked(weights, scale, amplify, filter, coefficients)
-        return text_result(await self._post("/completions", text_body(prompt, asked, options), model))
+        return text_result(await self._post("/completions", text_body(prompt, asked, _whole(options)), model))
 
     async def score(  # noqa: PLR0913 (one for each option)
         self,
@@ -245,6 +249,15 @@ class _Ends:
 
     def are_all(self) -> bool:
         return len(self._ended) >= max(self._asked, len(self._come))
+
+
+def _whole(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a call that waits for the whole answer."""
+    if options.get("stream"):
+        raise WrongArgument(
+            "stream=True: this waits for the whole answer; stream() gives a chat's piece by piece"
+        )
+    return options
 
 
 def _asked(

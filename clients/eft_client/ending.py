@@ -1,5 +1,8 @@
 """How commands end: their exit statuses, and errors as one message."""
 
+import errno
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -9,11 +12,20 @@ import typer
 from eft_client.errors import EftError
 from eft_client.printable import printable
 
-__all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "EXIT_WRONG_INPUT", "errors_in_words", "fail", "require_bench"]
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_INTERRUPTED",
+    "EXIT_WRONG_INPUT",
+    "errors_in_words",
+    "fail",
+    "output_in_words",
+    "require_bench",
+]
 
 EXIT_FAILED = 1
 EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 _BENCH_PACKAGES = ("jinja2", "matplotlib", "numpy", "regex")
 _INSTALL_ADVICE = "pip install 'eft-server[bench]', or in a clone: make install-bench"
 
@@ -38,3 +50,26 @@ def errors_in_words() -> Iterator[None]:
         yield
     except EftError as error:
         raise fail(error, EXIT_WRONG_INPUT) from error
+
+
+@contextmanager
+def output_in_words() -> Iterator[None]:
+    """Say in one line that nothing more can be written, as to a full disk, and end with a failure.
+
+    Otherwise what wrote would tell it in a traceback, and Python in another one when it ends.
+    """
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in _FULL or isinstance(error, EftError):
+            raise
+        # What could not be written is still there, and is written once more at the very end.
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
+        sys.exit(EXIT_FAILED)

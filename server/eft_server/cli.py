@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eft_client.cli import add_commands
+from eft_client.ending import output_in_words
 from eft_server import __version__
 from eft_server.config import ServerConfig, bundled_families, load_config
 from eft_server.errors import ConfigError, EftError
@@ -82,7 +83,8 @@ VllmArguments = Annotated[
 
 def main() -> None:
     """Run the command line."""
-    app()
+    with output_in_words():
+        app()
 
 
 def _print_version(wanted: bool) -> None:

@@ -130,6 +130,24 @@ def test_a_stream_refuses_wrong_weights_before_it_is_iterated() -> None:
         asking.stream("Hi", weights={"helpful": math.nan})
 
 
+async def test_a_call_that_waits_for_the_whole_answer_points_to_the_one_that_streams() -> None:
+    asking, script = client(ok(CHAT))
+    for call in (asking.chat, asking.complete):
+        with pytest.raises(WrongArgument, match=r"stream=True: .*; stream\(\) gives"):
+            await call("Hi", stream=True)
+    with pytest.raises(WrongArgument, match=r"stream=False: .*; chat\(\) gives"):
+        asking.stream("Hi", stream=False)
+    assert script.requests == []
+    await asking.chat("Hi", stream=False)
+    assert script.bodies[0]["stream"] is False
+
+
+async def test_a_stream_may_be_told_that_it_is_one() -> None:
+    asking, script = client(streamed(chunk("Hello", finish="stop"), DONE))
+    assert [piece.text for piece in await collected(asking.stream("Hi", stream=True))] == ["Hello"]
+    assert script.bodies[0]["stream"] is True
+
+
 @pytest.mark.parametrize("messages", [7, {"role": "user"}, ["Hi"], None])
 async def test_messages_of_another_kind_are_refused(messages) -> None:
     asking, _ = client(ok(CHAT))

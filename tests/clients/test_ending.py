@@ -1,5 +1,6 @@
 """How commands end."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from typer.testing import CliRunner
 
 from eft_client import ending
 from eft_client.cli import add_commands
-from eft_client.ending import errors_in_words
-from eft_client.errors import BadAnswer
+from eft_client.ending import errors_in_words, output_in_words
+from eft_client.errors import BadAnswer, TimedOut
 
 app = typer.Typer()
 add_commands(app)
@@ -105,3 +106,42 @@ def test_a_number_that_cannot_be_is_refused_in_words(option, tmp_path):
     assert (done.exit_code, done.exception.__class__) == (2, SystemExit)
     assert option.split()[0].strip("-").replace("-", "_") in done.output.replace("-", "_")
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("arguments", ["bench quality --print-prompts", "families", "--help"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_told_in_one_line(arguments, unbuffered):
+    command = [sys.executable, "-c", "from eft_server.cli import main; main()", *arguments.split()]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+    told = "error: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
+def test_a_reader_that_has_enough_ends_it_quietly():
+    command = [
+        sys.executable,
+        "-c",
+        "from eft_server.cli import main; main()",
+        "bench",
+        "quality",
+        "--print-prompts",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(60)) == (b"", 1)
+
+
+def test_an_error_of_another_kind_stays_what_it_is():
+    for error in (FileNotFoundError(2, "no"), TimedOut("no"), SystemExit(3)):
+        with pytest.raises(type(error)), output_in_words():
+            raise error

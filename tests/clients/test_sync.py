@@ -41,6 +41,8 @@ def test_errors_are_the_same() -> None:
             asking.chat("Hi", scale=float("nan"))
         with pytest.raises(WrongArgument):
             asking.stream("Hi", scale=float("nan"))
+        with pytest.raises(WrongArgument, match=r"stream\(\) gives"):
+            asking.chat("Hi", stream=True)
 
 
 def test_a_stream_is_an_ordinary_iterator() -> None:

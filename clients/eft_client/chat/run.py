@@ -12,6 +12,7 @@ from eft_client.chat.screen import Screen
 from eft_client.chat.session import Sampling, opened
 from eft_client.client import AsyncEftClient
 from eft_client.ending import EXIT_INTERRUPTED
+from eft_client.errors import WrongArgument
 
 __all__ = ["Wishes", "run"]
 
@@ -52,6 +53,8 @@ def run(wishes: Wishes) -> int:
     Raises:
         EftError: The server does not answer, or something wished for cannot be.
     """
+    if sys.stdin is None or sys.stdout is None:
+        raise WrongArgument("a chat needs a standard input and a standard output; one of them is closed")
     # What the terminal's encoding lacks is shown as ?, and what was typed in another is still text. Files are UTF-8.
     typed = sys.stdin.isatty()
     _configure(sys.stdin, errors="surrogateescape", encoding=None if typed else "utf-8")

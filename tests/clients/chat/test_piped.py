@@ -287,6 +287,30 @@ def test_a_beginning_that_cannot_be_is_an_error_in_words(options, words, talker:
     assert talker.bodies == []
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_ends_it_in_one_line(unbuffered: str, talker: Talker) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*EFT, "--url", talker.url],
+            input=b"one\ntwo\n",
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+    told = b"error: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr, len(talker.bodies)) == (1, told, 1)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_a_chat_without_input_or_output_is_refused_in_one_line(closed: str, talker: Talker) -> None:
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *EFT, "--url", talker.url]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert done.stderr.startswith(b"error: a chat needs a standard input and a standard output")
+
+
 def test_an_output_that_takes_no_more_ends_it_quietly(talker: Talker) -> None:
     read, write = os.pipe()
     os.close(read)
