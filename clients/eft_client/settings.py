@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -12,9 +12,8 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
-from eft_client.errors import EftError
 from eft_client.files import read_text
-from eft_client.finite import finite_number
+from eft_client.weights import FACTORS, SettingError, number_in, parse_behaviour, words_by_name
 
 __all__ = ["DEFAULT_URL", "Setting", "SettingError", "parse_setting", "read_settings", "sweep"]
 
@@ -23,12 +22,8 @@ MAX_SETTINGS = 200
 MAX_FILE_BYTES = 1 << 20
 
 _NAME = re.compile(r"[^\s=@]+")
-_NUMBERS = ("scale", "amplify")
+_SWEPT = "expert=from:to:step, expert=number or expert=1-other, like helpful=0:1:0.1 harmless=1-helpful"
 _KEYS = ("name", "model", "url", "weights", "scale", "amplify", "filter", "coefficients", "api_key_env")
-
-
-class SettingError(EftError, ValueError):
-    """A setting that cannot be read; the message names the value and what would be right."""
 
 
 @dataclass(frozen=True)
@@ -86,31 +81,13 @@ def parse_setting(text: str, *, url: str = DEFAULT_URL) -> Setting:
     model, _, own_url = (target if found else words[0]).partition("@")
     if not _NAME.fullmatch(name if found else model):
         raise SettingError(f"{words[0]!r}: right would be NAME=MODEL or NAME=MODEL@URL")
-    eft = _behaviour(words[1:], text)
+    eft = parse_behaviour(" ".join(words[1:]))
     return Setting(
         name=name if found else " ".join([model, *words[1:]]),
         model=model or None,
         url=_url(own_url or url),
         eft=eft,
     )
-
-
-def _behaviour(words: Sequence[str], text: str) -> dict[str, Any]:
-    eft: dict[str, Any] = {}
-    for word in words:
-        key, found, value = word.partition("=")
-        if not found or not key:
-            raise SettingError(f"{text!r}: {word!r} is not of the form expert=number")
-        if sum(other.startswith(f"{key}=") for other in words) > 1:
-            raise SettingError(f"{text!r}: {key!r} is named twice")
-        if key == "filter":
-            kind, _, top_p = value.partition(":")
-            eft["filter"] = {"kind": kind, "top_p": _number(top_p, text)}
-        elif key in _NUMBERS:
-            eft[key] = _number(value, text)
-        else:
-            eft.setdefault("weights", {})[key] = _number(value, text)
-    return eft
 
 
 class _Loader(yaml.SafeLoader):
@@ -179,12 +156,7 @@ def sweep(text: str, *, model: str | None = None, url: str = DEFAULT_URL) -> lis
     Raises:
         SettingError: It has another form, has no range, or makes more than 200 settings.
     """
-    terms = dict[str, float | list[float] | str]()
-    for word in text.split():
-        key, value = _term(word, text)
-        if key in terms:
-            raise SettingError(f"sweep {text!r}: {key!r} is named twice")
-        terms[key] = value
+    terms = {key: _term(key, value, text) for key, value in words_by_name(text, _SWEPT).items()}
     ranges = {key: value for key, value in terms.items() if isinstance(value, list)}
     if not ranges:
         raise SettingError(f"sweep {text!r}: no range; right would be helpful=0:1:0.1 harmless=1-helpful")
@@ -205,42 +177,32 @@ def _point(
         key: swept[key] if key in swept else _rest(value, swept, text) if isinstance(value, str) else value
         for key, value in terms.items()
     }
-    factors = {key: values[key] for key in _NUMBERS if key in values}
-    weights = {key: value for key, value in values.items() if key not in _NUMBERS}
+    factors = {key: values[key] for key in FACTORS if key in values}
+    weights = {key: value for key, value in values.items() if key not in FACTORS}
     name = " ".join(f"{key}={value:g}" for key, value in values.items())
     eft = ({"weights": weights} if weights else {}) | factors
     return Setting(name=name, model=model, url=_url(url), eft=eft, sweep=dict(swept))
 
 
-def _term(word: str, text: str) -> tuple[str, float | list[float] | str]:
-    key, found, value = word.partition("=")
-    if not found or not key or not value:
-        raise SettingError(f"sweep {text!r}: {word!r} is not of the form expert=from:to:step")
+def _term(key: str, value: str, text: str) -> float | list[float] | str:
     if value.startswith("1-"):
-        return key, value[2:]
+        return value[2:]
     if ":" not in value:
-        return key, _number(value, text)
-    numbers = [_number(part, text) for part in value.split(":")]
+        return number_in(key, value)
+    numbers = [number_in(key, part) for part in value.split(":")]
     if len(numbers) != 3 or numbers[2] <= 0 or numbers[1] < numbers[0]:
         raise SettingError(f"sweep {text!r}: {value!r} is not from:to:step with from ≤ to and a step above 0")
     first, last, step = numbers
     count = math.floor((last - first) / step + 1e-9) + 1
     if count > MAX_SETTINGS:
         raise SettingError(f"sweep {text!r}: {value!r} makes more than {MAX_SETTINGS} settings")
-    return key, [round(first + index * step, 9) for index in range(count)]
+    return [round(first + index * step, 9) for index in range(count)]
 
 
 def _rest(other: str, swept: Mapping[str, float], text: str) -> float:
     if other not in swept:
         raise SettingError(f"sweep {text!r}: 1-{other} needs a range for {other!r}")
     return round(1.0 - swept[other], 9)
-
-
-def _number(value: str, text: str) -> float:
-    number = finite_number(value)
-    if number is None:
-        raise SettingError(f"{text!r}: {value!r} is not a finite number")
-    return number
 
 
 def _url(url: str) -> str:

@@ -5,11 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from eft_client.errors import WrongArgument
-from eft_client.finite import finite_number
 from eft_client.results import Behaviours, ModelCard
-from eft_client.settings import SettingError, parse_setting
 
-__all__ = ["Behaviour", "eft_in", "filter_in", "number_in"]
+__all__ = ["Behaviour"]
 
 _SLACK = 1e-9
 """Of a sum of weights, which is not exact: 0.7 + 0.2 + 0.1 > 1."""
@@ -89,57 +87,6 @@ class Behaviour:
             raise WrongArgument(
                 f"scale · Σ|weight| = {total:g} is out of bounds; allowed: up to {self.family.total:g}"
             )
-
-
-def eft_in(text: str, *allowed: str) -> dict[str, Any]:
-    """The `eft` object that words such as `helpful=0.7 scale=0.5` or `helpful=0.7,harmless=0.3` say.
-
-    Args:
-        text: The words, with spaces or commas between them.
-        allowed: The keys of the object that may be set, such as "weights"; any where there are none.
-
-    Raises:
-        WrongArgument: A word has another form, is no number, or sets something else.
-    """
-    words = text.replace(",", " ")
-    try:
-        eft = dict(parse_setting(f"model {words}").eft)
-    except SettingError:
-        raise WrongArgument(
-            f"{text!r} is not of the form expert=number, such as helpful=0.7 harmless=0.3"
-        ) from None
-    if allowed and (others := set(eft) - set(allowed)):
-        raise WrongArgument(f"{sorted(others)[0]} is set by a command of its own: /{sorted(others)[0]}")
-    return eft
-
-
-def filter_in(text: str) -> dict[str, Any] | None:
-    """The `filter` that `expert:0.9` or `base:0.9` says; None for `off`.
-
-    Raises:
-        WrongArgument: It has another form, or is no share.
-    """
-    if text == "off":
-        return None
-    kind, _, top_p = text.partition(":")
-    if kind not in ("expert", "base"):
-        raise WrongArgument(f"filter must be expert:TOP_P or base:TOP_P, such as expert:0.9, not {text!r}")
-    value = number_in("filter's TOP_P", top_p)
-    if not 0 <= value <= 1:
-        raise WrongArgument(f"filter's TOP_P is out of bounds: {value:g}; allowed: 0 to 1")
-    return {"kind": kind, "top_p": value}
-
-
-def number_in(name: str, text: str) -> float:
-    """A finite number.
-
-    Raises:
-        WrongArgument: The text is none; the message names what it was to be.
-    """
-    value = finite_number(text)
-    if value is None:
-        raise WrongArgument(f"{name} must be a number, not {text!r}")
-    return value
 
 
 def _require(name: str, value: float, bounds: tuple[float, float]) -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
-from eft_client.chat.behaviour import Behaviour, eft_in, filter_in, number_in
+from eft_client.chat.behaviour import Behaviour
 from eft_client.chat.conversation import Conversation
 from eft_client.chat.draft import applied
 from eft_client.chat.screen import BOLD, DIM
 from eft_client.errors import WrongArgument
+from eft_client.weights import number_in, parse_behaviour, parse_filter, parse_weights
 
 if TYPE_CHECKING:
     from eft_client.chat.session import Chat
@@ -91,7 +92,7 @@ def _weights(chat: "Chat", argument: str) -> None:
     elif argument == DEFAULT:
         _behave(chat, chat.behaviour.without("weights"))
     else:
-        _behave(chat, chat.behaviour.changed(eft_in(argument, "weights")))
+        _behave(chat, chat.behaviour.changed({"weights": parse_weights(argument)}))
 
 
 @_command("scale", "NUMBER", "count what fine-tuning changed so many times; or `default`")
@@ -113,7 +114,7 @@ def _filter(chat: "Chat", argument: str) -> None:
     if argument == DEFAULT:
         _behave(chat, chat.behaviour.without("filter"))
     elif argument:
-        _behave(chat, chat.behaviour.changed({"filter": filter_in(argument)}))
+        _behave(chat, chat.behaviour.changed({"filter": parse_filter(argument)}))
     else:
         _tell_behaviour(chat)
 
@@ -293,7 +294,7 @@ def _side(chat: "Chat", text: str) -> Behaviour:
     if len(names) > 1:
         raise WrongArgument(f"{text.strip()!r} names several models: {', '.join(names)}")
     behaviour = Behaviour(chat.card(names[0]), chat.behaviour.family) if names else chat.behaviour
-    return behaviour.changed(eft_in(" ".join(word for word in words if "=" in word)))
+    return behaviour.changed(parse_behaviour(" ".join(word for word in words if "=" in word)))
 
 
 def _show_experts(chat: "Chat") -> None:

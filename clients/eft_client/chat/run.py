@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from eft_client.chat.behaviour import eft_in, filter_in
 from eft_client.chat.screen import Screen
 from eft_client.chat.session import Sampling, opened
 from eft_client.client import AsyncEftClient
 from eft_client.ending import EXIT_INTERRUPTED
 from eft_client.errors import WrongArgument
+from eft_client.weights import parse_filter, parse_weights
 
 __all__ = ["Wishes", "run"]
 
@@ -73,11 +73,11 @@ def run(wishes: Wishes) -> int:
 
 def _run(wishes: Wishes, client: AsyncEftClient, runner: asyncio.Runner, screen: Screen) -> int:
     chat = opened(client, runner, screen, wishes.model, wishes.url)
-    changes: dict[str, Any] = {} if wishes.weights is None else eft_in(wishes.weights, "weights")
+    changes: dict[str, Any] = {} if wishes.weights is None else {"weights": parse_weights(wishes.weights)}
     factors = {"scale": wishes.scale, "amplify": wishes.amplify}
     changes |= {name: value for name, value in factors.items() if value is not None}
     if wishes.filter is not None:
-        changes["filter"] = filter_in(wishes.filter)
+        changes["filter"] = parse_filter(wishes.filter)
     chat.behaviour = chat.behaviour.changed(changes)
     chat.sampling = Sampling(**wishes.sampling)
     chat.conversation.system = wishes.system

@@ -126,5 +126,7 @@ def read_limits(words: list[str]) -> dict[str, float]:
             raise LoadError(
                 f"--goodput {word!r}: right would be FIGURE=MILLISECONDS with one of {', '.join(LIMITED)}"
             )
+        if name in limits:
+            raise LoadError(f"--goodput {word!r}: {name} is named twice")
         limits[name] = limit
     return limits

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eft_client import weights
 from eft_client.files import decoded
 from eft_server.api.routes import chat, completions, responses, scores
 from eft_server.api.strict_json import MalformedError, parse_object
@@ -153,21 +154,12 @@ def _check(given: Mapping[str, Any], key: str, is_right: Callable[[Any], bool], 
 
 
 def parse_weights(text: str) -> dict[str, float]:
-    """Read ``helpful=0.7,harmless=0.3``.
+    """What the option `--weights` says, such as ``helpful=0.7,harmless=0.3``.
 
     Raises:
         BatchError: The text is of another form.
     """
-    weights: dict[str, float] = {}
-    for part in text.split(","):
-        name, equals, number = (piece.strip() for piece in part.partition("="))
-        try:
-            value = float(number)
-        except ValueError:
-            equals = ""
-        if not name or not equals or name in weights:
-            raise BatchError(
-                f"--weights {shown(text)}: write each expert once with its number, like helpful=0.7,harmless=0.3"
-            )
-        weights[name] = value
-    return weights
+    try:
+        return weights.parse_weights(text)
+    except weights.SettingError as error:
+        raise BatchError(f"--weights {error}") from None

@@ -3,7 +3,7 @@
 import pytest
 
 from eft_client import WrongArgument
-from eft_client.chat.behaviour import Behaviour, eft_in
+from eft_client.chat.behaviour import Behaviour
 from eft_client.wire import behaviours_in, model_cards
 
 from ..scripted import MODELS
@@ -50,25 +50,3 @@ def test_members_and_other_servers_models_take_no_weights() -> None:
     (card,) = model_cards({"data": [{"id": "llama"}]})
     with pytest.raises(WrongArgument, match="llama is not of an EFT server"):
         Behaviour(card, behaviours_in([card])).changed({"scale": 1})
-
-
-def test_words_are_read_with_spaces_or_commas() -> None:
-    weights = {"weights": {"helpful": 0.7, "harmless": 0.3}}
-    assert eft_in("helpful=0.7 harmless=0.3") == eft_in("helpful=0.7,harmless=0.3") == weights
-    assert eft_in("helpful=1 scale=0.5 filter=base:0.9") == {
-        "weights": {"helpful": 1.0},
-        "scale": 0.5,
-        "filter": {"kind": "base", "top_p": 0.9},
-    }
-    assert eft_in("") == {}
-
-
-@pytest.mark.parametrize("text", ["helpful", "helpful=", "helpful=x", "=1", "helpful=nan"])
-def test_words_of_another_form_are_refused(text: str) -> None:
-    with pytest.raises(WrongArgument, match="expert=number"):
-        eft_in(text)
-
-
-def test_a_command_of_its_own_is_named() -> None:
-    with pytest.raises(WrongArgument, match="/scale"):
-        eft_in("helpful=1 scale=2", "weights")

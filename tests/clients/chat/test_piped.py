@@ -269,6 +269,12 @@ def test_what_goes_wrong_ends_it_in_words(
     ("options", "words"),
     [
         (("--weights", "helpful=7"), "out of bounds; allowed: 0 to 2"),
+        (("--weights", "helpful=1,helpful=0"), "'helpful' is named twice"),
+        (
+            ("--weights", "helpful=much"),
+            "helpful must be a number, not 'much'; right would be expert=number, like",
+        ),
+        (("--weights", ""), "no weight in it"),
         (("--amplify", "7"), "amplify=7 is out of bounds; allowed: "),
         (("--filter", "small:0.9"), "filter must be expert:TOP_P or base:TOP_P"),
         (("--model", "large"), "known: demo"),

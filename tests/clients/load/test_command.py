@@ -147,6 +147,7 @@ def test_a_run_in_which_every_request_fails_says_so_and_exits_with_1(served: Ser
         (["--body", '{"stream": false}'], "'stream'"),
         (["--setting", "=x"], "right would be NAME=MODEL"),
         (["--goodput", "ttft=5"], "FIGURE=MILLISECONDS"),
+        (["--goodput", "ttft_ms=5", "--goodput", "ttft_ms=6"], "ttft_ms is named twice"),
         (["--prompts", "missing.jsonl"], "missing.jsonl"),
         (["--arrivals", "missing.txt"], "missing.txt"),
         (["--distinct"], "--distinct: without effect here: it is for --prompts FILE"),

@@ -1,0 +1,115 @@
+"""What is typed of behaviour, such as `helpful=0.7,harmless=0.3`: read in one way wherever it may be typed."""
+
+import re
+from typing import Any
+
+from eft_client.errors import WrongArgument
+from eft_client.finite import finite_number
+
+__all__ = [
+    "FACTORS",
+    "SettingError",
+    "number_in",
+    "parse_behaviour",
+    "parse_filter",
+    "parse_weights",
+    "words_by_name",
+]
+
+FACTORS = ("scale", "amplify")
+_FORM = "expert=number, like helpful=0.7,harmless=0.3"
+
+
+class SettingError(WrongArgument):
+    """What was typed or written of behaviour cannot be read; the message names the value and what would be right."""
+
+
+def words_by_name(text: str, form: str = _FORM) -> dict[str, str]:
+    """The values of words such as `helpful=0.7` by their names; spaces, commas or both stand between words.
+
+    Args:
+        text: The words.
+        form: What would be right, for messages.
+
+    Raises:
+        SettingError: A word has another form, or a name comes twice.
+    """
+    named: dict[str, str] = {}
+    for word in re.sub(r"\s*=\s*", "=", text).replace(",", " ").split():
+        name, _, value = word.partition("=")
+        if not name or not value:
+            raise SettingError(f"{text!r:.200}: {word!r:.80} is not of the form {form}")
+        if name in named:
+            raise SettingError(f"{text!r:.200}: {name!r:.80} is named twice; right would be {form}")
+        named[name] = value
+    return named
+
+
+def parse_behaviour(text: str) -> dict[str, Any]:
+    """The `eft` object that `helpful=0.7 harmless=0.3 scale=0.5 amplify=1.2 filter=expert:0.9` says.
+
+    Raises:
+        SettingError: A word has another form, or a value that cannot be.
+    """
+    eft: dict[str, Any] = {}
+    for name, value in words_by_name(text).items():
+        if name == "filter":
+            eft["filter"] = parse_filter(value)
+        elif name in FACTORS:
+            eft[name] = number_in(name, value)
+        else:
+            eft.setdefault("weights", {})[name] = number_in(name, value, f"; right would be {_FORM}")
+    return eft
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """The weights that `helpful=0.7,harmless=0.3` says, one at least.
+
+    Raises:
+        SettingError: It has another form, or says something else.
+    """
+    eft = parse_behaviour(text)
+    weights: dict[str, float] = eft.pop("weights", {})
+    for name in eft:
+        raise SettingError(
+            f"{text!r:.200}: {name} is no expert; it is set by itself (--{name}, in a chat /{name})"
+        )
+    if not weights:
+        raise SettingError(f"{text!r:.200}: no weight in it; right would be {_FORM}")
+    return weights
+
+
+def parse_filter(text: str) -> dict[str, Any] | None:
+    """The `filter` that `expert:0.9` or `base:0.9` says; None for `off`.
+
+    Raises:
+        SettingError: It has another form, or is no share.
+    """
+    if text == "off":
+        return None
+    kind, _, top_p = text.partition(":")
+    if kind not in ("expert", "base"):
+        raise SettingError(
+            f"filter must be expert:TOP_P or base:TOP_P, such as expert:0.9, or off, not {text!r:.80}"
+        )
+    value = number_in("filter's TOP_P", top_p)
+    if not 0 <= value <= 1:
+        raise SettingError(f"filter's TOP_P is out of bounds: {value:g}; allowed: 0 to 1")
+    return {"kind": kind, "top_p": value}
+
+
+def number_in(name: str, text: str, right: str = "") -> float:
+    """A finite number.
+
+    Args:
+        name: What it is to be.
+        text: What was typed.
+        right: What follows in the message.
+
+    Raises:
+        SettingError: The text is none; the message names what it was to be.
+    """
+    value = finite_number(text)
+    if value is None:
+        raise SettingError(f"{name} must be a number, not {text!r:.80}{right}")
+    return value
