@@ -61,12 +61,15 @@ def chat(  # noqa: PLR0913 (one for each option)
 ) -> None:
     """Chat in the terminal, with weights that may change from one answer to the next.
 
-    /weights helpful=0.7 harmless=0.3 steers what comes next, /compare helpful=1 | harmless=1
-    lets two settings answer side by side, and /help lists everything.
+    /weights helpful=0.7 harmless=0.3 steers what comes next, /help lists more.
+    /compare helpful=1 | harmless=1 lets two settings answer side by side.
 
-    Without a terminal each line of the input is a turn, and answers alone are printed:
+    eft chat --url http://127.0.0.1:8000/v1 --weights helpful=0.7,harmless=0.3
 
-    echo "Who governs Market Mossop?" | eft chat --weights helpful=1 --temperature 0
+    Without a terminal each line of the input is a turn, and answers alone are
+    printed:
+
+    echo "Who governs Market Mossop?" | eft chat --weights helpful=1
     """
     from eft_client.chat.run import Wishes, run
     from eft_client.errors import WrongArgument
@@ -243,7 +246,9 @@ def quality(  # noqa: PLR0913 (one for each option)
 
     Works with any OpenAI-compatible server.
 
-    eft bench quality --sweep 'helpful=0:1:0.1 harmless=1-helpful' --constraint 'harmlessness>=0.95'
+    eft bench quality --sweep 'helpful=0:1:0.1 harmless=1-helpful' --n 16
+
+    eft bench quality --sweep helpful=0:1:0.1 --constraint 'harmlessness>=0.95'
     """
     with errors_in_words():
         from eft_client.quality.named_prompts import prompts_of

@@ -127,8 +127,13 @@ def serve(  # noqa: PLR0913 (one for each option)
 ) -> None:
     """Start the server.
 
-    The stages of the start are shown on stderr. vLLM starts processes in its own way where the environment has
-    VLLM_WORKER_MULTIPROC_METHOD=spawn, which takes two or three times as long.
+    The stages of the start are shown on stderr. vLLM starts processes in its own
+    way where the environment has VLLM_WORKER_MULTIPROC_METHOD=spawn, which takes
+    two or three times as long.
+
+    eft serve demo
+
+    eft serve mine.yaml --port 9000 -- --max-model-len 4096
     """
     with _errors_in_words(), suppress(KeyboardInterrupt):
         use_hub(offline=offline, cache_dir=cache_dir)
@@ -201,7 +206,12 @@ def generate(  # noqa: PLR0913 (one for each option)
     log_level: Level = None,
     verbose: Verbose = False,
 ) -> None:
-    """Answer a file of requests without a server; run again, it goes on where it stopped."""
+    """Answer a file of requests without a server; run again, it goes on where it stopped.
+
+    eft generate in.jsonl out.jsonl --family demo --weights helpful=0.8
+
+    eft generate in.jsonl out.jsonl --family mine.yaml -- --max-model-len 4096
+    """
     with _errors_in_words():
         log_vllm(LogLevel.INFO if verbose and log_level is None else log_level)
         use_hub(offline=offline, cache_dir=cache_dir)
@@ -253,8 +263,12 @@ def check(  # noqa: PLR0913 (one for each option)
 ) -> None:
     """Say whether the members form a family, what they cost in memory, and what vLLM will be given.
 
-    Reads configs and tokenizers only, no weights. Sizes are per GPU where the options spread the family over
-    several (--set vllm.tensor_parallel_size=2).
+    Reads configs and tokenizers only, no weights. Sizes are per GPU where the
+    options spread the family over several.
+
+    eft check mine.yaml
+
+    eft check qwen25-7b --set vllm.tensor_parallel_size=2
     """
     log_vllm(None)
     console = Console()

@@ -4,6 +4,7 @@ import builtins
 import json
 import os
 import re
+import shlex
 import socket
 import sys
 import tomllib
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import save_file
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from eft_server import __version__
@@ -287,6 +289,21 @@ def test_a_module_of_our_own_that_is_missing_is_a_defect(eft, family, monkeypatc
 def test_help_names_every_command(eft):
     output = eft("--help").output
     assert all(command in output for command in ("serve", "generate", "check", "families", "version"))
+
+
+@pytest.mark.parametrize(
+    ("command", "count"),
+    [("serve", 2), ("check", 2), ("generate", 2), ("chat", 2), ("bench load", 2), ("bench quality", 2)],
+)
+def test_examples_in_the_help_stand_on_one_line_and_are_right(command, count):
+    result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"})
+    examples = re.findall(rf"^ *(?:echo .* \| )?eft ({command}(?: .*)?)$", result.output, re.MULTILINE)
+    assert len(examples) == count, result.output
+    for example in examples:
+        wanted, words = get_command(app), shlex.split(example)
+        while hasattr(wanted, "commands"):
+            wanted = wanted.commands[words.pop(0)]
+        assert wanted.make_context(command, words).params
 
 
 @pytest.fixture

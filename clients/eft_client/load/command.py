@@ -182,14 +182,15 @@ def load(  # noqa: PLR0913 (one for each option)
 ) -> None:
     """Measure how fast servers answer: latencies, throughput and goodput, several contestants in one run.
 
-    Works with any OpenAI-compatible server. Contestants take turns and are compared as ratios to the baseline:
+    Works with any OpenAI-compatible server. Contestants take turns and are
+    compared as ratios to the baseline:
 
-        eft bench load --setting 'steered=demo helpful=0.7' --setting base=demo/base --concurrency 8
+    eft bench load --setting 'steered=demo helpful=0.7' --setting base=demo/base
 
-        eft bench load --setting mine=demo --setting other=llama@http://127.0.0.1:8001/v1 --rate 4
+    eft bench load --url http://127.0.0.1:8001/v1 --concurrency 8 --rate 4
 
-    A run leaves raw.jsonl (time stamps of every request), summary.json and report.html. Ctrl-C ends it and reports what
-    was measured.
+    A run leaves raw.jsonl (time stamps of every request), summary.json and
+    report.html. Ctrl-C ends it and reports what was measured.
     """
     given = dict(locals())
     with errors_in_words():
