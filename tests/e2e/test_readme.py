@@ -110,7 +110,7 @@ def test_the_python_of_the_clients_page_runs(demo: Server, tmp_path: Path) -> No
 def test_the_family_file_in_the_readme_is_valid(tmp_path: Path) -> None:
     for block in blocks("yaml"):
         (tmp_path / "mine.yaml").write_text(block)
-        assert load_config(tmp_path / "mine.yaml").members[0] == "base"
+        assert load_config(tmp_path / "mine.yaml").family.names[0] == "base"
 
 
 def test_make_targets_in_the_readme_exist() -> None:
