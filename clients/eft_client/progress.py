@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -10,14 +10,16 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
+from rich.table import Column
 
-__all__ = ["LINE_EVERY_S", "Progress"]
+from eft_client.printable import printable
+
+__all__ = ["LINE_EVERY_S", "Progress", "Stage"]
 
 LINE_EVERY_S = 10.0
 
@@ -28,14 +30,16 @@ class Progress:
     def __init__(self) -> None:
         self._on_terminal = sys.stderr.isatty()
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            # What is done now may take several lines; counts and times stay whole.
+            TextColumn("{task.description}", markup=False, table_column=Column()),
+            BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
         self._bars = Bars(*columns, console=Console(stderr=True), disable=not self._on_terminal)
         self._started_s = time.monotonic()
+        self._stages: list[Stage] = []
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -45,48 +49,90 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+        for stage in self._stages:
+            if not stage.is_over:
+                stage.tell()
 
     def say(self, what: str) -> None:
         """Say what is going on, where nothing can be counted."""
         if self._on_terminal:
             self._bars.console.print(what, markup=False, highlight=False)
         else:
-            self._line(what)
+            self.line(what)
 
-    def begin(self, stage: str, steps: int) -> Callable[..., None]:
+    def begin(self, stage: str, steps: int, *, done: int = 0, unit: str = "") -> "Stage":
         """Begin a stage.
 
         Args:
             stage: what is done in it.
             steps: how many there are.
+            done: how many were done before.
+            unit: what a step is, where it matters how many are done a second.
 
         Returns:
             What is called with each number of steps done, one by default, and with what is being done as `now`.
         """
-        bar = self._bars.add_task(stage, total=steps)
-        return _Stage(self, stage, steps, bar).advance
+        begun = Stage(self, stage, steps, done, unit)
+        self._stages.append(begun)
+        return begun
 
-    def _advance(self, bar: TaskID, count: int, description: str) -> None:
-        self._bars.update(bar, advance=count, description=description)
-
-    def _line(self, text: str) -> None:
+    def line(self, text: str) -> None:
+        """Write a line where there is no terminal."""
         if not self._on_terminal:
             print(f"[{time.monotonic() - self._started_s:5.0f} s] {text}", file=sys.stderr, flush=True)
 
 
-class _Stage:
-    def __init__(self, progress: Progress, stage: str, steps: int, bar: TaskID) -> None:
-        self._progress, self._stage, self._steps, self._bar = progress, stage, steps, bar
-        self._done, self._now = 0, ""
-        self._tell()
+class Stage:
+    """One stage: a bar, or its lines."""
 
-    def advance(self, count: int = 1, now: str = "") -> None:
-        self._done, self._now = self._done + count, now
-        self._progress._advance(self._bar, count, f"{self._stage}: {now}" if now else self._stage)
-        if self._done >= self._steps or time.monotonic() - self._told_s >= LINE_EVERY_S:
-            self._tell()
+    def __init__(self, progress: Progress, stage: str, steps: int, done: int, unit: str) -> None:
+        self._progress, self._stage, self._steps, self._unit = progress, printable(stage), steps, unit
+        self._before = self._done = float(done)
+        self._now = ""
+        self._began_s = self._told_s = time.monotonic()
+        self._bar = progress._bars.add_task(self._stage, total=steps, completed=done)
+        if not unit:  # There is no rate to tell yet.
+            self.tell()
 
-    def _tell(self) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done."""
+        return self._done >= self._steps
+
+    def __call__(self, count: float = 1, now: str = "") -> None:
+        """So many more steps are done, and what is being done now."""
+        self.reach(self._done + count, now)
+
+    def reach(self, done: float, now: str, *, tell: bool = False) -> None:
+        """So many steps are done, in all; where there is no terminal, `tell` writes a line of it in any case."""
+        self._done, self._now = done, printable(now)
+        doing = ", ".join(filter(None, (self._now, self._rate)))
+        description = f"{self._stage}: {doing}" if doing else self._stage
+        self._progress._bars.update(self._bar, completed=done, description=description)
+        if tell or self.is_over or time.monotonic() - self._told_s >= LINE_EVERY_S:
+            self.tell()
+
+    def tell(self) -> None:
+        """Write a line of how far it is, where there is no terminal."""
         self._told_s = time.monotonic()
-        now = f" ({self._now})" if self._now else ""
-        self._progress._line(f"{self._stage}: {self._done} of {self._steps}{now}")
+        doing = ", ".join(filter(None, (self._now, self._rate, self._left)))
+        counted = (
+            f"{self._done:.0f}/{self._steps} {self._unit}"
+            if self._unit
+            else f"{int(self._done)} of {self._steps}"
+        )
+        self._progress.line(f"{self._stage}: {counted}{f' ({doing})' if doing else ''}")
+
+    @property
+    def _per_s(self) -> float:
+        return (self._done - self._before) / max(time.monotonic() - self._began_s, 1e-9)
+
+    @property
+    def _rate(self) -> str:
+        return f"{self._per_s:.2f} {self._unit}/s" if self._unit else ""
+
+    @property
+    def _left(self) -> str:
+        if not self._unit or self.is_over or not self._per_s:
+            return ""
+        return f"{timedelta(seconds=round((self._steps - self._done) / self._per_s))} left"

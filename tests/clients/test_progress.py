@@ -1,6 +1,7 @@
 """Long work says how far it is wherever it runs."""
 
 import io
+import re
 import sys
 
 import pytest
@@ -49,3 +50,41 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "waiting" in terminal.getvalue()
     assert "measuring: [base]" in terminal.getvalue()
     assert "2/2" in terminal.getvalue()
+
+
+def test_what_was_done_before_counts_and_is_in_no_rate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with Progress() as shown:
+        advance = shown.begin("answers", 10, done=4, unit="requests")
+        for _ in range(6):
+            advance()
+    (*_, last) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\[ +\d+ s\] answers: 10/10 requests \(0\.\d\d requests/s\)", last)
+
+
+def test_a_stage_that_did_not_come_to_its_end_says_how_far_it_came(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Progress() as shown:
+        shown.begin("answers", 8)(8)
+        shown.begin("\x1b[2Jjudging", 8)(3)
+    lines = [line.split("] ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "answers: 0 of 8",
+        "answers: 8 of 8",
+        "␛[2Jjudging: 0 of 8",
+        "␛[2Jjudging: 3 of 8",
+    ]
+
+
+def test_a_line_may_be_asked_for_and_parts_of_a_step_count(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as shown:
+        stage = shown.begin("rounds", 2)
+        stage.reach(0.5, "one")
+        stage.reach(1.5, "\x1b[2J[two]", tell=True)
+        stage.reach(2, "two")
+    lines = [line.split("] ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["rounds: 0 of 2", "rounds: 1 of 2 (␛[2J[two])", "rounds: 2 of 2 (two)"]

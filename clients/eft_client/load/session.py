@@ -21,12 +21,12 @@ from eft_client.load.comparison import Comparison, compare
 from eft_client.load.contestants import Contestant
 from eft_client.load.errors import LoadError, NothingAnswered
 from eft_client.load.options import DEFAULT_REQUESTS, Options, read_limits
-from eft_client.load.progress import Bar
 from eft_client.load.prompts import FromFile, Synthetic
 from eft_client.load.records import Header, Record, read_records, write_header, write_record
 from eft_client.load.report import write_report
-from eft_client.load.run import Run
+from eft_client.load.run import Round, Run
 from eft_client.load.tables import print_tables
+from eft_client.progress import Progress
 from eft_client.settings import Setting
 
 __all__ = ["measure", "remake"]
@@ -80,10 +80,9 @@ def remake(raw: Path, baseline: str | None, goodput: list[str]) -> int:
 
 async def _play(options: Options, keep: Callable[[Record], None]) -> bool:
     """Play all rounds; whether somebody interrupted them. A second Ctrl-C ends the program at once."""
-    bar = Bar(options, Console(stderr=True))
     loop = asyncio.get_running_loop()
-    with bar.progress:
-        async with Run(options, keep, bar) as run:
+    with Progress() as progress:
+        async with Run(options, keep, _Shown(options, progress)) as run:
 
             def interrupt() -> None:
                 loop.remove_signal_handler(signal.SIGINT)
@@ -95,6 +94,44 @@ async def _play(options: Options, keep: Callable[[Record], None]) -> bool:
             finally:
                 loop.remove_signal_handler(signal.SIGINT)
             return run.interrupted
+
+
+class _Shown:
+    """Shows how many rounds are over, and in words which one is played and how many requests of it are over."""
+
+    def __init__(self, options: Options, progress: Progress) -> None:
+        self._options = options
+        rounds = len(options.contestants) * len(options.loads) * options.repeats
+        self._stage = progress.begin("rounds", rounds)
+        self._begun = self._over = self._failed = 0
+        self._planned: int | None = None
+        self._warm_up = True
+        self._words = ""
+
+    def begin(self, round_: Round, planned: int | None) -> None:
+        """See `Watcher.begin`."""
+        self._begun += not round_.warm_up
+        self._planned, self._warm_up = planned, round_.warm_up
+        self._over = self._failed = 0
+        self._words = f"{round_.contestant.name}, {round_.label}"
+        if not round_.warm_up and self._options.repeats > 1:
+            self._words += f", repeat {round_.repeat + 1} of {self._options.repeats}"
+        self._stage.reach(max(0, self._begun - 1), self._words, tell=True)
+
+    def count(self, record: Record) -> None:
+        """See `Watcher.count`."""
+        self._over += 1
+        self._failed += record.error is not None
+        share = 0.0
+        if not self._warm_up:
+            share = self._over / self._planned if self._planned else self._share_of_time(record)
+        failed = f", {self._failed} failed" if self._failed else ""
+        of = f"/{self._planned}" if self._planned else ""
+        done = max(0, self._begun - 1) + min(share, 1.0)
+        self._stage.reach(done, f"{self._words}, {self._over}{of} requests{failed}")
+
+    def _share_of_time(self, record: Record) -> float:
+        return record.end_ms / 1000 / (self._options.duration_s or 1.0)
 
 
 def _report(comparison: Comparison, folder: Path, *, interrupted: bool) -> int:

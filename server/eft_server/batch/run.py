@@ -7,10 +7,10 @@ from pathlib import Path
 
 import uvloop
 
+from eft_client.progress import Progress
 from eft_server.api.inprocess import InProcess, open_in_process
 from eft_server.api.interrupts import STOP_SIGNALS
 from eft_server.batch.answers import AnswerFile, made_with
-from eft_server.batch.progress import Progress
 from eft_server.batch.requests import BatchRequest, Defaults, RequestFile
 from eft_server.config import ServerConfig
 from eft_server.engine.launcher.stages import Stages
@@ -121,9 +121,10 @@ async def answer_all(batch: Batch, server: InProcess, at_once: int) -> None:
     async def work() -> None:
         for request in pending:
             await batch.answer(request, server)
-            progress.advance()
+            advance()
 
-    with Progress(batch.total, batch.skipped) as progress:
+    with Progress() as progress:
+        advance = progress.begin("answers", batch.total, done=batch.skipped, unit="requests")
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(at_once, batch.left)):

@@ -76,6 +76,14 @@ def test_a_run_leaves_tables_time_stamps_a_summary_and_a_page(served: Served, tm
     )
     assert done.exit_code == 0, done.output
     assert "× base" in done.output
+    told = [line.split("] ", 1)[1] for line in done.stderr.splitlines()]
+    assert told[:3] == [
+        "rounds: 0 of 12",
+        "rounds: 0 of 12 (base, warm-up)",
+        "rounds: 0 of 12 (steered, warm-up)",
+    ]
+    assert "rounds: 2 of 12 (traffic, concurrency 2, repeat 1 of 2)" in told
+    assert told[-1].startswith("rounds: 12 of 12 (") and told[-1].endswith(", 6/6 requests)")
     folder = only_folder(tmp_path)
     assert re.fullmatch(r"load-\d{8}T\d{6}", folder.name)
     summary = json.loads((folder / "summary.json").read_text())

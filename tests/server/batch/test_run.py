@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from eft_client import progress
 from eft_server.api.inprocess import InProcess
 from eft_server.api.interrupts import STOP_SIGNALS
-from eft_server.batch import progress
 from eft_server.batch.requests import Defaults
 from eft_server.batch.run import Batch, EngineStoppedError, answer_all, run
 from eft_server.engine.launcher.stages import Stages
@@ -143,11 +143,12 @@ def test_the_input_is_not_written_over(write_requests):
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch):
-    with progress.Progress(10, 4) as meter:
-        meter.advance()
+    with progress.Progress() as meter:
+        advance = meter.begin("answers", 10, done=4, unit="requests")
+        advance()
         assert capsys.readouterr().err == ""
         monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
-        meter.advance()
+        advance()
         assert capsys.readouterr().err.count("\n") == 1
     line = capsys.readouterr().err
     assert "6/10" in line and "requests/s" in line and "\r" not in line
