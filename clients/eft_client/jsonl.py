@@ -1,11 +1,18 @@
-"""JSON lines: what a line says, without JSON's traps."""
+"""JSON lines: what a line says, without JSON's traps, and files that one run writes and another goes on with."""
 
 import json
 import math
+import os
 import re
-from typing import Any, NoReturn
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
 
-__all__ = ["json_value"]
+__all__ = ["MAX_LINE_BYTES", "ResumableLines", "json_value"]
+
+MAX_LINE_BYTES = 256 << 20
 
 # A hook for every number would make long files slow, so it runs only where there may be something to find.
 _HUGE = re.compile(r"[0-9][eE]|[0-9]{19}")
@@ -55,3 +62,85 @@ def _finite(literal: str) -> float:
 
 def _refuse(literal: str) -> NoReturn:
     raise ValueError(f"{literal[:40]} is not a finite number")
+
+
+class ResumableLines:
+    """A file of JSON lines that is only ever appended to, by one process at a time: locked while it is open.
+
+    A line is written whole, so that a killed run loses none that it has written; what was cut off at the end is dropped
+    when another run has read the file.
+    """
+
+    def __init__(self, path: Path, wrong: type[Exception]) -> None:
+        """Open the file, or make it.
+
+        Args:
+            path: Where it is.
+            wrong: What to raise.
+
+        Raises:
+            wrong: It cannot be written, or another process writes it.
+        """
+        import fcntl  # Not on every system, and not needed to read lines.
+
+        self.path = path
+        self._wrong = wrong
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise wrong(
+                f"{path}: another process is writing it; wait for another run to end, or name another place"
+            ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+
+    def read(self) -> Iterator[tuple[int, bytes]]:
+        """The complete lines that say something, with their numbers, less byte-order marks, as editors add them.
+
+        Once all are read, what follows the last of them is cut off; who stops before leaves the file as it is.
+
+        Raises:
+            wrong: A line is too long to be one.
+        """
+        end = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+                if not line.endswith(b"\n"):
+                    if len(line) > MAX_LINE_BYTES:
+                        raise self._wrong(f"{self.path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes")
+                    break
+                text = line.removeprefix(BOM_UTF8)
+                if text.strip():
+                    yield number, text
+                end += len(line)
+        os.ftruncate(self._file, end)
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Write a line; it is in the file when this returns, or not at all.
+
+        Raises:
+            wrong: The disk is full, or the like.
+        """
+        text = json.dumps(entry, ensure_ascii=False, allow_nan=False)
+        data = text.encode("utf-8", "surrogatepass") + b"\n"
+        end = os.fstat(self._file).st_size
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError as error:
+            os.ftruncate(self._file, end)  # half a line would spoil the next one
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> Exception:
+        return self._wrong(f"{self.path}: cannot be written ({error.strerror or error})")

@@ -1,20 +1,16 @@
 """An append-only file of what was paid for: found again by the content of what was asked."""
 
-import fcntl
 import hashlib
 import json
-import os
-from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from eft_client.jsonl import ResumableLines
 from eft_client.quality.errors import StudyError
 
-__all__ = ["MAX_LINE_BYTES", "Journal", "content_key"]
-
-MAX_LINE_BYTES = 64 << 20
+__all__ = ["Journal", "content_key"]
 
 
 def content_key(request: Mapping[str, Any]) -> str:
@@ -24,25 +20,25 @@ def content_key(request: Mapping[str, Any]) -> str:
 
 
 class Journal:
-    """JSON lines, each with a `key`, written whole and at once, so that a killed run loses none that it has written.
-
-    A last line that was cut off is dropped when the file is opened; a byte-order mark and blank lines, as editors add
-    them, are passed over. One run at a time holds the file.
+    """Resumable JSON lines, each with a `key`, and every entry at hand.
 
     Raises:
-        StudyError: Another run holds the file, or a line of it is no entry; the message names the line.
+        StudyError: The file cannot be written, another run holds it, or a line of it is no entry; the message names it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._entries: dict[str, dict[str, Any]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            self._take()
-            self._read()
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(f"{path.parent}: {error.strerror or error}") from None
+        self._lines = ResumableLines(path, StudyError)
+        try:
+            for number, line in self._lines.read():
+                self._remember(line, number)
         except BaseException:
-            os.close(self._file)
+            self._lines.__exit__(None, None, None)
             raise
 
     def __enter__(self) -> Self:
@@ -51,7 +47,7 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._file)
+        self._lines.__exit__(kind, error, trace)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -66,38 +62,9 @@ class Journal:
         Raises:
             StudyError: The disk is full, or the file cannot be written.
         """
-        line = json.dumps({"key": key, **entry}, ensure_ascii=False, allow_nan=False)
-        data = line.encode("utf-8", "surrogatepass") + b"\n"
-        end = os.fstat(self._file).st_size
-        try:
-            while data:
-                data = data[os.write(self._file, data) :]
-        except OSError as error:
-            os.ftruncate(self._file, end)  # half a line would spoil the next one
-            raise StudyError(f"{self.path}: {error.strerror or error}") from None
-        self._entries[key] = {"key": key, **entry}
-
-    def _take(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(
-                f"{self.path}: another run writes it; wait for it, or choose another folder"
-            ) from None
-
-    def _read(self) -> None:
-        end = 0
-        with self.path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
-                if not line.endswith(b"\n"):
-                    if len(line) > MAX_LINE_BYTES:
-                        raise StudyError(f"{self.path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes")
-                    break
-                text = line.removeprefix(BOM_UTF8)
-                if text.strip():
-                    self._remember(text, number)
-                end += len(line)
-        os.ftruncate(self._file, end)
+        keyed = {"key": key, **entry}
+        self._lines.append(keyed)
+        self._entries[key] = keyed
 
     def _remember(self, line: bytes, number: int) -> None:
         try:

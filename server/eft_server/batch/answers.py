@@ -1,17 +1,17 @@
 """The output of a batch: OpenAI's format, one answer a line, and how a run takes up where another stopped."""
 
 import contextlib
-import fcntl
 import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from pydantic import BaseModel
 
+from eft_client.jsonl import ResumableLines
 from eft_server.api.inprocess import Answered
 from eft_server.batch.requests import Defaults
 from eft_server.config import ServerConfig
@@ -64,11 +64,11 @@ class AnswerFile:
         self.path = path
         self._note = path.with_name(path.name + SUFFIX)
         with contextlib.ExitStack() as undo:
-            self._file = undo.enter_context(self._opened())
+            self._lines = undo.enter_context(ResumableLines(path, BatchError))
             before = self._read_note()
             if os.path.getsize(path) and not force:
                 self._require_same(before, made)
-            self.done = self._read_done()
+            self.done = {self._custom_id(number, line) for number, line in self._lines.read()}
             if before != made:
                 self._note.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             undo.pop_all()
@@ -79,7 +79,7 @@ class AnswerFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._lines.__exit__(kind, error, trace)
 
     def write(self, custom_id: str, answered: Answered) -> None:
         """Append an answer; it is in the system's hands when this returns.
@@ -93,24 +93,7 @@ class AnswerFile:
             "request_id": answered.body.get("id") or name,
             "body": answered.body,
         }
-        line = {"id": name, "custom_id": custom_id, "response": response, "error": None}
-        try:
-            self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise BatchError(f"{self.path}: cannot be written ({error.strerror})") from error
-
-    def _opened(self) -> BinaryIO:
-        try:
-            file = self.path.open("a+b")
-        except OSError as error:
-            raise BatchError(f"{self.path}: cannot be written ({error.strerror})") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise BatchError(f"{self.path}: another process is writing it") from None
-        return file
+        self._lines.append({"id": name, "custom_id": custom_id, "response": response, "error": None})
 
     def _read_note(self) -> dict[str, Any] | None:
         try:
@@ -131,20 +114,6 @@ class AnswerFile:
             more = ", …" if len(differences) > _SHOWN_DIFFERENCES else ""
             listed = ", ".join(differences[:_SHOWN_DIFFERENCES]) + more
             raise BatchError(f"{self.path}: its answers were made with other settings ({listed}): {advice}")
-
-    def _read_done(self) -> set[str]:
-        """The names on complete lines, less blank ones; what follows the last newline is cut off."""
-        done: set[str] = set()
-        end = 0
-        self._file.seek(0)
-        for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            if line.strip():
-                done.add(self._custom_id(number, line))
-            end += len(line)
-        self._file.truncate(end)
-        return done
 
     def _custom_id(self, number: int, line: bytes) -> str:
         try:
