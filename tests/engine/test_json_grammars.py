@@ -10,6 +10,7 @@ import xgrammar
 
 from eft_server.engine import json_grammars
 from eft_server.engine.json_grammars import END, INDENT, byte_compiler, write_json
+from eft_server.engine.json_keys import with_keys_apart
 from eft_server.engine.json_patterns import json_regex
 
 
@@ -211,6 +212,20 @@ def test_a_further_key_is_none_of_the_properties(named: tuple[str, ...]) -> None
 def test_a_length_may_be_written_as_a_float() -> None:
     assert fits({"type": "string", "maxLength": 2.0}, '"ab"')
     assert not fits({"type": "string", "maxLength": 2.0}, '"abc"')
+
+
+def test_names_beyond_the_basic_plane_are_followed_as_one_character() -> None:
+    names = {"😀": {"type": "integer"}, "😀a": {"type": "integer"}}
+    schema = {"type": "object", "properties": names, "additionalProperties": {"type": "boolean"}}
+    assert fits(schema, '{"😀b": true}')
+    assert not fits(schema, '{"😀a": true}')
+
+
+@pytest.mark.parametrize("length", [250, 500, 1000])
+def test_the_rules_of_further_keys_are_as_long_as_the_names(length: int) -> None:
+    schema = {"type": "object", "properties": {"a" * length: {}}, "additionalProperties": True}
+    text = str(xgrammar.Grammar.from_json_schema(json.dumps(schema)))
+    assert len(with_keys_apart(text)) < 3 * len(text)
 
 
 @pytest.mark.parametrize("key", [r"\u0061", r"\u0061b", r"\u00e9", r"a\/b"])

@@ -49,7 +49,9 @@ class Connection(H11Protocol):
         else:
             self._stop_waiting()
         # A next request that came early would hide that the client has left: its end is read behind it.
-        if self.flow.read_paused and len(self.conn.trailing_data[0]) < AHEAD_BYTES:
+        # A body that is not taken stays where it is: there reading goes on when the application asks for more.
+        early = self.conn.their_state is h11.DONE
+        if early and self.flow.read_paused and len(self.conn.trailing_data[0]) < AHEAD_BYTES:
             self.flow.resume_reading()
 
     @override

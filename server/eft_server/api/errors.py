@@ -50,7 +50,7 @@ _CODES = {
 _TOO_LONG = ("input_text", "input_tokens")
 """What vLLM calls a prompt that is longer than the context, in whatever field it came."""
 
-_NAMES_FIELD = re.compile(r"([a-z]+(?:_[a-z]+)+)(?:=\S+)? (?:must|cannot)\b")
+_NAMES_FIELD = re.compile(r"([a-z]+(?:_[a-z]+)+)(?:: |(?:=\S+)? (?:must|cannot)\b)")
 _MAX_MESSAGE_CHARS = 2000
 _INTERNAL = "Internal error; the server's log has the details."
 

@@ -20,6 +20,11 @@ __all__ = ["check_response_format", "check_schema", "check_structured_outputs", 
 MAX_SCHEMAS = 1000
 """How many schemas, counting those inside others, one request may bring."""
 
+MAX_NAME_BYTES = 256
+MAX_OPEN_NAMES_BYTES = 16_384
+"""Of properties beside which further keys may stand. The compiler follows a name with a call for each byte: one of
+14,000 bytes ended the process."""
+
 MAX_REGEX_CHARS = 2048
 MAX_GRAMMAR_CHARS = 8192
 MAX_CHOICES = 1024
@@ -204,6 +209,7 @@ def check_schema(root: dict[str, Any], references: str = "#") -> None:
     Raises:
         FieldError: It is too large, refers to itself or elsewhere, or has a keyword that would be left out.
     """
+    open_bytes = 0
     done: set[int] = set()
     being_visited: set[int] = set()
     stack: list[tuple[dict[str, Any], bool]] = [(root, False)]
@@ -219,8 +225,26 @@ def check_schema(root: dict[str, Any], references: str = "#") -> None:
             being_visited.add(id(schema))
             stack.append((schema, True))
             stack.extend((inner, False) for inner in _inner_schemas(schema, root))
+            open_bytes += _check_names(schema)
+        if open_bytes > MAX_OPEN_NAMES_BYTES:
+            most = f"allowed: up to {MAX_OPEN_NAMES_BYTES} bytes"
+            raise FieldError(
+                f"the names of properties beside additionalProperties are too long together; {most}"
+            )
         if len(done) + len(being_visited) > MAX_SCHEMAS:
             raise FieldError(f"the schema is too large; allowed: up to {MAX_SCHEMAS} schemas within it")
+
+
+def _check_names(schema: Mapping[str, Any]) -> int:
+    """Check the properties' names, and count their bytes where further keys may stand beside them."""
+    names = schema.get("properties", {})
+    sizes = [len(name.encode("utf-8", "surrogatepass")) for name in names] if isinstance(names, dict) else []
+    if max(sizes, default=0) > MAX_NAME_BYTES:
+        longest = max(names, key=len)
+        raise FieldError(
+            f"the property {shown(longest)} is too long a name; allowed: up to {MAX_NAME_BYTES} bytes"
+        )
+    return sum(sizes) if schema.get("additionalProperties", False) is not False else 0
 
 
 def _check_keywords(schema: dict[str, Any], references: str) -> None:

@@ -6,6 +6,7 @@ another schema here. So each key has one spelling.
 """
 
 import codecs
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -49,14 +50,14 @@ def _names(begin: str, rules: Mapping[str, str]) -> Iterator[str]:
 
 def _other_keys(begin: str, names: set[str]) -> Iterator[str]:
     """Rules for the rest of a key, behind its first quotation mark, that is none of these."""
-    pending = [(begin, names)]
+    pending, numbers = [(begin, names)], itertools.count()
     while pending:
         rule, rests = pending.pop()
         ways = [] if "" in rests else ['"\\""']
         firsts = sorted({rest[0] for rest in rests if rest})
-        for place, first in enumerate(firsts):
-            after = f"{rule}_{place}"
-            ways.append(f"{json.dumps(_spelt(first))} {after}")
+        for first in firsts:
+            after = f"{begin}_{next(numbers)}"
+            ways.append(f"{json.dumps(_spelt(first), ensure_ascii=False)} {after}")
             pending.append((after, {rest[1:] for rest in rests if rest.startswith(first)}))
         ways.append(f'[^\\x00-\\x1f"\\\\{"".join(map(_in_a_set, firsts))}] eft_key')
         escapes = [sign for character, sign in _ESCAPES.items() if character not in firsts]

@@ -200,6 +200,29 @@ async def test_a_next_request_does_not_hide_that_the_client_has_left() -> None:
         await eventually(lambda: "http.disconnect" in heard)
 
 
+async def test_a_body_that_is_not_taken_is_not_held_either() -> None:
+    heard: list[Any] = []
+    sent: list[int] = []
+
+    async def busy(scope: Any, receive: Any, send: Any) -> None:
+        heard.append(scope)
+        await asyncio.Event().wait()
+
+    async with listening(busy) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head(1 << 40))
+        await eventually(lambda: heard)
+        writer.transport.set_write_buffer_limits(0)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(2):
+                while len(sent) < 64:  # What systems hold is some megabytes.
+                    writer.write(b" " * (1 << 20))
+                    await writer.drain()
+                    sent.append(1)
+        assert len(sent) < 64
+        writer.transport.abort()
+
+
 async def test_requests_that_come_early_are_answered_in_turn(engine: FakeEngine) -> None:
     body = json.dumps(PROMPT).encode()
     async with listening(create_app(engine, family())) as port:

@@ -13,6 +13,12 @@ pytestmark = pytest.mark.asyncio
 
 HELLO = [{"role": "user", "content": "Hi"}]
 SCHEMA = {"name": "a", "schema": {"type": "object"}}
+LONG_NAME = {"type": "object", "properties": {"a" * 14_000: {}}, "additionalProperties": True}
+LONG_NAMES = {
+    "type": "object",
+    "properties": {f"{number:0200}": {} for number in range(90)},
+    "additionalProperties": True,
+}
 
 
 def refusal(response: httpx.Response, status: int = 400) -> dict[str, Any]:
@@ -73,6 +79,8 @@ REFUSED_EVERYWHERE = [
     ({"structured_outputs": {"json": {"$ref": "#"}}}, "structured_outputs.json"),
     ({"structured_outputs": {"json": {"type": "integer", "multipleOf": 3}}}, "structured_outputs.json"),
     ({"structured_outputs": {"json": {"type": "string", "format": "bogus"}}}, "structured_outputs.json"),
+    ({"structured_outputs": {"json": LONG_NAME}}, "structured_outputs.json"),
+    ({"structured_outputs": {"json": LONG_NAMES}}, "structured_outputs.json"),
     ({"allowed_token_ids": [10**6]}, "allowed_token_ids"),
     ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
     ({"structured_outputs": {"regex": "a"}, "min_tokens": 3}, "min_tokens"),
