@@ -2,15 +2,15 @@
 
 import re
 
-__all__ = ["Mender", "mended"]
+__all__ = ["HALF", "Mender", "mended"]
 
-_HALF = re.compile(r"[\ud800-\udfff]")
+HALF = re.compile(r"[\ud800-\udfff]")
 _FIRST_HALF_AT_END = re.compile(r"[\ud800-\udbff]\Z")
 
 
 def mended(text: str) -> str:
     """The text with halves that stand beside each other as one character, and a sign for one that stands alone."""
-    if not _HALF.search(text):
+    if not HALF.search(text):
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from eft_client.halves import HALF
+
 __all__ = ["MAX_LINE_BYTES", "ResumableLines", "json_value"]
 
 MAX_LINE_BYTES = 256 << 20
 
 # A hook for every number would make long files slow, so it runs only where there may be something to find.
 _HUGE = re.compile(r"[0-9][eE]|[0-9]{19}")
-_HALF = re.compile(r"[\ud800-\udfff]")
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -41,7 +42,7 @@ def json_value(text: str, *, finite: bool = True) -> Any:
         raise ValueError("no JSON: it nests too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"no JSON: {error}") from None
-    if _ESCAPED_HALF.search(text) and _HALF.search(json.dumps(value, ensure_ascii=False)):
+    if _ESCAPED_HALF.search(text) and HALF.search(json.dumps(value, ensure_ascii=False)):
         raise ValueError("half of a character that is written as two escapes, which is no Unicode")
     return value
 

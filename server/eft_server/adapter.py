@@ -80,7 +80,7 @@ def read_adapter(name: str, source: Source, reference: Checkpoint, checkpoint: S
     Raises:
         FamilyError: It cannot be read, or is more than low-rank terms on the reference's linear layers.
     """
-    named = f"member {name!r} (adapter {source.model}{f' at {source.revision}' if source.revision else ''})"
+    named = f"member {name!r} (adapter {source})"
     try:
         _refuse_features(_settings(source))
         tensors = read_header(adapter_file(source.model, source.revision, WEIGHTS))

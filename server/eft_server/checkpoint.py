@@ -201,8 +201,7 @@ def read_template(tokenizer: Any) -> str | None:
 
 
 def _named(name: str, source: Source) -> str:
-    at = f" at {source.revision}" if source.revision else ""
-    return f"member {name!r} ({source.model}{at})"
+    return f"member {name!r} ({source})"
 
 
 def _require_directory(name: str, source: Source) -> None:

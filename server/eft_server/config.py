@@ -5,7 +5,6 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -289,11 +288,13 @@ class ServerConfig(_Section):
     @cached_property
     def family(self) -> Family:
         """The members, resolved."""
-        members = [_resolved(BASE, Role.BASE, self.base)]
-        members += [_resolved(name, Role.REFERENCE, spec) for name, spec in self.references.items()]
-        known = {member.name: member for member in members}
-        members += [_resolved_expert(name, spec, known) for name, spec in self.experts.items()]
-        return Family(tuple(replace(member, place=place) for place, member in enumerate(members)))
+        specs: list[tuple[str, Role, MemberSpec | ExpertSpec]] = [(BASE, Role.BASE, self.base)]
+        specs += [(name, Role.REFERENCE, spec) for name, spec in self.references.items()]
+        specs += [(name, Role.EXPERT, spec) for name, spec in self.experts.items()]
+        members: dict[str, Member] = {}
+        for name, role, spec in specs:
+            members[name] = _resolved(name, role, spec, members)
+        return Family(tuple(members.values()))
 
     @override
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -429,28 +430,17 @@ class ServerConfig(_Section):
                 raise KeyedError(("vllm", option), problem)
 
 
-def _resolved(name: str, role: Role, spec: MemberSpec) -> Member:
+def _resolved(name: str, role: Role, spec: MemberSpec | ExpertSpec, before: Mapping[str, Member]) -> Member:
+    """A member, whose place is behind those before it; an adapter's reference is among them."""
+    reference = spec.reference if isinstance(spec, ExpertSpec) else None
+    adapter = spec.adapter if isinstance(spec, ExpertSpec) else None
     return Member(
         name,
-        place=0,
+        place=len(before),
         role=role,
-        checkpoint=Source(spec.model, spec.revision),
-        sharded=spec.tensor_parallel == "sharded",
-        template=spec.template,
-        description=spec.description,
-    )
-
-
-def _resolved_expert(name: str, spec: ExpertSpec, known: Mapping[str, Member]) -> Member:
-    assert spec.reference is not None, "validation has filled it in"
-    own = Source(spec.model or spec.adapter or "", spec.revision)
-    return Member(
-        name,
-        place=0,
-        role=Role.EXPERT,
-        checkpoint=known[spec.reference].checkpoint if spec.adapter else own,
-        adapter=own if spec.adapter else None,
-        reference=spec.reference,
+        checkpoint=before[str(reference)].checkpoint if adapter else Source(str(spec.model), spec.revision),
+        adapter=Source(adapter, spec.revision) if adapter else None,
+        reference=reference,
         sharded=spec.tensor_parallel == "sharded",
         template=spec.template,
         description=spec.description,

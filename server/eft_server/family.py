@@ -104,6 +104,11 @@ class Family:
         return tuple(self._by_name)
 
     @property
+    def places(self) -> dict[str, int]:
+        """The members' places in a vector of coefficients, by name."""
+        return {member.name: member.place for member in self.members}
+
+    @property
     def experts(self) -> tuple[Member, ...]:
         """Those that requests weigh."""
         return tuple(member for member in self.members if member.role is Role.EXPERT)

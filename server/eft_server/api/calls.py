@@ -55,21 +55,16 @@ class CutChats:
         if reason == "length" or broken or not message.tool_calls:
             choice.finish_reason = reason
 
-    async def chat_completion_stream_generator(
+    def chat_completion_stream_generator(
         self, request: Any, result_generator: AsyncIterator[Any], *args: Any, **options: Any
     ) -> AsyncGenerator[str, None]:
         """The answer as a stream of events; it ends as the whole one does."""
+        stream = super().chat_completion_stream_generator  # type: ignore[misc]
+        if not (request.tools and request.stop):
+            events: AsyncGenerator[str, None] = stream(request, result_generator, *args, **options)
+            return events
         cut: dict[int, str] = {}
-        events = super().chat_completion_stream_generator(  # type: ignore[misc]
-            request, _noting(result_generator, cut), *args, **options
-        )
-        calls: dict[tuple[int, int], str] = {}
-        wanted = bool(request.tools and request.stop)
-        try:
-            async for event in events:
-                yield _ended_right(event, calls, cut) if wanted and event.startswith("data: {") else event
-        finally:
-            await events.aclose()
+        return _ended_right(stream(request, _noting(result_generator, cut), *args, **options), cut)
 
 
 class CutResponses:
@@ -153,8 +148,19 @@ async def _noting(results: AsyncIterator[Any], cut: dict[int, str]) -> AsyncGene
             await results.aclose()
 
 
-def _ended_right(event: str, calls: dict[tuple[int, int], str], cut: Mapping[int, str]) -> str:
-    """An event, or one that says "stop" where a call was cut off by a string at which the request wanted that."""
+async def _ended_right(
+    events: AsyncGenerator[str, None], cut: Mapping[int, str]
+) -> AsyncGenerator[str, None]:
+    """The events, of which the last says "stop" where a string at which the request wanted that cut a call off."""
+    calls: dict[tuple[int, int], str] = {}
+    try:
+        async for event in events:
+            yield _with_reason(event, calls, cut) if event.startswith("data: {") else event
+    finally:
+        await events.aclose()
+
+
+def _with_reason(event: str, calls: dict[tuple[int, int], str], cut: Mapping[int, str]) -> str:
     payload = payload_of(event)
     for choice in payload.get("choices", ()):
         for part in choice["delta"].get("tool_calls") or ():

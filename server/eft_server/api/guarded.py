@@ -102,13 +102,15 @@ class Guarded:
                 raise ApiError(message, param=PROMPT, code="invalid_value")
 
     def _require_choice(self, request: EngineRequest, allowed: Collection[int]) -> None:
+        if not allowed:
+            return
         size = self._engine.model_config.get_vocab_size()
-        if allowed and max(allowed) >= size:
+        if max(allowed) >= size:
             message = f"allowed_token_ids: {max(allowed)} is not a token id; allowed: 0 to {size - 1}."
             raise ApiError(message, param="allowed_token_ids", code="invalid_value")
         mixture = request.mixture
         plain_base = mixture[0] == 1 and counting(mixture)[1:] == (False,) * (len(self._manifest.names) - 1)
-        if not allowed or (plain_base and not is_filtered(mixture)):
+        if plain_base and not is_filtered(mixture):
             return
         if all(any(start <= i < stop for start, stop in self._manifest.unshared) for i in allowed):
             message = (

@@ -174,18 +174,18 @@ def _walk(compiled: Any, choose: Chooser, steps: int, deadline: float) -> str | 
     mask = xgrammar.allocate_token_bitmask(1, END + 1)
     last: int | None = None
     slow, simple_s = 0, _simple_step_s()
+    matcher.fill_next_token_bitmask(mask, 0)
     for step in range(steps):
-        matcher.fill_next_token_bitmask(mask, 0)
         allowed = _allowed(mask)
         if not allowed:
             return None if _may_end(mask) else f"after {step} bytes nothing can follow"
         last = choose(allowed, last)
-        slow = slow + 1 if _step_s(matcher, last) > _SLOW * simple_s else 0
+        slow = slow + 1 if _step_s(matcher, last, mask) > _SLOW * simple_s else 0
         if slow >= _SLOW_IN_A_ROW:
             slow = 0
             # What else the machine does only adds to what is measured: the shortest of several is nearest.
             simple_s = min(simple_s, _simple_step_s())
-            if _shortest_s(matcher, last) > _SLOW * simple_s:
+            if _shortest_s(matcher, last, mask) > _SLOW * simple_s:
                 raise _AmbiguousError
         if time.thread_time() > deadline:
             return None
@@ -194,8 +194,8 @@ def _walk(compiled: Any, choose: Chooser, steps: int, deadline: float) -> str | 
 
 def _simple_step_s() -> float:
     """The shortest of several steps of the simplest grammar."""
-    matcher = xgrammar.GrammarMatcher(_simplest())
-    return min(_step_s(matcher, ord("a")) for _ in range(_SIMPLE_STEPS))
+    matcher, mask = xgrammar.GrammarMatcher(_simplest()), xgrammar.allocate_token_bitmask(1, END + 1)
+    return min(_step_s(matcher, ord("a"), mask) for _ in range(_SIMPLE_STEPS))
 
 
 @lru_cache(maxsize=1)
@@ -204,21 +204,20 @@ def _simplest() -> xgrammar.CompiledGrammar:
     return compiled
 
 
-def _shortest_s(matcher: xgrammar.GrammarMatcher, last: int) -> float:
+def _shortest_s(matcher: xgrammar.GrammarMatcher, last: int, mask: Any) -> float:
     """The shortest of several times that the last step takes."""
     shortest = math.inf
     for _ in range(_REPEATED):
         matcher.rollback(1)
-        shortest = min(shortest, _step_s(matcher, last))
+        shortest = min(shortest, _step_s(matcher, last, mask))
     return shortest
 
 
-def _step_s(matcher: xgrammar.GrammarMatcher, byte: int) -> float:
-    """How long it takes to find what may follow, and to go on with a byte."""
-    mask = xgrammar.allocate_token_bitmask(1, END + 1)
+def _step_s(matcher: xgrammar.GrammarMatcher, byte: int, mask: Any) -> float:
+    """How long it takes to go on with a byte, and to find what may follow: that is in the mask then."""
     start = time.thread_time()
-    matcher.fill_next_token_bitmask(mask, 0)
     matcher.accept_token(byte)
+    matcher.fill_next_token_bitmask(mask, 0)
     return time.thread_time() - start
 
 

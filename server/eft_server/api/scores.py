@@ -142,7 +142,7 @@ class _Columns:
         mixtures = tuple(dict.fromkeys((resolved.mixture.numbers, *alone.values())))
         return cls(
             mixtures,
-            resolved.mixture.counting | {config.family.names.index(name) for name in needed},
+            resolved.mixture.counting | {config.family[name].place for name in needed},
             {name: mixtures.index(alone[name]) for name in names},
             {
                 name: (mixtures.index(alone[name]), mixtures.index(alone[ref]))
@@ -215,7 +215,7 @@ def _names(config: ServerConfig, asked: bool | list[str]) -> tuple[str, ...]:
     if isinstance(asked, bool):
         return config.family.names if asked else ()
     for index, name in enumerate(asked):
-        if name not in config.family.names:
+        if name not in config.family:
             message = f"unknown member {shown(name)}; known: {', '.join(config.family.names)}"
             raise _refusal(f"members.{index}", message)
     return tuple(dict.fromkeys(asked))
@@ -273,7 +273,7 @@ async def _prompt(
         asked = plain = TextRequest.read({"prompt": item.prompt, "max_tokens": 1}, options)
         plain.model, plain.counting = service.config.name, columns.counting
         if item.prompts is not None:
-            places = {name: place for place, name in enumerate(service.config.family.names)}
+            places = service.config.family.places
             plain.member_prompts = check_member_prompts(item.prompts, item.prompt, places, options, "prompts")
         [engine_input] = await outcome(handlers.completion.render_completion_request(plain))
     own: Any = (asked.vllm_xargs or {}).get(PROMPTS_KEY)

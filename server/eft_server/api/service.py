@@ -106,9 +106,8 @@ class Service:
                 "a conversation's prompts come from the members' templates; only /v1/completions takes these"
             )
             raise BehaviourError(message, "eft.prompts")
-        places = {name: place for place, name in enumerate(self.config.family.names)}
         request.member_prompts = check_member_prompts(
-            eft["prompts"], request.prompt, places, self.config.server
+            eft["prompts"], request.prompt, self.config.family.places, self.config.server
         )
         return {key: value for key, value in eft.items() if key != "prompts"}
 

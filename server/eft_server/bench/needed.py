@@ -163,9 +163,7 @@ def _rounds(
     for number in range(sizes.rounds + 1):
         prompts = [random_ids(sizes.prompt, report.vocabulary, drawn) for _ in range(count)]
         seconds: dict[tuple[str, int], float] = {}
-        alone = {
-            (str(config.family[config.family.names[m]].checkpoint.model), n) for m, n in asked.needed.items()
-        }
+        alone = {(str(config.family.members[m].checkpoint.model), n) for m, n in asked.needed.items()}
         measured: list[tuple[str, int]] = [*sorted(alone), (COMPOSITE, count)]
         for name, size in drawn.sample(measured, len(measured)):
             numbers = [mixture.numbers for mixture in asked.mixtures] if name == COMPOSITE else None
@@ -174,8 +172,7 @@ def _rounds(
             seconds[name, size] = contestants[name].time(job).seconds
         if number:  # The first warms up.
             bound_s = sum(
-                seconds[str(config.family[config.family.names[m]].checkpoint.model), n]
-                for m, n in asked.needed.items()
+                seconds[str(config.family.members[m].checkpoint.model), n] for m, n in asked.needed.items()
             )
             rates.append(count * sizes.tokens / seconds[COMPOSITE, count])
             ratios.append(bound_s / seconds[COMPOSITE, count])
