@@ -129,6 +129,21 @@ def test_options_after_the_dashes_win_over_the_file(planned: Planner) -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "arguments"),
+    [((), ("--generation-config", "auto")), (("vllm.generation_config=auto",), ("--max-num-seqs", "7"))],
+)
+def test_options_say_how_is_sampled_where_the_defaults_do_not(
+    planned: Planner, overrides: tuple[str, ...], arguments: tuple[str, ...]
+) -> None:
+    assert planned(*overrides, arguments=arguments).options["generation_config"] == "auto"
+
+
+def test_options_and_defaults_cannot_both_say_how_is_sampled(planned: Planner) -> None:
+    with pytest.raises(ConfigError, match=r"says what defaults\.sampling says already"):
+        planned("defaults.sampling=base", arguments=("--generation-config", "auto"))
+
+
+@pytest.mark.parametrize(
     ("arguments", "what"),
     [
         (("--no-such-option", "1"), "no-such-option"),

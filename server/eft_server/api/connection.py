@@ -42,7 +42,10 @@ class Connection(H11Protocol):
     @override
     def data_received(self, data: bytes) -> None:
         """Take in what arrived; the clock runs only while no request is being answered or read to be answered."""
+        refused = self.conn.our_state is h11.DONE
         super().data_received(data)
+        if refused and self.conn.our_state is h11.IDLE:
+            self._stop_waiting()  # The body that was refused is over: what comes has its own time.
         # A body whose answer is out already, such as a refusal of its key, is read to its end for nothing.
         if self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE:
             self._expect_headers()

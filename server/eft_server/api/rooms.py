@@ -13,10 +13,15 @@ asking_key: ContextVar[str] = ContextVar("asking_key", default="")
 """Whose request the current one is: a digest of its API key; empty where none is asked for."""
 
 
+_PASSES = 64
+"""How many requests of other keys may go before one that waits until others have ended."""
+
+
 @dataclass(eq=False)
 class _Waiting:
     key: str
     amounts: tuple[int, ...]
+    passed_by: int = 0
     admitted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -95,19 +100,29 @@ class Room:
         self._taken_by[key] = [taken + more for taken, more in zip(own, amounts, strict=True)]
 
     def _admit(self) -> None:
-        """Let in who is next, and so on; who waits for others of the same key holds up that key alone."""
-        passed, held_up = deque[_Waiting](), set[str]()
+        """Let in who is next, and so on.
+
+        Who waits for others of the same key holds up that key alone. Who waits for others of any key holds up its own
+        at once and the rest after so many that it saw pass: small requests need not wait for a large one's room.
+        """
+        passed, held_up, large = deque[_Waiting](), set[str](), list[_Waiting]()
         while self._row:
             waiting = self._row[0]
             if not waiting.admitted.done():
                 if waiting.key in held_up or not self._key_fits(waiting.key, waiting.amounts):
                     passed.append(waiting)
                     held_up.add(waiting.key)
+                elif any(before.passed_by >= _PASSES for before in large):
+                    break
                 elif _within(self._taken, waiting.amounts, self._limits):
                     self._note(waiting.key, waiting.amounts)
                     waiting.admitted.set_result(None)
+                    for before in large:
+                        before.passed_by += 1
                 else:
-                    break
+                    passed.append(waiting)
+                    held_up.add(waiting.key)
+                    large.append(waiting)
             self._row.popleft()
         self._row.extendleft(reversed(passed))
 

@@ -134,7 +134,9 @@ def _with_options(config: ServerConfig, options: Mapping[str, Any]) -> ServerCon
     if not options:
         return config
     try:
-        return ServerConfig.model_validate({**config.model_dump(), "vllm": {**config.vllm, **options}})
+        return ServerConfig.model_validate(
+            {**config.model_dump(exclude_unset=True), "vllm": {**config.vllm, **options}}
+        )
     except ValidationError as error:
         raise ConfigError("; ".join(problem["msg"] for problem in error.errors())) from None
 

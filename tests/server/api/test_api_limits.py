@@ -253,6 +253,22 @@ async def test_who_is_refused_before_the_body_is_read_cannot_go_on_sending(
             await ended
 
 
+async def test_a_refused_body_takes_no_time_from_the_next_request(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEADER_TIMEOUT_S", 1.0)
+    async with listening(create_app(engine, family(), api_keys=["one"])) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head(1000))
+        assert b" 401 " in await asyncio.wait_for(reader.readline(), timeout=5)
+        await reader.readuntil(b"}}")
+        for sent in (b" ", b" " * 999 + head(0)[:20], head(0)[20:]):
+            writer.write(sent)
+            await asyncio.sleep(0.7)
+        assert b" 401 " in await asyncio.wait_for(reader.readline(), timeout=5)
+        writer.close()
+
+
 async def test_a_client_that_reads_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "STALL_S", 0.3)
     app, stop = _Endless(), asyncio.get_running_loop().time() + 1.5

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from eft_server.api import rooms
 from eft_server.api.rooms import Room
 
 pytestmark = pytest.mark.asyncio
@@ -72,6 +73,31 @@ async def test_a_large_request_of_a_key_that_has_its_share_does_not_hold_up_the_
     release.set()
     await asyncio.gather(*tasks)
     assert served[4:] == ["a2"]
+
+
+async def test_small_requests_of_other_keys_pass_a_large_one_so_many_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rooms, "_PASSES", 3)
+    room, served = Room([10], share=0.5), []
+    free = {name: asyncio.Event() for name in ("b0", "a0", "b", "c", "d", "e")}
+
+    async def one(name: str, amount: int) -> None:
+        async with room.take(name[0], amount):
+            served.append(name)
+            await free[name].wait()
+
+    asked = [("b0", 2), ("a0", 9), ("b", 1), ("c", 1), ("d", 1), ("e", 1)]
+    tasks = [asyncio.create_task(one(*each)) for each in asked]
+    await asyncio.sleep(0.01)
+    assert served == ["b0", "b", "c", "d"]
+    for name in ("b0", "b", "c", "d"):
+        free[name].set()
+    await asyncio.sleep(0.01)
+    assert served[4:] == ["a0", "e"]
+    for event in free.values():
+        event.set()
+    await asyncio.gather(*tasks)
 
 
 async def test_whoever_is_cancelled_leaves_nothing_behind() -> None:
