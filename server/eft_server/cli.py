@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from eft_client.cli import add_commands
-from eft_client.ending import output_in_words
+from eft_client.ending import EXIT_FAILED, EXIT_INTERRUPTED, output_in_words
 from eft_server import __version__
 from eft_server.config import ServerConfig, bundled_families, load_config
+from eft_server.ending import errors_in_words
 from eft_server.errors import ConfigError, EftError
 from eft_server.surroundings import LogLevel, log_vllm, use_hub
 
@@ -29,15 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 _BEGAN_S = time.time()
-
-EXIT_FAILED = 1
-EXIT_WRONG_INPUT = 2
-EXIT_INTERRUPTED = 130
-
-_ENGINE_PACKAGES = frozenset({"fastapi", "huggingface_hub", "torch", "transformers", "uvicorn", "vllm"})
-_INSTALL_ADVICE = (
-    "this command needs an engine: pip install 'eft-server[cuda]' for NVIDIA GPUs, 'eft-server[cpu]' for CPUs"
-)
 
 app = typer.Typer(
     name="eft",
@@ -135,7 +127,7 @@ def serve(  # noqa: PLR0913 (one for each option)
 
     eft serve mine.yaml --port 9000 -- --max-model-len 4096
     """
-    with _errors_in_words(), suppress(KeyboardInterrupt):
+    with errors_in_words(), suppress(KeyboardInterrupt):
         use_hub(offline=offline, cache_dir=cache_dir)
         log_vllm(LogLevel.INFO if verbose and log_level is None else log_level)
         flags: dict[str, Any] = {"host": host, "port": port}
@@ -212,7 +204,7 @@ def generate(  # noqa: PLR0913 (one for each option)
 
     eft generate in.jsonl out.jsonl --family mine.yaml -- --max-model-len 4096
     """
-    with _errors_in_words():
+    with errors_in_words():
         log_vllm(LogLevel.INFO if verbose and log_level is None else log_level)
         use_hub(offline=offline, cache_dir=cache_dir)
         config = load_config(family, overrides or (), revision=revision)
@@ -272,7 +264,7 @@ def check(  # noqa: PLR0913 (one for each option)
     """
     log_vllm(None)
     console = Console()
-    with _errors_in_words():
+    with errors_in_words():
         use_hub(offline=offline, cache_dir=cache_dir)
         config = load_config(family, overrides or (), revision=revision)
         with _start() as stages:
@@ -305,7 +297,7 @@ def families(
     name: Annotated[str | None, typer.Argument(help="Print this family's file, to copy from.")] = None,
 ) -> None:
     """List the bundled families."""
-    with _errors_in_words():
+    with errors_in_words():
         bundled = bundled_families()
         if name is None:
             Console().print(_family_table(bundled))
@@ -337,18 +329,3 @@ def _plan(config: ServerConfig, report: "FamilyReport", vllm_arguments: Sequence
     planned = plan(config, report, vllm_arguments)
     report.require_divisible(int(planned.options.get("tensor_parallel_size") or 1))
     return planned
-
-
-@contextmanager
-def _errors_in_words() -> Iterator[None]:
-    """Our errors as one message on stderr and exit code 2; a defect keeps its traceback."""
-    try:
-        yield
-    except EftError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(EXIT_WRONG_INPUT) from error
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _ENGINE_PACKAGES:
-            raise
-        typer.echo(f"error: {_INSTALL_ADVICE} ({error})", err=True)
-        raise typer.Exit(EXIT_WRONG_INPUT) from error

@@ -1,5 +1,6 @@
 """Which versions of vLLM are taken, and what is said of others."""
 
+import importlib
 import re
 import tomllib
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from eft_server.engine import plan, version
 from eft_server.engine.launcher import fork_server
@@ -118,3 +121,16 @@ def test_it_is_refused_before_the_engine_is_imported_or_planned(
     monkeypatch.setattr(plan, "register", lambda: pytest.fail("vLLM is imported"))
     with pytest.raises(ConfigError, match=r"0\.33\.0"):
         plan.plan(None, None)
+
+
+@pytest.mark.parametrize("command", ["__main__", "exactness", "gpu_check", "needed"])
+def test_benchmarks_refuse_another_version_in_one_line(
+    install: Install, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    app = typer.Typer()
+    app.command()(importlib.import_module(f"eft_server.bench.{command}").main)
+    monkeypatch.setattr(fork_server, "is_running", lambda: False)
+    install(vllm="0.33.0")
+    result = CliRunner().invoke(app)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: vLLM 0.33.0 is installed;") and result.stderr.count("\n") == 1

@@ -24,9 +24,10 @@ from eft_server.bench.contestants import Contestant, Job, Timed, Variant, compos
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import Rounds, run, spread
 from eft_server.config import ServerConfig, load_config
+from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.plan import plan
-from eft_server.errors import ConfigError, EftError
+from eft_server.errors import ConfigError
 from eft_server.inspection import FamilyReport, inspect_family
 from eft_server.surroundings import log_vllm
 from eft_server.vocabulary import Vocabulary
@@ -84,18 +85,15 @@ def main(
     over its members. Ratios are taken within a round, since the machine's speed may change between rounds.
     """
     log_vllm(None)
-    fork_server.start()
-    for family in families or ["demo", "smollm2"]:
-        try:
+    with errors_in_words():
+        fork_server.start()
+        for family in families or ["demo", "smollm2"]:
             config = load_config(_path(family))
             report = inspect_family(config)
             mixtures = _mixtures(config, weights or ())
             measured = Measured(batch, tokens, prompt, prefill, rounds, rest, report.vocabulary, mixtures)
             speculation = Speculation(draft or next(iter(config.experts)), drafted)
             _measure(config, report, measured, speculation, output)
-        except EftError as error:
-            console.print(f"[red]{error}")
-            raise SystemExit(2) from None
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from eft_client.progress import Progress
 from eft_server.behaviours import Behaviours
 from eft_server.bench.prompts import random_ids
 from eft_server.config import ServerConfig, load_config
+from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.manifest import KEY, Checkpoint, Manifest
-from eft_server.errors import EftError
 from eft_server.inspection import inspect_family
 from eft_server.surroundings import log_vllm
 from eft_server.vocabulary import Vocabulary
@@ -124,14 +124,11 @@ def main(
     Exit status 1 says that something is further away than the tolerance, or that nothing came from the prefix cache.
     """
     log_vllm(None)
-    fork_server.start()
     facts, failed = list[dict[str, Any]](), False
     for family in families or ["demo"]:
-        try:
+        with errors_in_words():
+            fork_server.start()
             found, dtype, cached = _compare(load_config(family, overrides or ()), requests, tokens)
-        except EftError as error:
-            console.print(f"[red]{error}")
-            raise SystemExit(2) from None
         failed |= _print(family, dtype, found, tolerance)
         console.print(f"{cached:,} tokens of the second run's prompts came from the prefix cache.")
         failed |= not cached

@@ -21,9 +21,10 @@ from eft_server.bench.contestants import Contestant, Job, composite, member
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import Rounds, spread
 from eft_server.config import ServerConfig, load_config
+from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.plan import plan
-from eft_server.errors import ConfigError, EftError
+from eft_server.errors import ConfigError
 from eft_server.inspection import FamilyReport, inspect_family
 from eft_server.surroundings import log_vllm
 
@@ -61,9 +62,9 @@ def main(
     could not be measured.
     """
     log_vllm(None)
-    fork_server.start()
     jobs = Jobs(batch, tokens, prompt, prefill, rounds)
-    try:
+    with errors_in_words(RuntimeError):  # An engine may die.
+        fork_server.start()
         path = str(shapes.write_family(family, WORK / family)) if family in shapes.SHAPES else family
         config = load_config(path)
         report = inspect_family(config)
@@ -75,9 +76,6 @@ def main(
             names = (*config.family.names, COMPOSITE, DRAFTING)
             advance = progress.begin("measuring", len(names) * len(results) * (1 + jobs.rounds))
             engines = {name: _measure(name, config, report, jobs, results, advance) for name in names}
-    except (EftError, RuntimeError) as error:  # An engine may die.
-        console.print(f"[red]{error}")
-        raise SystemExit(2) from None
     _print(config, engines, results)
     facts = {
         "device": _device(),

@@ -20,9 +20,9 @@ from eft_server.bench.contestants import Contestant, Job, composite, member
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import spread
 from eft_server.config import ServerConfig, load_config
+from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.plan import plan
-from eft_server.errors import EftError
 from eft_server.family import BASE
 from eft_server.inspection import FamilyReport, inspect_family
 from eft_server.mixture import Mixture
@@ -54,13 +54,10 @@ def main(
     the bound reckons with its rate at n at once. Ratios are taken within a round.
     """
     log_vllm(None)
-    fork_server.start()
-    try:
+    with errors_in_words():
+        fork_server.start()
         config = load_config(str(_five(WORK / family)) if family == "five" else family)
         _measure(config, inspect_family(config), Sizes(batch, tokens, prompt, rounds, rest))
-    except EftError as error:
-        console.print(f"[red]{error}")
-        raise SystemExit(2) from None
 
 
 @dataclass(frozen=True)

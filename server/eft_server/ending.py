@@ -1,0 +1,31 @@
+"""How the server's commands end: its errors as one message, with the exit statuses of all commands."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from eft_client.ending import EXIT_WRONG_INPUT, fail
+from eft_server.errors import EftError
+
+__all__ = ["errors_in_words"]
+
+_ENGINE_PACKAGES = frozenset({"fastapi", "huggingface_hub", "torch", "transformers", "uvicorn", "vllm"})
+_INSTALL_ADVICE = (
+    "this command needs an engine: pip install 'eft-server[cuda]' for NVIDIA GPUs, 'eft-server[cpu]' for CPUs"
+)
+
+
+@contextmanager
+def errors_in_words(*others: type[Exception]) -> Iterator[None]:
+    """Our errors, and others that are expected, as one message on stderr and an exit status.
+
+    A defect keeps its traceback.
+    """
+    errors: tuple[type[Exception], ...] = (EftError, *others)
+    try:
+        yield
+    except errors as error:
+        raise fail(error, EXIT_WRONG_INPUT) from error
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _ENGINE_PACKAGES:
+            raise
+        raise fail(f"{_INSTALL_ADVICE} ({error})", EXIT_WRONG_INPUT) from error
