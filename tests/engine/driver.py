@@ -234,7 +234,7 @@ def _reply(lines: TextIO, value: Any) -> None:
 def _generate(llm: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from vllm import SamplingParams
 
-    from eft_server.engine.scoring import Scoring, scoring_params
+    from eft_server.engine.message import Scoring, scoring_params
 
     prompts, params = [], []
     for request in requests:
@@ -259,7 +259,7 @@ def _generate(llm: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _scored(output: Any, scoring: dict[str, Any] | None) -> dict[str, Any]:
-    from eft_server.engine.scoring import Scoring, scored
+    from eft_server.engine.message import Scoring, scored
 
     if scoring is None or output.outputs[0].finish_reason == "error":
         return {}

@@ -13,10 +13,9 @@ from eft_server.engine.coefficients import (
     counting_rows,
     detach,
     is_filtered,
-    mixture_of,
     taken_apart,
 )
-from eft_server.engine.manifest import Checkpoint, Manifest
+from eft_server.engine.message import Manifest, MemberWeights, mixture_of
 
 DEFAULTS = (1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 WIDTH = len(DEFAULTS)
@@ -65,7 +64,7 @@ def test_three_coefficients_are_a_mixture_without_a_filter() -> None:
 def test_the_manifest_survives_the_base_config() -> None:
     manifest = Manifest(
         ("LlamaForCausalLM",),
-        (Checkpoint("small", "/a"), Checkpoint("b", "x/y", "v1")),
+        (MemberWeights("small", "/a"), MemberWeights("b", "x/y", "v1")),
         ((3, 5),),
         DEFAULTS,
         (9, 8, 8),

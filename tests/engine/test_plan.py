@@ -10,7 +10,7 @@ from vllm.config import ModelConfig
 
 from eft_server.config import load_config
 from eft_server.engine import plan as plan_module
-from eft_server.engine.manifest import Manifest
+from eft_server.engine.message import Manifest
 from eft_server.engine.parsers import template_variables
 from eft_server.engine.plan import EnginePlan, parse_vllm_args, plan, thread_binding
 from eft_server.errors import ConfigError, FamilyError

@@ -13,9 +13,8 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
-from eft_server.engine.manifest import KEY, Checkpoint, Manifest
+from eft_server.engine.message import KEY, Manifest, MemberWeights, Scoring, scoring_params
 from eft_server.engine.scheduler import EftScheduler
-from eft_server.engine.scoring import Scoring, scoring_params
 
 from .checkpoints import write_checkpoint
 from .test_composite import BASE, prompt
@@ -29,8 +28,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("scheduler") / "base", 0)
 
 
-def _checkpoint(name: str) -> Checkpoint:
-    return Checkpoint(name, "unread")
+def _checkpoint(name: str) -> MemberWeights:
+    return MemberWeights(name, "unread")
 
 
 @pytest.fixture

@@ -227,12 +227,7 @@ TABLE: dict[str, list[Row]] = {
     "api/guarded.py": [
         *takes("vllm.v1.engine.async_llm.AsyncLLM.generate", "prompt, sampling_params, request_id"),
         *has("vllm.inputs.engine.TokensInput", "prompt_token_ids", "cache_salt"),
-        # The way of the coefficients.
-        *(
-            row
-            for request in (CHAT_REQUEST, COMPLETION_REQUEST, RESPONSES_REQUEST)
-            for row in asks_for(f"{request}.to_sampling_params", "vllm_xargs", "extra_args")
-        ),
+        *has("vllm.sampling_params.SamplingParams", "extra_args"),
         *has("vllm.exceptions.GenerationError", "status_code"),
         *asks_for("vllm.entrypoints.serve.exception_handling.error_response", "status_code"),
         # Whatever else a handler asks the engine for goes by what is bounded, counted and checked here.
@@ -298,9 +293,8 @@ TABLE: dict[str, list[Row]] = {
         # What is left out of them.
         *asks_for("vllm.renderers.params", "chat_template", "return_dict"),
         *passes(f"{RENDERER}.OnlineRenderer.preprocess_chat", "dict, tools, tokenize"),
-        *has(CHAT_REQUEST, "vllm_xargs", "echo", "prompt_logprobs", "return_prompt_text"),
-        *has(COMPLETION_REQUEST, "vllm_xargs", "echo", "prompt_logprobs"),
-        *has(RESPONSES_REQUEST, "vllm_xargs"),
+        *has(CHAT_REQUEST, "echo", "prompt_logprobs", "return_prompt_text"),
+        *has(COMPLETION_REQUEST, "echo", "prompt_logprobs"),
         *has("vllm.inputs.engine.TokensInput", "prompt_token_ids", "cache_salt"),
     ],
     "api/routes/responses.py": [
@@ -636,7 +630,8 @@ TABLE: dict[str, list[Row]] = {
 BY_TYPES_ALONE = {
     *("api/app.py", "api/inprocess.py", "api/routes/operations.py", "api/scores.py", "api/service.py"),
     "api/structured.py",
-    *("engine/blend_kernels.py", "engine/blending.py", "engine/bounds.py", "engine/rows_v2.py"),
+    *("engine/blend_kernels.py", "engine/blending.py", "engine/bounds.py", "engine/message.py"),
+    "engine/rows_v2.py",
 }
 """Files that import of vLLM, and rely on nothing but what types know."""
 

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
+from typing_extensions import override
 from vllm.engine.protocol import EngineClient
 
 from eft_server.api.auth import ApiKeyAuth
+from eft_server.api.current import RequestScope
 from eft_server.api.deadlines import UnderWay
 from eft_server.api.errors import install_error_handlers
 from eft_server.api.limits import BodyLimit, Places
@@ -18,6 +21,15 @@ from eft_server.config import ServerConfig
 from eft_server.templates import Voice
 
 __all__ = ["create_app"]
+
+
+class _Application(FastAPI):
+    """Each of its answers bears an id, those to what went wrong outside its routes, too."""
+
+    @override
+    def build_middleware_stack(self) -> ASGIApp:
+        """Starlette's, within the scope of a request."""
+        return RequestScope(super().build_middleware_stack())
 
 
 def create_app(
@@ -37,7 +49,7 @@ def create_app(
         chat_template: What renders messages; None means the base's tokenizer's own.
         voices: How the members read messages, where they do not all read that.
     """
-    app = FastAPI(
+    app = _Application(
         title="eft-server",
         version=version("eft-server"),
         redirect_slashes=False,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from eft_server.api.current import current
 from eft_server.api.errors import ApiError
-from eft_server.api.rooms import asking_key
 
 __all__ = ["ApiKeyAuth"]
 
@@ -29,7 +29,7 @@ class ApiKeyAuth:
             if key is None:
                 await _refusal().response()(scope, receive, send)
                 return
-            asking_key.set(key)
+            current().key = key
         await self.app(scope, receive, send)
 
     def _admitted(self, scope: Scope) -> str | None:

@@ -7,8 +7,8 @@ from prometheus_client import Counter
 from vllm.engine.protocol import EngineClient
 from vllm.outputs import RequestOutput
 
+from eft_server.api.current import current
 from eft_server.api.guarded import Guarded
-from eft_server.api.naming import answering_as
 
 __all__ = ["Counting"]
 
@@ -32,7 +32,8 @@ class Counting:
 
     def generate(self, *args: Any, **options: Any) -> AsyncGenerator[RequestOutput, None]:
         """As the engine's, counting under the name that the current request asked for."""
-        model = answering_as.get("")
+        resolved = current().resolved
+        model = resolved.model if resolved else ""
         outputs = self._engine.generate(*args, **options)
         _REQUESTS.labels(model).inc()
         return self._counted(outputs, model)

@@ -1,6 +1,7 @@
 """An engine that is asked for no more than it has room for, and for nothing that a member cannot read or say."""
 
 from collections.abc import AsyncGenerator, Collection, Sequence
+from copy import copy
 from http import HTTPStatus
 from typing import Any
 
@@ -9,11 +10,12 @@ from vllm.exceptions import GenerationError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
+from eft_server.api.current import current
 from eft_server.api.errors import PROMPT, ApiError
-from eft_server.api.rooms import Room, asking_key
+from eft_server.api.renderer import MEMBER_PROMPTS
+from eft_server.api.rooms import Room
 from eft_server.engine.coefficients import counting, is_filtered
-from eft_server.engine.manifest import KEY, Manifest
-from eft_server.engine.message import EngineRequest
+from eft_server.engine.message import KEY, EngineRequest, Manifest, extra_args
 from eft_server.errors import shown
 
 __all__ = ["Guarded"]
@@ -52,22 +54,22 @@ class Guarded:
         Raises:
             ApiError: A member that counts has no row for a token of its prompt, or not all members share any of the
                 allowed tokens.
-            RuntimeError: The request has lost its coefficients on its way through vLLM.
+            RuntimeError: The request has lost its coefficients or its members' prompts on its way through vLLM.
             GenerationError: While it answers: none of the allowed tokens was left to sample.
         """
-        if KEY not in (sampling_params.extra_args or {}):
-            raise RuntimeError("a request is on its way to the engine without its coefficients")
+        if KEY not in (sampling_params.extra_args or {}):  # A score brings its own.
+            prompt, sampling_params = _weighed(prompt, sampling_params)
         request = EngineRequest.read(sampling_params.extra_args, self._manifest)
         self._require_rows(request, prompt["prompt_token_ids"])
         allowed = frozenset(sampling_params.allowed_token_ids or ())
         self._require_choice(request, allowed)
-        sequences = sampling_params.n
+        key, sequences = current().key, sampling_params.n
         each = len(prompt["prompt_token_ids"]) + (sampling_params.max_tokens or 0)
         if self._salted:
-            salt = f"{asking_key.get()}:{prompt.get('cache_salt') or ''}"
+            salt = f"{key}:{prompt.get('cache_salt') or ''}"
             prompt = {**prompt, "cache_salt": salt}
         outputs = self._engine.generate(prompt, sampling_params, request_id, **options)
-        return self._in_turn(outputs, allowed, asking_key.get(), sequences, sequences * each)
+        return self._in_turn(outputs, allowed, key, sequences, sequences * each)
 
     async def _in_turn(
         self,
@@ -118,6 +120,17 @@ class Guarded:
                 "only the plain base can."
             )
             raise ApiError(message, param="allowed_token_ids", code="invalid_value")
+
+
+def _weighed(prompt: Any, sampling_params: SamplingParams) -> tuple[Any, SamplingParams]:
+    """The engine's prompt by itself, and with the parameters the coefficients and the members' prompts."""
+    asking, own = current(), dict(prompt)
+    prompts = own.pop(MEMBER_PROMPTS, None)
+    if asking.resolved is None or asking.has_prompts != (prompts is not None):
+        raise RuntimeError("a request is on its way to the engine without all that its members need")
+    weighed = copy(sampling_params)
+    weighed.extra_args = (weighed.extra_args or {}) | extra_args(asking.resolved.mixture.numbers, prompts)
+    return own, weighed
 
 
 class _NothingLeftError(GenerationError):

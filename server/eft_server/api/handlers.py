@@ -18,18 +18,18 @@ from vllm.lora.request import LoRARequest
 
 from eft_server.api.calls import CutChats, CutResponses
 from eft_server.api.counts import Counting
+from eft_server.api.current import current
 from eft_server.api.echoes import Echoes
 from eft_server.api.endings import end_of_turn
 from eft_server.api.errors import ApiError
 from eft_server.api.guarded import Guarded
-from eft_server.api.naming import answering_as
 from eft_server.api.renderer import MemberRenderer
 from eft_server.api.rooms import Room
 from eft_server.config import ServerConfig
 from eft_server.engine.parsers import template_variables
 from eft_server.templates import Voice
 
-__all__ = ["Handlers", "answering_as", "build_handlers", "failure"]
+__all__ = ["Handlers", "build_handlers", "failure"]
 
 
 def failure(request_id: str) -> GenerationError:
@@ -44,7 +44,8 @@ def failure(request_id: str) -> GenerationError:
 class _Models(OpenAIServingModels):
     @override
     def model_name(self, lora_request: LoRARequest | None = None) -> str:
-        return answering_as.get(super().model_name(lora_request))
+        resolved = current().resolved
+        return resolved.model if resolved else super().model_name(lora_request)
 
 
 class _FailsByName:

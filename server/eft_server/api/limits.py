@@ -8,9 +8,10 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eft_server.api.current import current
 from eft_server.api.deadlines import UnderWay
 from eft_server.api.errors import ApiError
-from eft_server.api.rooms import Room, asking_key
+from eft_server.api.rooms import Room
 from eft_server.config import ServerOptions
 
 __all__ = ["BodyLimit", "Places"]
@@ -95,7 +96,7 @@ class _Held:
     """The bytes of one request's body."""
 
     def __init__(self, room: Room) -> None:
-        self._room, self._key, self._count = room, asking_key.get(), 0
+        self._room, self._key, self._count = room, current().key, 0
 
     def take(self, count: int) -> None:
         if not self._room.take_at_once(self._key, count):
@@ -157,7 +158,7 @@ class Places:
             return
         async with AsyncExitStack() as place:
             try:
-                entering = place.enter_async_context(self.room.take(asking_key.get(), 1))
+                entering = place.enter_async_context(self.room.take(current().key, 1))
                 await self._entered(entering, receive)
             except ClientGoneError:
                 return

@@ -9,14 +9,17 @@ from typing_extensions import override
 from vllm.inputs import tokens_input
 from vllm.renderers.online_renderer import OnlineRenderer
 
+from eft_server.api.current import current
 from eft_server.api.errors import ApiError
 from eft_server.config import ServerConfig
-from eft_server.engine.manifest import PROMPTS_KEY
 from eft_server.engine.plan import EnginePlan
 from eft_server.family import BASE
 from eft_server.templates import Voice, family_voices
 
-__all__ = ["MemberRenderer", "voices_of"]
+__all__ = ["MEMBER_PROMPTS", "MemberRenderer", "voices_of"]
+
+MEMBER_PROMPTS = "eft_prompts"
+"""The key of an engine's prompt that holds each member's own: token ids."""
 
 _RENDERED_HERE = frozenset({"chat_template", "tokenize", "return_dict"})
 
@@ -29,7 +32,7 @@ def voices_of(config: ServerConfig, plan: EnginePlan) -> tuple[Voice, ...]:
 
 
 class MemberRenderer(OnlineRenderer):
-    """vLLM's renderer; where members read prompts of their own, it hands those to the engine, too.
+    """vLLM's renderer; where members read prompts of their own, those come with the engine's.
 
     The engine's own prompt is then the longest of them: usage counts it, and so do penalties on prompt tokens.
     """
@@ -50,7 +53,7 @@ class MemberRenderer(OnlineRenderer):
         params = request.build_chat_params(None, "string").with_defaults(defaults)
         asked = {k: v for k, v in params.chat_template_kwargs.items() if k not in _RENDERED_HERE}
         texts = [{**message, "content": _text(message.get("content"))} for message in conversation]
-        heard = [voice for voice in self.voices if _counting(request, voice.members)]
+        heard = [voice for voice in self.voices if _counting(voice.members)]
         try:
             read = [(await asyncio.to_thread(voice.read, texts, asked))[1] for voice in heard]
         except (TemplateError, ValueError) as error:
@@ -64,9 +67,9 @@ class MemberRenderer(OnlineRenderer):
     async def preprocess_completion(
         self, request: Any, prompt_input: Any, *args: Any, **options: Any
     ) -> list[Any]:
-        """Tokenize prompts; a request may bring one for each member (`TextRequest.member_prompts`)."""
+        """Tokenize prompts; a request may bring one for each member (`CurrentRequest.member_prompts`)."""
         rendered = await super().preprocess_completion(request, prompt_input, *args, **options)
-        own: Mapping[int, Any] = getattr(request, "member_prompts", None) or {}
+        own = current().member_prompts
         if not own:
             return rendered
         everybodys: Any = rendered[0]
@@ -76,7 +79,7 @@ class MemberRenderer(OnlineRenderer):
             tokens: Any = item
             by_member[member] = list(tokens["prompt_token_ids"])
             self._require_known(by_member[member])
-        heard = {member: ids for member, ids in by_member.items() if _counting(request, (member,))}
+        heard = {member: ids for member, ids in by_member.items() if _counting((member,))}
         return [self._engine_input(request, heard, everybodys)]
 
     def _require_known(self, ids: Sequence[int]) -> None:
@@ -87,7 +90,7 @@ class MemberRenderer(OnlineRenderer):
 
     def _engine_input(self, request: Any, by_member: Mapping[int, list[int]], engine_input: Any) -> Any:
         """The engine's prompt; members that do not count in this request read the longest."""
-        longest = max(by_member.values(), key=len)
+        longest, prompts = max(by_member.values(), key=len), None
         if any(ids != longest for ids in by_member.values()):
             for field in ("echo", "prompt_logprobs"):
                 asked = getattr(request, field, None)
@@ -97,13 +100,14 @@ class MemberRenderer(OnlineRenderer):
                     )
                     raise ApiError(f"{field}: {message}.", param=field, code="invalid_value")
             prompts = [by_member.get(member, longest) for member in range(self.member_count)]
-            request.vllm_xargs = {**(request.vllm_xargs or {}), PROMPTS_KEY: prompts}
+            current().has_prompts = True
             # Nobody reads the engine's own prompt now; it may hold ids that the base has no room for.
             last_id = self.model_config.get_vocab_size() - 1
             longest = [min(token_id, last_id) for token_id in longest]
         wants_text = getattr(request, "return_prompt_text", False)
         text = self.renderer.get_tokenizer().decode(longest) if wants_text else None
-        return tokens_input(longest, prompt=text, cache_salt=engine_input.get("cache_salt"))
+        rendered: Any = tokens_input(longest, prompt=text, cache_salt=engine_input.get("cache_salt"))
+        return rendered if prompts is None else {**rendered, MEMBER_PROMPTS: prompts}
 
 
 def _text(content: Any) -> Any:
@@ -112,7 +116,7 @@ def _text(content: Any) -> Any:
     return content
 
 
-def _counting(request: Any, members: Sequence[int]) -> bool:
-    """Whether any of these members makes a difference to a request; to one that is not weighed, all do."""
-    counting: frozenset[int] | None = getattr(request, "counting", None)
+def _counting(members: Sequence[int]) -> bool:
+    """Whether any of these members makes a difference to the current request; to one that is not weighed, all do."""
+    counting = current().counting
     return counting is None or not counting.isdisjoint(members)

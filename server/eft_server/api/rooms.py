@@ -4,13 +4,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-__all__ = ["Room", "asking_key"]
-
-asking_key: ContextVar[str] = ContextVar("asking_key", default="")
-"""Whose request the current one is: a digest of its API key; empty where none is asked for."""
+__all__ = ["Room"]
 
 
 _PASSES = 64

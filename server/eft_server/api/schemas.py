@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from typing_extensions import override
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -121,16 +121,6 @@ def _referred_to(schema: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 class _Weighted(_Checked):
     eft: EftField | None = Field(default=None, description="Behaviour weights for this request.")
     dependencies: ClassVar[tuple[tuple[str, str], ...]] = ()
-    _counting: frozenset[int] | None = PrivateAttr(default=None)
-
-    @property
-    def counting(self) -> frozenset[int] | None:
-        """The places of the members that make a difference to the request, once it has been weighed."""
-        return self._counting
-
-    @counting.setter
-    def counting(self, places: frozenset[int]) -> None:
-        self._counting = places
 
     @classmethod
     @override
@@ -222,7 +212,6 @@ class TextRequest(_Weighted, CompletionRequest):
     )
     table = fields.COMPLETION
     stop: Stop = Field(default_factory=list)
-    _member_prompts: dict[int, Any] = PrivateAttr(default_factory=dict)
 
     @classmethod
     @override
@@ -235,15 +224,6 @@ class TextRequest(_Weighted, CompletionRequest):
         if payload.get("prompt") is None:
             raise ApiError("prompt: missing; give text or token ids.", param="prompt", code="invalid_value")
         return super().read(payload, options)
-
-    @property
-    def member_prompts(self) -> dict[int, Any]:
-        """The prompts of members that do not read everybody's, by their place among the coefficients."""
-        return self._member_prompts
-
-    @member_prompts.setter
-    def member_prompts(self, prompts: dict[int, Any]) -> None:
-        self._member_prompts = prompts
 
 
 class ResponseRequest(_Weighted, ResponsesRequest):
@@ -307,7 +287,6 @@ class ScoreRequest(_Weighted, BaseModel):
         default=None, description="Keeps cached prompts apart from other clients'."
     )
     user: str | None = None
-    vllm_xargs: dict[str, Any] | None = None
     request_id: str = Field(default_factory=lambda: f"score-{random_uuid()}")
 
 

@@ -15,16 +15,17 @@ from vllm.inputs import tokens_input
 from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
 
 from eft_server.api.answers import outcome
+from eft_server.api.current import current
 from eft_server.api.errors import PROMPT, ApiError
 from eft_server.api.fields import check_member_prompts
 from eft_server.api.handlers import failure
+from eft_server.api.renderer import MEMBER_PROMPTS
 from eft_server.api.schemas import ChatRequest, ScoreItem, ScoreRequest, TextRequest
 from eft_server.api.service import Service, resolved_fields
 from eft_server.api.thinking import require_readable
 from eft_server.behaviours import Resolved
 from eft_server.config import ServerConfig
-from eft_server.engine.manifest import PROMPTS_KEY
-from eft_server.engine.scoring import Scored, Scoring, scored, scoring_params
+from eft_server.engine.message import Scored, Scoring, scored, scoring_params
 from eft_server.errors import shown
 
 __all__ = ["ScoreAnswer", "score"]
@@ -259,25 +260,30 @@ async def _prompt(
 ) -> tuple[list[int], list[list[int]] | None]:
     """The longest of the members' prompts, and all of them where they differ."""
     options, handlers = service.config.server, service.handlers
-    asked: ChatRequest | TextRequest
+    asking = current()
+    asking.counting = columns.counting
     if item.messages is not None:
         body = {
             "messages": item.messages,
             "chat_template_kwargs": request.chat_template_kwargs,
             "max_completion_tokens": 1,
         }
-        asked = chat = ChatRequest.read(body, options)
-        chat.model, chat.counting = service.config.name, columns.counting
+        chat = ChatRequest.read(body, options)
+        chat.model = service.config.name
         _, [engine_input] = await outcome(handlers.chat.render_chat_request(chat))
     else:
-        asked = plain = TextRequest.read({"prompt": item.prompt, "max_tokens": 1}, options)
-        plain.model, plain.counting = service.config.name, columns.counting
+        plain = TextRequest.read({"prompt": item.prompt, "max_tokens": 1}, options)
+        plain.model = service.config.name
         if item.prompts is not None:
             places = service.config.family.places
-            plain.member_prompts = check_member_prompts(item.prompts, item.prompt, places, options, "prompts")
-        [engine_input] = await outcome(handlers.completion.render_completion_request(plain))
-    own: Any = (asked.vllm_xargs or {}).get(PROMPTS_KEY)
-    return list(engine_input["prompt_token_ids"]), own
+            asking.member_prompts = check_member_prompts(
+                item.prompts, item.prompt, places, options, "prompts"
+            )
+        try:
+            [engine_input] = await outcome(handlers.completion.render_completion_request(plain))
+        finally:
+            asking.member_prompts = {}  # A completion is read by all alike.
+    return list(engine_input["prompt_token_ids"]), engine_input.get(MEMBER_PROMPTS)
 
 
 async def _completion(service: Service, item: ScoreItem) -> list[int]:

@@ -11,9 +11,10 @@ from vllm.engine.protocol import EngineClient
 from vllm.exceptions import VLLMError
 from vllm.sampling_params import SamplingParams
 
+from eft_server.api.current import current
 from eft_server.api.errors import ApiError, from_exception
 from eft_server.api.fields import check_member_prompts
-from eft_server.api.handlers import Handlers, answering_as, build_handlers
+from eft_server.api.handlers import Handlers, build_handlers
 from eft_server.api.schemas import ChatRequest, ResponseRequest, ScoreRequest, TextRequest
 from eft_server.behaviours import Behaviours, Resolved
 from eft_server.config import ServerConfig
@@ -52,10 +53,10 @@ class Service:
     def weigh(
         self, request: ChatRequest | ResponseRequest | ScoreRequest | TextRequest, payload: dict[str, Any]
     ) -> Resolved:
-        """Resolve the behaviour that a request asks for and write its coefficients where the engine finds them.
+        """Resolve the behaviour that a request asks for, and note it in the current request.
 
         Args:
-            request: The request, which is changed: its model becomes the engine's, its xargs the coefficients.
+            request: The request, whose model becomes the engine's.
             payload: The JSON object that it was read from; Behaviours judges eft and vllm_xargs as they came.
 
         Raises:
@@ -65,11 +66,11 @@ class Service:
         eft = self._without_prompts(request, payload.get("eft"))
         resolved = self.behaviours.resolve(model, eft, payload.get("vllm_xargs"))
         request.model = self.config.name
-        request.vllm_xargs = {"eft": list(resolved.mixture.numbers)}
-        request.counting = resolved.mixture.counting
-        answering_as.set(resolved.model)
+        asking = current()
+        asking.resolved, asking.counting = resolved, resolved.mixture.counting
         _logger.info(
-            "%s model=%s eft=%s user=%r",
+            "%s %s model=%s eft=%s user=%r",
+            asking.id,
             request.request_id,
             resolved.model,
             resolved_fields(resolved),
@@ -98,7 +99,7 @@ class Service:
     def _without_prompts(
         self, request: ChatRequest | ResponseRequest | ScoreRequest | TextRequest, eft: Any
     ) -> Any:
-        """Take the members' own prompts out of a request's `eft` and note them in the request."""
+        """Take the members' own prompts out of a request's `eft` and note them."""
         if not isinstance(eft, dict) or "prompts" not in eft:
             return eft
         if not isinstance(request, TextRequest):
@@ -106,7 +107,7 @@ class Service:
                 "a conversation's prompts come from the members' templates; only /v1/completions takes these"
             )
             raise BehaviourError(message, "eft.prompts")
-        request.member_prompts = check_member_prompts(
+        current().member_prompts = check_member_prompts(
             eft["prompts"], request.prompt, self.config.family.places, self.config.server
         )
         return {key: value for key, value in eft.items() if key != "prompts"}

@@ -15,7 +15,7 @@ from eft_server.bench.loop import TransformersLoop
 from eft_server.config import ServerConfig
 from eft_server.engine.launch import environment
 from eft_server.engine.launcher.fork_server import process_context
-from eft_server.engine.manifest import KEY, PROMPTS_KEY
+from eft_server.engine.message import KEY, extra_args
 from eft_server.engine.plan import EnginePlan
 
 READY_TIMEOUT_S = 900
@@ -51,9 +51,11 @@ class Job:
     def extra_args(self, index: int, defaults: Sequence[float] | None) -> dict[str, Any]:
         """What goes with one prompt, as the server sends it; the defaults are a family's."""
         prompt = self.prompts[index]
-        own = {} if self.skipped is None else {PROMPTS_KEY: [list(prompt[count:]) for count in self.skipped]}
         numbers = self.mixtures[index % len(self.mixtures)] if self.mixtures is not None else defaults
-        return own | ({} if numbers is None else {KEY: list(numbers)})
+        if numbers is None:
+            return {}
+        own = None if self.skipped is None else [prompt[count:] for count in self.skipped]
+        return extra_args(numbers, own)
 
 
 @dataclass(frozen=True)

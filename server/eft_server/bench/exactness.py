@@ -24,7 +24,7 @@ from eft_server.bench.prompts import random_ids
 from eft_server.config import ServerConfig, load_config
 from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
-from eft_server.engine.manifest import KEY, Checkpoint, Manifest
+from eft_server.engine.message import KEY, Manifest, MemberWeights, extra_args
 from eft_server.inspection import inspect_family
 from eft_server.surroundings import log_vllm
 from eft_server.vocabulary import Vocabulary
@@ -194,7 +194,7 @@ def _ask(planned: "EnginePlan", cases: Sequence[Case], tokens: int) -> tuple[str
             ignore_eos=True,
             logprobs=LOGPROBS,
             prompt_logprobs=LOGPROBS if case.scores_prompt else None,
-            extra_args={KEY: list(case.mixture)},
+            extra_args=extra_args(case.mixture),
         )
         for case in cases
     ]
@@ -262,11 +262,11 @@ def _plain(config: ServerConfig, name: str, dtype: "torch.dtype") -> Any:
         x.float(), head.weight.float(), None if head.bias is None else head.bias.float()
     )
     if member.adapter is not None:
-        _adapt(model, Checkpoint(name, member.adapter.model, member.adapter.revision))
+        _adapt(model, MemberWeights(name, member.adapter.model, member.adapter.revision))
     return model
 
 
-def _adapt(model: Any, checkpoint: Checkpoint) -> None:
+def _adapt(model: Any, checkpoint: MemberWeights) -> None:
     """Add what an adapter adds, x ↦ scaling · B(Ax), by its own names for the layers."""
     from safetensors.torch import load_file
 

@@ -27,7 +27,7 @@ from vllm.model_executor.layers.linear import LinearBase, QKVParallelLinear, Row
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 
 from eft_server.adapter import CONFIG, WEIGHTS, adapter_file, module_of
-from eft_server.engine.manifest import Checkpoint
+from eft_server.engine.message import MemberWeights
 from eft_server.headers import read_header
 
 MAX_RANK: Final = 512
@@ -49,7 +49,7 @@ class LowRank:
     b_OR: torch.Tensor
 
 
-def check_adapter(checkpoint: Checkpoint) -> None:
+def check_adapter(checkpoint: MemberWeights) -> None:
     """Check an adapter's ranks against its settings, reading no weights.
 
     Raises:
@@ -65,19 +65,19 @@ def check_adapter(checkpoint: Checkpoint) -> None:
             raise ValueError(f"{module_of(name)!r} has the rank {rank}; allowed: up to {MAX_RANK}")
 
 
-def scaling_of(checkpoint: Checkpoint, module: str) -> float:
+def scaling_of(checkpoint: MemberWeights, module: str) -> float:
     """What an adapter's product for a layer is multiplied with."""
     return float(_helper(checkpoint).get_rank_and_scaling(module)[1])
 
 
-def _helper(checkpoint: Checkpoint) -> PEFTHelper:
+def _helper(checkpoint: MemberWeights) -> PEFTHelper:
     folder = adapter_file(checkpoint.model, checkpoint.revision, CONFIG).parent
     helper = PEFTHelper.from_local_dir(str(folder), max_position_embeddings=None)
     helper.validate_legal(LoRAConfig(max_lora_rank=MAX_RANK))
     return helper
 
 
-def read_low_rank(checkpoint: Checkpoint, model_class: type[nn.Module]) -> list[LowRank]:
+def read_low_rank(checkpoint: MemberWeights, model_class: type[nn.Module]) -> list[LowRank]:
     """Read an adapter's weights, in float32 and with their scaling folded in."""
     weights = load_file(adapter_file(checkpoint.model, checkpoint.revision, WEIGHTS))
     # As vLLM's own manager of adapters does: renamed like a checkpoint's, but q, k and v still told apart.

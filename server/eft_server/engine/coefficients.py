@@ -9,40 +9,17 @@ member, the filter's kind and its top_p (`blend.Filters`), 2M + 2 numbers.
 Shape suffixes: T tokens, R rows, M members, W a mixture's numbers, H hidden size, C columns of all of these.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from eft_server.blend import Filters
-from eft_server.engine.manifest import KEY
 from eft_server.mixture import BASE_FILTER
 
 
 def mixture_width(members: int) -> int:
     """W: how many numbers a mixture is."""
     return 2 * members + 2
-
-
-def mixture_of(extra_args: Mapping[str, Any] | None, width: int) -> tuple[float, ...]:
-    """Read a request's mixture out of its `SamplingParams.extra_args`: W numbers, or M where it has no filter.
-
-    The server validates before it sends. What is missing or malformed all the same must not pass for another
-    request's setting and must not stop the engine: it becomes NaN, and the request fails as every non-finite one does.
-
-    Args:
-        extra_args: the request's.
-        width: W.
-    """
-    vector: Any = (extra_args or {}).get(KEY)
-    members = (width - 2) // 2
-    try:
-        values = tuple(float(value) for value in vector)
-    except (TypeError, ValueError):
-        values = ()
-    if len(values) not in (members, width):
-        values = (float("nan"),) * members
-    return (*values, *(0.0,) * (width - len(values)))
 
 
 def is_filtered(mixture: Sequence[float]) -> bool:

@@ -30,7 +30,7 @@ from eft_server.engine.compiled import keep_compiled_apart
 from eft_server.engine.heads import in_float32
 from eft_server.engine.inputs import Inputs
 from eft_server.engine.launcher.stages import member_is_loaded, weights_are_loading
-from eft_server.engine.manifest import SEPARATOR, Checkpoint, Manifest
+from eft_server.engine.message import SEPARATOR, Manifest, MemberWeights
 from eft_server.engine.parallel import placement, whole
 from eft_server.engine.quantisation import as_named_in_the_checkpoint, own_quantisation
 from eft_server.engine.rows import Head, RowBlender, RowScores
@@ -103,7 +103,7 @@ class EftForCausalLM(nn.Module):
         checkpoint = next(item for item in self.manifest.members if item.name == name)
         return _member_config(vllm_config, checkpoint)
 
-    def _add_adapter(self, checkpoint: Checkpoint, vllm_config: VllmConfig, prefix: str) -> None:
+    def _add_adapter(self, checkpoint: MemberWeights, vllm_config: VllmConfig, prefix: str) -> None:
         """The reference once more, with attention layers of its own and otherwise the reference's weights."""
         assert checkpoint.reference is not None
         config = self._config_of(checkpoint.reference, vllm_config)
@@ -299,7 +299,7 @@ def _base_config(vllm_config: VllmConfig, manifest: Manifest) -> VllmConfig:
     return config
 
 
-def _member_config(vllm_config: VllmConfig, checkpoint: Checkpoint) -> VllmConfig:
+def _member_config(vllm_config: VllmConfig, checkpoint: MemberWeights) -> VllmConfig:
     hf_config: PretrainedConfig = get_config(
         checkpoint.model, trust_remote_code=False, revision=checkpoint.revision
     )

@@ -16,7 +16,7 @@ from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.utils import AttentionGroup
 
 from eft_server.engine.graphs_v2 import GraphBatch, GraphInputs, GraphPart, MemberGraphs, Replay
-from eft_server.engine.manifest import Manifest
+from eft_server.engine.message import Manifest
 from eft_server.engine.prompts import NO_SLOT, Layout, MemberAttention, Step, idle_rows
 
 Build = Callable[[list[list[AttentionGroup]]], dict[str, Any]]

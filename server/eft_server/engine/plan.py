@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from eft_server.behaviours import Behaviours
 from eft_server.checkpoint import read_generation_config
 from eft_server.config import NEUTRAL, ServerConfig
-from eft_server.engine.manifest import KEY, Checkpoint, Manifest
+from eft_server.engine.message import KEY, Manifest, MemberWeights
 from eft_server.engine.parsers import parser_options
 from eft_server.engine.plugin import ARCHITECTURE, register
 from eft_server.engine.version import require_tested_vllm
@@ -240,10 +240,10 @@ def _model_of_adapter(member: Member, models: Mapping[str, "ModelConfig"]) -> "M
     return model
 
 
-def _loaded(member: Member) -> Checkpoint:
+def _loaded(member: Member) -> MemberWeights:
     source = member.source
     on = member.reference if member.adapter else None
-    return Checkpoint(member.name, source.model, source.revision, member.sharded, on)
+    return MemberWeights(member.name, source.model, source.revision, member.sharded, on)
 
 
 def _sampling_options(config: ServerConfig) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
 from vllm.v1.core.kv_cache_utils import BlockHash, KVCacheBlock, make_block_hash_with_group_id
 from vllm.v1.request import Request
 
-from eft_server.engine.manifest import Manifest
-from eft_server.engine.message import EngineRequest
+from eft_server.engine.message import EngineRequest, Manifest
 from eft_server.engine.patches import retype
 
 _Members = frozenset[int]

@@ -27,7 +27,7 @@ from vllm.v1.core.kv_cache_utils import BlockHash, generate_block_hash_extra_key
 from vllm.v1.request import Request
 from vllm.v1.worker.utils import AttentionGroup
 
-from eft_server.engine.manifest import PROMPTS_KEY
+from eft_server.engine.message import Prompts
 
 if TYPE_CHECKING:
     from eft_server.engine.composite import EftForCausalLM
@@ -35,32 +35,6 @@ if TYPE_CHECKING:
 
 NO_SLOT = -1
 """The slot of a row that writes nothing to the KV cache."""
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """The members' own prompts of one request.
-
-    Attributes:
-        tokens_M: each member's prompt, in the order of the coefficients.
-    """
-
-    tokens_M: tuple[np.ndarray, ...]
-
-    @cached_property
-    def length(self) -> int:
-        """L: how long the scheduler's prompt is."""
-        return max(len(tokens) for tokens in self.tokens_M)
-
-    def offset(self, member: int) -> int:
-        """How far a member is behind the scheduler's positions, in tokens."""
-        return self.length - len(self.tokens_M[member])
-
-
-def prompts_of(extra_args: Mapping[str, Any] | None) -> Prompts | None:
-    """Read a request's prompts out of its `SamplingParams.extra_args`; None where all members read the same."""
-    given = (extra_args or {}).get(PROMPTS_KEY)
-    return None if given is None else Prompts(tuple(np.asarray(tokens, dtype=np.int64) for tokens in given))
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from vllm.v1.worker.gpu_worker import Worker
 from eft_server.blend import is_broken
 from eft_server.engine.cpu_kernels import register_cpu_kernels
 from eft_server.engine.drafting_v1 import MemberProposer
-from eft_server.engine.manifest import Manifest
-from eft_server.engine.message import EngineRequest
+from eft_server.engine.message import EngineRequest, Manifest
 from eft_server.engine.patches import retype
 from eft_server.engine.prompts import MemberAttention, Reading, Step, read
 from eft_server.engine.scoring import Scores

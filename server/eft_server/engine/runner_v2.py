@@ -37,13 +37,12 @@ from eft_server.blend import is_broken
 from eft_server.engine.coefficients import is_filtered
 from eft_server.engine.drafting_v2 import MemberSpeculator
 from eft_server.engine.graphs_v2 import MemberGraphs, Replay
-from eft_server.engine.manifest import Manifest
 from eft_server.engine.members_v2 import Members, Pass
-from eft_server.engine.message import EngineRequest
+from eft_server.engine.message import EngineRequest, Manifest, Prompts, scoring_of
 from eft_server.engine.patches import overwrite, retype
-from eft_server.engine.prompts import Prompts, Step
+from eft_server.engine.prompts import Step
 from eft_server.engine.rows_v2 import Needs, usual_needs
-from eft_server.engine.scoring import Scores, scored_at_once, scoring_of
+from eft_server.engine.scoring import Scores, scored_at_once
 from eft_server.engine.windows import WholeWindows
 
 

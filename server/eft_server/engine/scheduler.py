@@ -13,11 +13,11 @@ from vllm.v1.request import Request, RequestStatus
 
 from eft_server.engine.grammars import limit_grammars
 from eft_server.engine.json_grammars import write_json
-from eft_server.engine.manifest import Manifest
+from eft_server.engine.message import Manifest, Prompts
 from eft_server.engine.orphans import end_with_parent
 from eft_server.engine.patches import overwrite
 from eft_server.engine.prefix_cache import know_members, note, noted_of
-from eft_server.engine.prompts import ApartHasher, Prompts
+from eft_server.engine.prompts import ApartHasher
 
 
 class EftScheduler(Scheduler):

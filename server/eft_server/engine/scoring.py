@@ -8,20 +8,14 @@ Shape suffixes: C scored tokens, R rows of a chunk, K mixtures, W numbers of a m
 vocabulary, X columns of `attach`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from vllm.logprobs import FlatLogprobs
-from vllm.outputs import RequestOutput
-from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.outputs import LogprobsTensors
 
-from eft_server.engine.coefficients import mixture_of
-from eft_server.engine.manifest import KEY, PROMPTS_KEY, SCORING_KEY
+from eft_server.engine.message import Scoring
 
 _ROWS_AT_ONCE = 256
 """At most; a row takes the logits of all members."""
@@ -33,101 +27,6 @@ _LOGITS_AT_ONCE = 1 << 27
 def scored_at_once(members: int, vocabulary: int) -> int:
     """How many rows are scored at a time."""
     return max(1, min(_ROWS_AT_ONCE, _LOGITS_AT_ONCE // (members * vocabulary)))
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """What is to be scored of a request.
-
-    Attributes:
-        first: the scheduler's position whose row is the first token's: the prompt's last.
-        targets: the tokens, C of them.
-        mixtures: under which they are scored, K times `Mixture.numbers`; the first is the request's own.
-    """
-
-    first: int
-    targets: tuple[int, ...]
-    mixtures: tuple[tuple[float, ...], ...]
-
-    @property
-    def stop(self) -> int:
-        """The position behind the last row, which is the length of the engine's prompt."""
-        return self.first + len(self.targets)
-
-
-def scoring_of(extra_args: Mapping[str, Any] | None, width: int) -> Scoring | None:
-    """Read what is to be scored out of a request's `SamplingParams.extra_args`; None where nothing is.
-
-    Args:
-        extra_args: the request's.
-        width: W, as for `mixture_of`.
-    """
-    given = (extra_args or {}).get(SCORING_KEY)
-    if given is None:
-        return None
-    mixtures = tuple(mixture_of({KEY: numbers}, width) for numbers in given["mixtures"])
-    return Scoring(int(given["first"]), tuple(given["targets"]), mixtures)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What came out under one mixture, for each of C tokens.
-
-    Attributes:
-        logprobs: the token's log-probability; −inf where it cannot be, NaN where the logits were not finite.
-        ranks: 1 and the number of likelier tokens.
-        likeliest: the log-probability of the likeliest token.
-    """
-
-    logprobs: tuple[float, ...]
-    ranks: tuple[int, ...]
-    likeliest: tuple[float, ...]
-
-
-def scoring_params(scoring: Scoring, prompts: Sequence[Sequence[int]] | None = None) -> SamplingParams:
-    """How the engine is asked: for one greedy token, which nobody reads, and for a prompt's log-probabilities.
-
-    The engine's own prompt is the text without its last token: nobody needs the row behind that.
-
-    Args:
-        scoring: what is to be scored.
-        prompts: each member's text, also without the last token, where they read texts of their own.
-    """
-    extra_args: dict[str, Any] = {
-        KEY: list(scoring.mixtures[0]),
-        SCORING_KEY: {
-            "first": scoring.first,
-            "targets": list(scoring.targets),
-            "mixtures": [list(numbers) for numbers in scoring.mixtures],
-        },
-    }
-    if prompts is not None:
-        extra_args[PROMPTS_KEY] = [list(tokens) for tokens in prompts]
-    return SamplingParams(
-        temperature=0.0,
-        max_tokens=1,
-        prompt_logprobs=0,
-        flat_logprobs=True,
-        detokenize=False,
-        # vLLM reads everything where a prompt's log-probabilities are wanted; here its beginning is not.
-        skip_reading_prefix_cache=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-        extra_args=extra_args,
-    )
-
-
-def scored(output: RequestOutput, scoring: Scoring) -> tuple[Scored, ...]:
-    """Read `Scores.tensors` out of what the engine answered, for each mixture."""
-    flat = output.prompt_logprobs
-    count, width = len(scoring.mixtures), len(scoring.targets)
-    assert isinstance(flat, FlatLogprobs) and len(flat.logprobs) == 2 * count * width
-    found = []
-    for begin in range(0, count * width, width):
-        own = slice(begin, begin + width)
-        tops = slice(begin + count * width, begin + (count + 1) * width)
-        ranks = tuple(rank or 0 for rank in flat.ranks[own])
-        found.append(Scored(tuple(flat.logprobs[own]), ranks, tuple(flat.logprobs[tops])))
-    return tuple(found)
 
 
 class Scores:

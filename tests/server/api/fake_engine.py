@@ -15,7 +15,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 
-from eft_server.engine.manifest import KEY, SCORING_KEY, Checkpoint, Manifest
+from eft_server.engine.message import KEY, Manifest, MemberWeights
 from eft_server.family import BASE
 
 from .served import family
@@ -131,8 +131,8 @@ class FakeEngine:
             span = token_ids[:count] if whole else token_ids[count - 1 : count]
             choices = [self._choice(i, span, params, finished, failed) for i in range(params.n)]
             prompt_logprobs = None
-            if SCORING_KEY in (params.extra_args or {}):
-                prompt_logprobs = self._scores(params.extra_args[SCORING_KEY])
+            if "eft_scoring" in (params.extra_args or {}):
+                prompt_logprobs = self._scores(params.extra_args["eft_scoring"])
             elif params.prompt_logprobs is not None:
                 prompt_logprobs = [None, *(self._logprobs(t, params.prompt_logprobs) for t in prompt_ids[1:])]
             yield RequestOutput(request_id, None, list(prompt_ids), prompt_logprobs, choices, finished)
@@ -189,7 +189,7 @@ def _manifest(checkpoint: Path) -> Manifest:
     members = [name for name in family().family.names if name != BASE]
     return Manifest(
         ("LlamaForCausalLM",),
-        tuple(Checkpoint(name, "unread") for name in members),
+        tuple(MemberWeights(name, "unread") for name in members),
         ((rows - 1, rows),),
         (1.0, *(0.0,) * (2 * len(members) + 3)),
         (rows, rows, rows, rows - 1),

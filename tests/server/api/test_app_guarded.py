@@ -4,17 +4,16 @@ from typing import Any
 
 import httpx
 import pytest
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.sampling_params import SamplingParams
 
+from eft_server.api import renderer
 from eft_server.api.app import create_app
-from eft_server.engine.manifest import KEY, Checkpoint, Manifest
-from eft_server.engine.message import EngineRequest
+from eft_server.api.guarded import Guarded
+from eft_server.api.rooms import Room
+from eft_server.engine.message import KEY, EngineRequest, Manifest, MemberWeights
 
 from .fake_engine import FakeEngine
 from .served import client_of, family
-from .test_app_routes import ASKED
 
 ASK = {"max_tokens": 2}
 
@@ -102,7 +101,7 @@ async def test_who_only_drafts_need_not_read() -> None:
     members = ("base", "small", "helpful")
     manifest = Manifest(
         ("LlamaForCausalLM",),
-        tuple(Checkpoint(name, "unread") for name in members[1:]),
+        tuple(MemberWeights(name, "unread") for name in members[1:]),
         (),
         (1.0, *(0.0,) * 7),
         (9, 8, 8),
@@ -115,25 +114,20 @@ async def test_who_only_drafts_need_not_read() -> None:
     assert steered.reading == (True, True, True)
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/responses"])
-async def test_a_request_that_lost_its_coefficients_is_an_error(
-    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
-    for request in (CompletionRequest, ChatCompletionRequest, ResponsesRequest):
-        made = request.to_sampling_params
-        monkeypatch.setattr(request, "to_sampling_params", without_extra_args(made))
-    response = await post(client, path, **ASKED[path])
-    assert response.status_code == 500
+async def test_a_request_that_nobody_weighed_is_an_error(engine: FakeEngine) -> None:
+    guarded = Guarded(engine, Room([8, 8000]), salted=False)
+    with pytest.raises(RuntimeError, match="without all that its members need"):
+        guarded.generate({"prompt_token_ids": [1]}, SamplingParams(), "one")
     assert engine.asked == []
 
 
-def without_extra_args(made: Any) -> Any:
-    def lossy(*args: Any, **options: Any) -> Any:
-        params = made(*args, **options)
-        params.extra_args = None
-        return params
-
-    return lossy
+async def test_a_request_that_lost_its_members_prompts_is_an_error(
+    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renderer, "MEMBER_PROMPTS", "elsewhere")
+    asked = {"prompt": "a", "eft": {"prompts": {"helpful": "b c d"}}, **ASK}
+    assert (await post(client, "/v1/completions", **asked)).status_code == 500
+    assert engine.asked == []
 
 
 async def test_keys_do_not_see_what_others_have_cached(engine: FakeEngine) -> None:
