@@ -67,7 +67,7 @@ exact: $(TESTING) ## Compare the engine with plain transformers, on the device t
 	$(BIN)/python -m eft_server.bench.exactness $(FAMILY) $(ARGS)
 
 demo-family: $(TESTING) ## Rebuild the demo family from nothing and evaluate it (under two hours on two cores)
-	$(BIN)/python -m eft_client.demo $(ARGS)
+	$(BIN)/python -m eft_demo $(ARGS)
 
 lock: ## Resolve pyproject.toml again into the locks in deploy/ (needs uv)
 	cd deploy && $(COMPILE) ../pyproject.toml --extra cpu --no-emit-package triton --output-file requirements-cpu.txt

@@ -3,7 +3,7 @@
 Importing the package is cheap: torch, vLLM, transformers and FastAPI load only where they are used.
 """
 
-from eft_server.loaded import Answer, LoadedFamily, load
+from eft_server.local import Answer, LoadedFamily, load
 
 __version__ = "0.1.0"
 

@@ -16,16 +16,16 @@ from rich.text import Text
 from eft_client.cli import add_commands
 from eft_client.ending import EXIT_FAILED, EXIT_INTERRUPTED, output_in_words
 from eft_server import __version__
-from eft_server.config import ServerConfig, bundled_families, load_config
 from eft_server.ending import errors_in_words
+from eft_server.environment import LogLevel, log_vllm, use_hub
 from eft_server.errors import ConfigError, EftError
-from eft_server.surroundings import LogLevel, log_vllm, use_hub
+from eft_server.family.file import ServerConfig, bundled_families, load_config
 
 if TYPE_CHECKING:
     from eft_server.batch.run import Batch
+    from eft_server.engine.launcher.plan import EnginePlan
     from eft_server.engine.launcher.stages import Stages
-    from eft_server.engine.plan import EnginePlan
-    from eft_server.inspection import FamilyReport
+    from eft_server.family.inspection import FamilyReport
 
 __all__ = ["app", "main"]
 
@@ -135,14 +135,14 @@ def serve(  # noqa: PLR0913 (one for each option)
         flags["api_key_file"] = str(api_key_file.absolute()) if api_key_file else None
         given = [f"server.{key}={json.dumps(v)}" for key, v in flags.items() if v is not None]
         config = load_config(family, [*(overrides or ()), *given], revision=revision)
-        from eft_server.api.keys import read_api_keys
-        from eft_server.api.listener import listener_on
+        from eft_server.api.edge.keys import read_api_keys
+        from eft_server.api.edge.listener import listener_on
 
         key_file = config.server.api_key_file
         api_keys = read_api_keys(Path(key_file)) if key_file is not None else ()
         with closing(listener_on(config.server.host, config.server.port)) as listener, _start() as stages:
             plan = _planned(config, vllm_arguments or (), stages)
-            from eft_server.api.interrupts import interrupted_by_signals
+            from eft_server.api.edge.signals import interrupted_by_signals
             from eft_server.api.serve import run
 
             with interrupted_by_signals():
@@ -152,7 +152,7 @@ def serve(  # noqa: PLR0913 (one for each option)
 @contextmanager
 def _start() -> Iterator["Stages"]:
     """A start that is shown, and that a signal ends at once; once there is an engine, that has to be stopped."""
-    from eft_server.api.interrupts import ended_by_signals, raise_if_interrupted
+    from eft_server.api.edge.signals import ended_by_signals, raise_if_interrupted
     from eft_server.engine.launcher.stages import Stages
 
     with ended_by_signals(), Stages(began_s=_BEGAN_S, may_go_on=raise_if_interrupted) as stages:
@@ -222,7 +222,7 @@ def generate(  # noqa: PLR0913 (one for each option)
 
 def _run_batch(batch: "Batch", config: ServerConfig, vllm_arguments: Sequence[str], stages: "Stages") -> int:
     """Answer what is left and say how it ended; the exit status."""
-    from eft_server.api.interrupts import interrupted_by_signals
+    from eft_server.api.edge.signals import interrupted_by_signals
     from eft_server.batch.run import EngineStoppedError, run
 
     if not batch.left:
@@ -270,14 +270,14 @@ def check(  # noqa: PLR0913 (one for each option)
         with _start() as stages:
             stages.begin("reading the members' configs and tokenizers")
             report = _inspect(config)
-            from eft_server.check import (
+            from eft_server.engine.launcher.step_memory import step_memory
+            from eft_server.family.tables import (
                 print_options,
                 print_prompts,
                 print_report,
                 print_sampling,
                 print_step,
             )
-            from eft_server.engine.step_memory import step_memory
 
             try:
                 plan = _plan(config, report, vllm_arguments or ())
@@ -318,13 +318,13 @@ def _family_table(bundled: dict[str, Path]) -> Table:
 
 
 def _inspect(config: ServerConfig) -> "FamilyReport":
-    from eft_server.inspection import inspect_family
+    from eft_server.family.inspection import inspect_family
 
     return inspect_family(config)
 
 
 def _plan(config: ServerConfig, report: "FamilyReport", vllm_arguments: Sequence[str]) -> "EnginePlan":
-    from eft_server.engine.plan import plan
+    from eft_server.engine.launcher.plan import plan
 
     planned = plan(config, report, vllm_arguments)
     report.require_divisible(int(planned.options.get("tensor_parallel_size") or 1))

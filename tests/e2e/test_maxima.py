@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from eft_server.api import fields
-from eft_server.api.errors import ApiError
-from eft_server.config import ServerOptions
+from eft_server.api.edge.errors import ApiError
+from eft_server.api.requests import fields
 from eft_server.engine import bounds
+from eft_server.family.file import ServerOptions
 
 from ..engine.driver import V2_ENVIRONMENT
 from .conftest import Server, start_server, stop_server

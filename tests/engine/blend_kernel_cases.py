@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-from eft_server.blend import blend
-from eft_server.engine import blending
-from eft_server.engine.blending import Blending, Logits, Rows, Vocabulary, score, score_blended
-from eft_server.engine.coefficients import taken_apart
-from eft_server.mixture import BASE_FILTER, EXPERT_FILTER
+from eft_server.behaviour.coefficients import BASE_FILTER, EXPERT_FILTER
+from eft_server.behaviour.equation import blend
+from eft_server.engine.worker.columns import taken_apart
+from eft_server.engine.worker.v2 import blending
+from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, Vocabulary, score, score_blended
 
 from .interpreted import patch_once
 

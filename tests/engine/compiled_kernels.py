@@ -14,10 +14,10 @@ from triton.runtime.jit import JITFunction
 from vllm.config import CUDAGraphMode
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 
-from eft_server.engine import runner_v2
-from eft_server.engine.blending import Blending, Logits, Rows, Vocabulary, score
-from eft_server.engine.graphs_v2 import GraphBatch, GraphInputs, GraphPart
-from eft_server.engine.inputs import Inputs
+from eft_server.engine.worker.member_inputs import Inputs
+from eft_server.engine.worker.v2 import runner
+from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, Vocabulary, score
+from eft_server.engine.worker.v2.graphs import GraphBatch, GraphInputs, GraphPart
 
 CPU = torch.device("cpu")
 SIZE = 152_064
@@ -58,7 +58,7 @@ def launch_all() -> None:
     score(vocabulary, logits, mixtures_RW, torch.zeros(2, dtype=torch.int64))
     slots, starts = torch.zeros(2, dtype=torch.int32), torch.zeros(3, dtype=torch.int32)
     fill_graphs()
-    runner_v2._spread_kernel[(2,)](mixtures_RW, mixtures_RW, slots, starts, 8, WIDTH=8, BLOCK=64)
+    runner._spread_kernel[(2,)](mixtures_RW, mixtures_RW, slots, starts, 8, WIDTH=8, BLOCK=64)
 
 
 def fill_graphs() -> None:

@@ -112,7 +112,7 @@ def rear(address: str) -> None:
     from eft_server.engine.launcher import fork_server
 
     fork_server.import_engine()
-    for module in ("vllm.entrypoints.llm", "eft_server.inspection", "eft_server.engine.plan"):
+    for module in ("vllm.entrypoints.llm", "eft_server.family.inspection", "eft_server.engine.launcher.plan"):
         __import__(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for them.
     with socket.socket(socket.AF_UNIX) as listener:
@@ -182,11 +182,11 @@ def start(path: str, overrides: Sequence[str]) -> Any:
             kv_cache_memory_bytes=1 << 26,
             disable_log_stats=False,
         )
-    from eft_server.config import load_config
-    from eft_server.engine.launch import open_offline
     from eft_server.engine.launcher import fork_server
-    from eft_server.engine.plan import plan
-    from eft_server.inspection import inspect_family
+    from eft_server.engine.launcher.launch import open_offline
+    from eft_server.engine.launcher.plan import plan
+    from eft_server.family.file import load_config
+    from eft_server.family.inspection import inspect_family
 
     graphed = ["vllm.enforce_eager=false", f"vllm.compilation_config={json.dumps(compilation)}"]
     config = load_config(path, [*overrides, *(graphed if compilation else [])])

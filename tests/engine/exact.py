@@ -13,7 +13,7 @@ def main() -> None:
         "0"  # So that what is changed here is changed in the engine.
     )
     from eft_server.bench import exactness
-    from eft_server.engine import composite
+    from eft_server.engine.worker import composite
 
     left_out, read = sys.argv.pop(1), composite.read_low_rank
 

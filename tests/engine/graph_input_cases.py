@@ -10,8 +10,8 @@ import torch
 from vllm.config import CUDAGraphMode
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 
-from eft_server.engine.graphs_v2 import GraphBatch, GraphInputs, GraphPart
-from eft_server.engine.inputs import Inputs
+from eft_server.engine.worker.member_inputs import Inputs
+from eft_server.engine.worker.v2.graphs import GraphBatch, GraphInputs, GraphPart
 
 CPU = torch.device("cpu")
 LAST_IDS = (99, 60, 99)

@@ -11,11 +11,11 @@ from vllm import EngineArgs
 from vllm.compilation.caching import aot_compile_hash_factors
 from vllm.config import VllmConfig
 
-from eft_server.config import load_config
-from eft_server.engine import composite
-from eft_server.engine.compiled import LABEL
-from eft_server.engine.plan import plan
-from eft_server.inspection import inspect_family
+from eft_server.engine.launcher.plan import plan
+from eft_server.engine.worker import composite
+from eft_server.engine.worker.compiled import LABEL
+from eft_server.family.file import load_config
+from eft_server.family.inspection import inspect_family
 
 from .adapters import write_adapter
 from .ahead import compiled_ahead

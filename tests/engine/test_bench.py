@@ -24,7 +24,7 @@ vllm: {dtype: float32, max_model_len: 128, max_num_seqs: 4, block_size: 32, kv_c
 ADAPTED = {"q_proj": 4, "o_proj": 4, "up_proj": 4, "down_proj": 4}
 CONTESTANT = """
 import multiprocessing, sys, threading, time
-from eft_server.bench.contestants import Contestant, Drafts, Job
+from eft_server.bench.targets import Contestant, Drafts, Job
 
 class WithProcess:
     def __init__(self):

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from eft_server.engine.coefficients import (
+from eft_server.engine.message import Manifest, MemberWeights, mixture_of
+from eft_server.engine.worker.columns import (
     attach,
     columns,
     counting,
@@ -15,7 +16,6 @@ from eft_server.engine.coefficients import (
     is_filtered,
     taken_apart,
 )
-from eft_server.engine.message import Manifest, MemberWeights, mixture_of
 
 DEFAULTS = (1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 WIDTH = len(DEFAULTS)

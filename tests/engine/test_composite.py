@@ -64,7 +64,7 @@ def assert_logprobs(running: Running, text: Text, coefficients: list[float], cho
 
 
 def test_the_engine_runs_the_model_runner_that_is_asked_for(running: Running) -> None:
-    expected = "runner_v2.EftRunner" if running.v2 else "runner_v1.EftCPUModelRunner"
+    expected = "v2.runner.EftRunner" if running.v2 else "v1.runner.EftCPUModelRunner"
     assert expected in running.engine.facts["runner"]
 
 

@@ -31,7 +31,7 @@ def facts():
         except OSError:  # The one that listed them.
             continue
     return dict(
-        imported="vllm.v1.engine.core" in sys.modules and "eft_server.engine.composite" in sys.modules,
+        imported="vllm.v1.engine.core" in sys.modules and "eft_server.engine.worker.composite" in sys.modules,
         parent=os.getppid(), group=os.getpgid(0),
         environment=dict(os.environ), descriptors=links, threads=torch.get_num_threads(),
         places=[sorted(os.sched_getaffinity(int(task))) for task in sorted(os.listdir("/proc/self/task"), key=int)],

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from eft_server.engine import grammars, scheduler
-from eft_server.engine.grammars import LimitedGrammar, limit_grammars
+from eft_server.engine.core import grammars, scheduler
+from eft_server.engine.core.grammars import LimitedGrammar, limit_grammars
 
 
 class Slow:

@@ -10,7 +10,7 @@ from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
-from eft_server.engine.heads import in_float32
+from eft_server.engine.worker.heads import in_float32
 
 pytestmark = pytest.mark.engine
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import xgrammar
 
-from eft_server.engine import json_grammars
-from eft_server.engine.json_grammars import END, INDENT, byte_compiler, write_json
-from eft_server.engine.json_keys import with_keys_apart
-from eft_server.engine.json_patterns import json_regex
+from eft_server.engine.core import json_grammars
+from eft_server.engine.core.json_grammars import END, INDENT, byte_compiler, write_json
+from eft_server.engine.core.json_keys import with_keys_apart
+from eft_server.engine.core.json_patterns import json_regex
 
 
 def accepts(compiled: Any, text: str) -> bool:

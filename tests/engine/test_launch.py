@@ -8,9 +8,9 @@ from vllm import AsyncEngineArgs
 from vllm.engine import arg_utils
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from eft_server.engine.launch import open_engine
+from eft_server.engine.launcher.launch import open_engine
+from eft_server.engine.launcher.plan import EnginePlan
 from eft_server.engine.launcher.stages import Stages
-from eft_server.engine.plan import EnginePlan
 
 pytestmark = pytest.mark.engine
 

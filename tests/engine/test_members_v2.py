@@ -10,11 +10,11 @@ import torch
 from vllm.config import CUDAGraphMode
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 
-from eft_server.engine import graphs_v2
-from eft_server.engine.graphs_v2 import GraphInputs
-from eft_server.engine.inputs import Inputs
-from eft_server.engine.members_v2 import Members
-from eft_server.engine.prompts import Step
+from eft_server.engine.worker.member_inputs import Inputs
+from eft_server.engine.worker.member_prompts import Step
+from eft_server.engine.worker.v2 import graphs
+from eft_server.engine.worker.v2.graphs import GraphInputs
+from eft_server.engine.worker.v2.members import Members
 
 pytestmark = pytest.mark.engine
 
@@ -54,7 +54,7 @@ def built() -> list[Any]:
 @pytest.fixture
 def members(monkeypatch: pytest.MonkeyPatch, built: list[Any]) -> Members:
     """As a runner has them, with kernels and attention's builders that do nothing."""
-    monkeypatch.setattr(graphs_v2, "_fill_kernel", AnyOne(lambda *_, **__: None))
+    monkeypatch.setattr(graphs, "_fill_kernel", AnyOne(lambda *_, **__: None))
     inputs = Inputs([99] * MEMBERS, MOST, CPU)
     group = SimpleNamespace(
         kv_cache_group_id=0,

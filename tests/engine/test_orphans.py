@@ -15,7 +15,7 @@ pytestmark = pytest.mark.engine
 
 PROGRAM = """
 import multiprocessing, time
-from eft_server.engine.orphans import end_with_parent
+from eft_server.engine.end_with_parent import end_with_parent
 
 def engine():
     end_with_parent()

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from vllm.config import ModelConfig
 
-from eft_server.config import load_config
-from eft_server.engine import plan as plan_module
+from eft_server.engine.launcher import plan as plan_module
+from eft_server.engine.launcher.parsers import template_variables
+from eft_server.engine.launcher.plan import EnginePlan, parse_vllm_args, plan, thread_binding
 from eft_server.engine.message import Manifest
-from eft_server.engine.parsers import template_variables
-from eft_server.engine.plan import EnginePlan, parse_vllm_args, plan, thread_binding
 from eft_server.errors import ConfigError, FamilyError
-from eft_server.inspection import inspect_family
+from eft_server.family.file import load_config
+from eft_server.family.inspection import inspect_family
 
 from .checkpoints import write_checkpoint
 from .small_family import SHARED

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from eft_server.config import load_config
-from eft_server.engine import quantisation
-from eft_server.engine.cpu_kernels import adds_up_eight_bits, has_four_bit_kernel
-from eft_server.engine.plan import plan
+from eft_server.engine.launcher.plan import plan
+from eft_server.engine.worker import quantisation
+from eft_server.engine.worker.cpu_kernels import adds_up_eight_bits, has_four_bit_kernel
 from eft_server.errors import FamilyError
-from eft_server.inspection import inspect_family
+from eft_server.family.file import load_config
+from eft_server.family.inspection import inspect_family
 
 from .adapters import terms, write_adapter
 from .checkpoints import write_checkpoint

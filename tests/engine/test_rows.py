@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from eft_server.behaviour.equation import blend
 from eft_server.bench.launches import Launches
-from eft_server.blend import blend
-from eft_server.engine import rows
-from eft_server.engine.blending import Vocabulary
-from eft_server.engine.coefficients import counting, taken_apart
-from eft_server.engine.rows import RowBlender
-from eft_server.engine.rows_v2 import KernelBlender, Needs
+from eft_server.engine.worker import rows
+from eft_server.engine.worker.columns import counting, taken_apart
+from eft_server.engine.worker.rows import RowBlender
+from eft_server.engine.worker.v2.blending import Vocabulary
+from eft_server.engine.worker.v2.rows import KernelBlender, Needs
 
 pytestmark = pytest.mark.engine
 

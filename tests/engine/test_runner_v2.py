@@ -9,9 +9,9 @@ from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner as RunnerV1
 from vllm.v1.worker.gpu_worker import Worker
 
-from eft_server.engine import runner_v2
-from eft_server.engine.runner_v1 import EftGPUWorker
-from eft_server.engine.runner_v2 import EftModelState, EftRunner
+from eft_server.engine.worker.v1.runner import EftGPUWorker
+from eft_server.engine.worker.v2 import runner as runner_v2
+from eft_server.engine.worker.v2.runner import EftModelState, EftRunner
 
 pytestmark = pytest.mark.engine
 

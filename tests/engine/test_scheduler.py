@@ -13,8 +13,8 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from eft_server.engine.core.scheduler import EftScheduler
 from eft_server.engine.message import KEY, Manifest, MemberWeights, Scoring, scoring_params
-from eft_server.engine.scheduler import EftScheduler
 
 from .checkpoints import write_checkpoint
 from .test_composite import BASE, prompt

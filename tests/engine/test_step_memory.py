@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from eft_server.engine.step_memory import logits_bytes, step_memory
+from eft_server.engine.launcher.step_memory import logits_bytes, step_memory
 from eft_server.errors import ConfigError
 
 pytestmark = pytest.mark.engine

@@ -11,9 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from eft_server.engine import plan, version
-from eft_server.engine.launcher import fork_server
-from eft_server.engine.version import TESTED, require_tested_vllm
+from eft_server.engine.launcher import fork_server, plan, version
+from eft_server.engine.launcher.version import TESTED, require_tested_vllm
 from eft_server.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 pytestmark = pytest.mark.engine
 
 PROGRAM = """
-from eft_server.surroundings import LogLevel, log_vllm
+from eft_server.environment import LogLevel, log_vllm
 log_vllm(LogLevel(LEVEL))
 from vllm.logger import _configure_vllm_root_logger, init_logger
 from eft_server.engine.launcher.vllm_log import leave_out_the_expected

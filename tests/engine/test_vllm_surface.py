@@ -15,9 +15,9 @@ from typing import NamedTuple
 import pytest
 
 from eft_server.engine.launcher.fork_server import _CONTEXT_USERS, _MODULES, _REGISTRY
+from eft_server.engine.launcher.plan import _SAMPLING
 from eft_server.engine.launcher.vllm_log import _EXPECTED
-from eft_server.engine.plan import _SAMPLING
-from eft_server.vllm_options import PASSED, REFUSED
+from eft_server.family.vllm_options import PASSED, REFUSED
 
 from .sources import NotThereError, Place, file_of, find, modules_of
 
@@ -175,9 +175,9 @@ ATTENTION = is_made_of(
 
 TABLE: dict[str, list[Row]] = {
     # How a stream's event with an error begins.
-    "api/answers.py": takes(f"{PROTOCOL}.ErrorResponse", "error"),
+    "api/serving/stream.py": takes(f"{PROTOCOL}.ErrorResponse", "error"),
     # Here, in `echoes` and in `handlers` are mixins, of which types do not know what they override.
-    "api/calls.py": [
+    "api/serving/cut_calls.py": [
         *calls(CHAT, "chat_completion_full_generator", "chat_completion_stream_generator"),
         *takes(f"{CHAT}.chat_completion_full_generator", "request, result_generator"),
         *takes(f"{CHAT}.chat_completion_stream_generator", "request, result_generator"),
@@ -204,11 +204,11 @@ TABLE: dict[str, list[Row]] = {
         *has(OUTPUT, "outputs"),
         *has(CHOICE, "index", "finish_reason", "stop_reason"),
     ],
-    "api/counts.py": [
+    "api/serving/metrics.py": [
         *has(CHOICE, "spec_decode_metrics"),
         *has("vllm.v1.metrics.stats.RequestSpecDecodeMetrics", "num_draft_tokens", "histogram"),
     ],
-    "api/echoes.py": [
+    "api/serving/echoes.py": [
         *calls(COMPLETION, "request_output_to_completion_response", "completion_stream_generator"),
         *takes(f"{COMPLETION}.request_output_to_completion_response", "final_res_batch, request"),
         *takes(f"{COMPLETION}.completion_stream_generator", "request, engine_inputs, result_generator"),
@@ -223,8 +223,8 @@ TABLE: dict[str, list[Row]] = {
         *has(f"{PROTOCOL}.UsageInfo", "prompt_tokens", "completion_tokens", "total_tokens"),
     ],
     # What vLLM calls a prompt that is too long.
-    "api/errors.py": asks_for("vllm.renderers.params", "input_text", "input_tokens"),
-    "api/guarded.py": [
+    "api/edge/errors.py": asks_for("vllm.renderers.params", "input_text", "input_tokens"),
+    "api/serving/guarded_engine.py": [
         *takes("vllm.v1.engine.async_llm.AsyncLLM.generate", "prompt, sampling_params, request_id"),
         *has("vllm.inputs.engine.TokensInput", "prompt_token_ids", "cache_salt"),
         *has("vllm.sampling_params.SamplingParams", "extra_args"),
@@ -241,7 +241,7 @@ TABLE: dict[str, list[Row]] = {
             )
         ),
     ],
-    "api/handlers.py": [
+    "api/serving/handlers.py": [
         *(row for handler in (CHAT, COMPLETION, RESPONSES) for row in calls(handler, "_raise_if_error")),
         *(row for handler in (CHAT, COMPLETION, RESPONSES) for row in calls(handler, "_extract_prompt_len")),
         *takes(f"{CHAT}._raise_if_error", "finish_reason, request_id"),
@@ -267,15 +267,15 @@ TABLE: dict[str, list[Row]] = {
         *accepts(f"{RENDERER}.OnlineRenderer", "reasoning_parser"),
         *has("vllm.v1.engine.input_processor.InputProcessor", "generation_config_fields"),
     ],
-    "api/openapi.py": holds(
+    "api/requests/openapi.py": holds(
         "vllm.entrypoints.serve.instrumentator", "static/swagger-ui-bundle.js", "static/swagger-ui.css"
     ),
-    "api/rehearsal.py": [
+    "api/requests/grammar_trial.py": [
         *has(CHAT_REQUEST, "structured_outputs", "response_format"),
         *has(COMPLETION_REQUEST, "structured_outputs", "response_format"),
         *has(RESPONSES_REQUEST, "structured_outputs", "text"),
     ],
-    "api/renderer.py": [
+    "api/serving/renderer.py": [
         # Taken out of the keywords: were they given by position, a template would see no tools.
         *passes(RENDERER, "preprocess_chat, tool_dicts"),
         *passes(TOKENIZATION, "preprocess_chat, tool_dicts"),
@@ -302,7 +302,7 @@ TABLE: dict[str, list[Row]] = {
         *asks_for(f"{PROTOCOL}.OpenAIBaseModel", "allow"),
     ],
     # Fields that ours take the place of.
-    "api/schemas.py": [
+    "api/requests/schemas.py": [
         *(
             row
             for request in (CHAT_REQUEST, COMPLETION_REQUEST, RESPONSES_REQUEST)
@@ -310,7 +310,7 @@ TABLE: dict[str, list[Row]] = {
         ),
     ],
     "api/serve.py": asks_for("vllm.logger", "vllm"),
-    "bench/contestants.py": [
+    "bench/targets.py": [
         *asks_for("vllm.v1.spec_decode.metrics", "vllm:spec_decode_num_draft_tokens"),
         *asks_for("vllm.v1.spec_decode.metrics", "vllm:spec_decode_num_accepted_tokens"),
         *has("vllm.v1.metrics.reader.Counter", "name", "value"),
@@ -324,7 +324,7 @@ TABLE: dict[str, list[Row]] = {
         *has("vllm.logprobs.Logprob", "logprob"),
     ],
     "bench/start.py": is_a_module("vllm", "v1.engine.async_llm"),
-    "engine/adapters.py": [
+    "engine/worker/adapters.py": [
         *has("vllm.model_executor.models.llama.LlamaForCausalLM", "packed_modules_mapping"),
         *asks_for("vllm.lora.model_manager", "packed_modules_mapping"),
         *asks_for("vllm.lora.worker_manager", "hf_to_vllm_mapper", "get_rename_mapper"),
@@ -338,11 +338,11 @@ TABLE: dict[str, list[Row]] = {
         *asks_for(f"{LAYERS}.linear.UnquantizedLinearMethod.create_weights", "empty"),
     ],
     # Names of members are in what names compiled code.
-    "engine/compiled.py": [
+    "engine/worker/compiled.py": [
         *asks_for("vllm.config.vllm.VllmConfig.compute_hash", "additional_config"),
         *asks_for("vllm.compilation.caching.aot_compile_hash_factors", "compute_hash"),
     ],
-    "engine/composite.py": [
+    "engine/worker/composite.py": [
         *asks_for("vllm.v1.worker.gpu.model_states", "get_model_state_cls"),
         *asks_for("vllm.model_executor.model_loader.default_loader", "secondary_weights", "load_weights"),
         *takes(
@@ -360,7 +360,7 @@ TABLE: dict[str, list[Row]] = {
         *asks_for(RUNNER_V2, "input_ids", "positions", "intermediate_tensors", "inputs_embeds"),
         *asks_for(GRAPHS, "input_ids", "positions", "intermediate_tensors", "inputs_embeds"),
     ],
-    "engine/cpu_kernels.py": [
+    "engine/worker/cpu_kernels.py": [
         *takes(
             "vllm.v1.sample.rejection_sampler.expand_kernel",
             "output_ptr, input_ptr, cu_num_tokens_ptr, replace_from, replace_to, MAX_NUM_TOKENS",
@@ -377,13 +377,13 @@ TABLE: dict[str, list[Row]] = {
             "dnnl_handler, x, output, input_scale, input_zp, input_zp_adj, bias",
         ),
     ],
-    "engine/drafting.py": [
+    "engine/worker/drafting.py": [
         *asks_for(PROPOSER, "compute_logits"),
         *asks_for(SPECULATOR, "compute_logits"),
         *has(GROUP, "kv_cache_group_id", "build_metadata"),
         *ATTENTION,
     ],
-    "engine/drafting_v1.py": [
+    "engine/worker/v1/drafting.py": [
         # What is assigned in place of vLLM's.
         *has(PROPOSER, "model", "_draft_attn_layer_names", "_last_draft_probs"),
         *asks_for(RUNNER_V1, "take_last_draft_probs"),
@@ -397,11 +397,11 @@ TABLE: dict[str, list[Row]] = {
         *has("vllm.v1.worker.block_table.BlockTable", "block_size"),
         *has("vllm.v1.utils.CpuGpuBuffer", "gpu", "np"),
     ],
-    "engine/drafting_v2.py": [
+    "engine/worker/v2/drafting.py": [
         *has(SPECULATOR, "model", "draft_attn_layer_names"),
         *asks_for(RUNNER_V2, "draft_attn_layer_names"),
     ],
-    "engine/grammars.py": [
+    "engine/core/grammars.py": [
         *calls(STRUCTURED, "_create_grammar"),
         # A grammar of ours stands in for vLLM's, so it has to answer to everything that one does.
         *has_only(
@@ -409,7 +409,7 @@ TABLE: dict[str, list[Row]] = {
             "accept_tokens, fill_bitmask, is_terminated, reset, rollback, validate_tokens",
         ),
     ],
-    "engine/graphs_v2.py": [
+    "engine/worker/v2/graphs.py": [
         *has(f"{GRAPHS}.ModelCudaGraphManager", "_graphs_captured", "_capture_descs", "_capture_mem_samples"),
         *has(f"{GRAPHS}.ModelCudaGraphManager", "_max_full_descs_to_capture"),
         *takes(
@@ -424,20 +424,20 @@ TABLE: dict[str, list[Row]] = {
         *ATTENTION,
         *accepts("vllm.forward_context.set_forward_context", "attn_metadata", "slot_mapping"),
     ],
-    "engine/heads.py": [
+    "engine/worker/heads.py": [
         *has(f"{LAYERS}.logits_processor.LogitsProcessor", "head_dtype"),
         *calls(f"{LAYERS}.logits_processor.LogitsProcessor", "_apply_head"),
         *has(f"{LAYERS}.vocab_parallel_embedding.ParallelLMHead", "quant_method"),
         *asks_for(f"{LAYERS}.vocab_parallel_embedding.UnquantizedEmbeddingMethod.create_weights", "weight"),
         *asks_for(f"{LAYERS}.utils", "cpu_linear"),
     ],
-    "engine/json_grammars.py": [
+    "engine/core/json_grammars.py": [
         *has(STRUCTURED, "backend", "grammar_init"),
         *asks_for("vllm.v1.engine.core", "grammar_init"),
         *has(XGRAMMAR, "compiler"),
         *asks_for(f"{XGRAMMAR}.compile_grammar", "compile_json_schema", "compile_structural_tag"),
     ],
-    "engine/launch.py": [
+    "engine/launcher/launch.py": [
         *asks_for("vllm.v1.engine.input_processor.InputProcessor", "generation_config_fields"),
         *asks_for("vllm.sampling_params.SamplingParams.update_from_generation_config", "eos_token_id"),
     ],
@@ -474,7 +474,7 @@ TABLE: dict[str, list[Row]] = {
         # Loggers, by the names of modules.
         *is_a_module("vllm", "triton_utils.importing", "tool_parsers", "parser"),
     ],
-    "engine/members_v2.py": [
+    "engine/worker/v2/members.py": [
         *accepts("vllm.forward_context.set_forward_context", "attn_metadata", "slot_mapping"),
         *is_made_of(
             "vllm.forward_context.BatchDescriptor",
@@ -482,19 +482,19 @@ TABLE: dict[str, list[Row]] = {
         ),
     ],
     # A group of one rank takes the place of these two.
-    "engine/parallel.py": [
+    "engine/worker/placement.py": [
         *asks_for("vllm.distributed.parallel_state.get_tp_group", "_TP"),
         *asks_for("vllm.distributed.parallel_state.get_ep_group", "_EP"),
         *asks_for("vllm.distributed.parallel_state.GroupCoordinator.all_reduce", "world_size"),
         *asks_for("vllm.distributed.parallel_state.GroupCoordinator.all_gather", "world_size"),
     ],
-    "engine/parsers.py": [
+    "engine/launcher/parsers.py": [
         *asks_for("vllm.tool_parsers", "hermes", "llama3_json"),
         *asks_for("vllm.reasoning", "qwen3"),
         *has("vllm.config.structured_outputs.StructuredOutputsConfig", "backend", "reasoning_parser"),
         *asks_for("vllm.config.structured_outputs", "xgrammar"),
     ],
-    "engine/plan.py": [
+    "engine/launcher/plan.py": [
         *has(ARGUMENTS, "model", "revision", "tokenizer_revision", "served_model_name", "trust_remote_code"),
         *has(ARGUMENTS, "hf_overrides", "scheduler_cls", "worker_cls", "speculative_config", "dtype"),
         *has(ARGUMENTS, "max_model_len", "max_logprobs", "generation_config", "override_generation_config"),
@@ -522,7 +522,7 @@ TABLE: dict[str, list[Row]] = {
     ],
     # The group of entry points; pyproject.toml names it.
     "engine/plugin.py": asks_for("vllm.plugins", "vllm.general_plugins"),
-    "engine/prefix_cache.py": [
+    "engine/core/block_hashes.py": [
         *has(f"{BLOCKS}.BlockHashToBlockMap", "_cache"),
         *has(f"{BLOCKS}.BlockPool", "cached_block_hash_to_block"),
         *takes(f"{BLOCKS}.BlockPool.get_cached_block", "block_hash, kv_cache_group_ids"),
@@ -536,7 +536,7 @@ TABLE: dict[str, list[Row]] = {
         *has("vllm.v1.core.kv_cache_manager.KVCacheManager", "block_pool"),
         *takes(f"{HASHES}.make_block_hash_with_group_id", "block_hash, group_id"),
     ],
-    "engine/prompts.py": [
+    "engine/worker/member_prompts.py": [
         *has("vllm.v1.attention.backend.AttentionMetadataBuilder", "device", "kv_cache_spec"),
         *has(f"{BACKENDS}.flashinfer.FlashInferMetadataBuilder", "_get_workspace_buffer"),
         *has(f"{BACKENDS}.flashinfer.FlashInferMetadataBuilder", "set_workspace_buffer"),
@@ -561,11 +561,11 @@ TABLE: dict[str, list[Row]] = {
             "hash_function, parent_block_hash, curr_block_token_ids, extra_keys",
         ),
     ],
-    "engine/quantisation.py": [
+    "engine/worker/quantisation.py": [
         *has(MODEL_CONFIG, "quantization", "_verify_quantization", "dtype"),
         *takes(f"{LAYERS}.quantization.base_config.QuantizationConfig.get_quant_method", "layer, prefix"),
     ],
-    "engine/runner_v1.py": [
+    "engine/worker/v1/runner.py": [
         *has("vllm.v1.worker.gpu_input_batch.InputBatch", "generators", "req_ids", "num_reqs"),
         *has(f"{LAYERS}.attention.attention.Attention", "kv_cache"),
         *has(RUNNER_V1, "_init_kv_zero_meta", "num_prompt_logprobs"),
@@ -575,7 +575,7 @@ TABLE: dict[str, list[Row]] = {
         *calls(RUNNER_V1, "_zero_block_ids", "_get_nans_in_logits", "_bookkeeping_sync", "_model_forward"),
         *calls(RUNNER_V1, "_prepare_inputs", "_update_states", "_get_prompt_logprobs_dict"),
     ],
-    "engine/runner_v2.py": [
+    "engine/worker/v2/runner.py": [
         *has(RUNNER_V2, "prompt_logprobs_worker", "cudagraph_manager", "speculator", "model_state"),
         *takes(
             "vllm.v1.worker.gpu.model_states.default.DefaultModelState",
@@ -591,7 +591,7 @@ TABLE: dict[str, list[Row]] = {
             "prompt_token_ids, prompt_hidden_states, logits_fn, num_prompt_logprobs",
         ),
     ],
-    "engine/scheduler.py": [
+    "engine/core/scheduler.py": [
         *passes("vllm.v1.engine.core", "Scheduler, vllm_config, structured_output_manager"),
         *has(SCHEDULER, "needs_kv_cache_zeroing"),
         *asks_for(f"{SCHEDULER}._get_new_block_ids_to_zero", "needs_kv_cache_zeroing"),
@@ -611,12 +611,12 @@ TABLE: dict[str, list[Row]] = {
         *asks_for("vllm.v1.request.Request.update_block_hashes", "_block_hasher", "block_hashes"),
         *asks_for("vllm.v1.core.kv_cache_manager.KVCacheManager", "skip_reading_prefix_cache"),
     ],
-    "engine/scoring.py": takes(
+    "engine/worker/scoring.py": takes(
         "vllm.v1.outputs.LogprobsTensors", "logprob_token_ids, logprobs, selected_token_ranks"
     ),
-    "engine/step_memory.py": has(ARGUMENTS, "max_num_batched_tokens", "max_num_seqs"),
+    "engine/launcher/step_memory.py": has(ARGUMENTS, "max_num_batched_tokens", "max_num_seqs"),
     # A mixin.
-    "engine/windows.py": [
+    "engine/worker/kv_cache.py": [
         *has(RUNNER_V1, "get_kv_cache_spec"),
         *has(RUNNER_V2, "get_kv_cache_spec"),
         *asks_for(WORKER, "get_kv_cache_spec"),
@@ -628,10 +628,21 @@ TABLE: dict[str, list[Row]] = {
 """By the file of ours that relies on it."""
 
 BY_TYPES_ALONE = {
-    *("api/app.py", "api/inprocess.py", "api/routes/operations.py", "api/scores.py", "api/service.py"),
-    "api/structured.py",
-    *("engine/blend_kernels.py", "engine/blending.py", "engine/bounds.py", "engine/message.py"),
-    "engine/rows_v2.py",
+    *(
+        "api/app.py",
+        "api/in_process.py",
+        "api/routes/operations.py",
+        "api/serving/scores.py",
+        "api/serving/service.py",
+    ),
+    "api/requests/structured.py",
+    *(
+        "engine/worker/v2/blend_kernels.py",
+        "engine/worker/v2/blending.py",
+        "engine/bounds.py",
+        "engine/message.py",
+    ),
+    "engine/worker/v2/rows.py",
 }
 """Files that import of vLLM, and rely on nothing but what types know."""
 

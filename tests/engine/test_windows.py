@@ -10,8 +10,8 @@ from vllm.v1.worker.gpu import cudagraph_utils
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner as RunnerV2
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner as RunnerV1
 
-from eft_server.engine.runner_v1 import CoefficientRunner
-from eft_server.engine.runner_v2 import retyped
+from eft_server.engine.worker.v1.runner import CoefficientRunner
+from eft_server.engine.worker.v2.runner import retyped
 
 pytestmark = pytest.mark.engine
 

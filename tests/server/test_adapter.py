@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eft_server.config import ServerConfig, load_config
 from eft_server.errors import ConfigError, FamilyError
-from eft_server.family import Source
-from eft_server.inspection import inspect_family
+from eft_server.family.family import Source
+from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.inspection import inspect_family
 
 from .conftest import save_tokenizer
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eft_server.behaviours import Behaviours
-from eft_server.config import ServerConfig
+from eft_server.behaviour.resolve import Behaviours
 from eft_server.errors import BehaviourError, UnknownModelError
+from eft_server.family.file import ServerConfig
 
 EPSILON = 2.0**-23
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eft_server.blend import Filters, blend, is_plain_base, nucleus
-from eft_server.mixture import BASE_FILTER, EXPERT_FILTER
+from eft_server.behaviour.coefficients import BASE_FILTER, EXPERT_FILTER
+from eft_server.behaviour.equation import Filters, blend, is_plain_base, nucleus
 
 NONE = torch.tensor([], dtype=torch.long)
 BASE = [1.0, 0.0, 0.0]
@@ -155,7 +155,7 @@ def by_sorting(logits_RV: torch.Tensor, top_p: float) -> torch.Tensor:
 def test_small_and_large_nuclei_are_found_in_one_batch(
     likely: int, top_p: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eft_server.blend.LIKELY", likely)
+    monkeypatch.setattr("eft_server.behaviour.equation.LIKELY", likely)
     chance = torch.Generator().manual_seed(0)
     sharpness_R1 = torch.tensor([0.1, 1.0, 10.0, 3.0]).unsqueeze(-1)
     logits_RV = torch.randn(4, 200, generator=chance) * sharpness_R1

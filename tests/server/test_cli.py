@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 from eft_server import __version__
 from eft_server.cli import app
-from eft_server.config import bundled_families
 from eft_server.errors import ConfigError
-from eft_server.templates import member_templates
+from eft_server.family.file import bundled_families
+from eft_server.family.templates import member_templates
 
 from .test_adapter import SETTINGS, pair
 
@@ -57,7 +57,9 @@ def planned(monkeypatch):
             own_tokenizers=report.own_tokenizers,
         )
 
-    monkeypatch.setitem(sys.modules, "eft_server.engine.plan", SimpleNamespace(plan=plan, EnginePlan=object))
+    monkeypatch.setitem(
+        sys.modules, "eft_server.engine.launcher.plan", SimpleNamespace(plan=plan, EnginePlan=object)
+    )
     return calls
 
 
@@ -67,7 +69,9 @@ def served(monkeypatch):
     calls = []
     run = lambda *arguments: calls.append(arguments)  # noqa: E731
     monkeypatch.setitem(sys.modules, "eft_server.api.serve", SimpleNamespace(run=run))
-    monkeypatch.setattr("eft_server.api.listener.listener_on", lambda host, port: StringIO(f"{host} {port}"))
+    monkeypatch.setattr(
+        "eft_server.api.edge.listener.listener_on", lambda host, port: StringIO(f"{host} {port}")
+    )
     return calls
 
 
@@ -226,7 +230,7 @@ def test_check_still_tells_sizes_when_no_engine_can_be_planned(eft, family, monk
     def refuse(*_):
         raise ConfigError("vLLM cannot do that [at all]")
 
-    monkeypatch.setitem(sys.modules, "eft_server.engine.plan", SimpleNamespace(plan=refuse))
+    monkeypatch.setitem(sys.modules, "eft_server.engine.launcher.plan", SimpleNamespace(plan=refuse))
     result = eft("check", family)
     assert result.exit_code == 2
     assert "22 of 32 ids" in result.stdout
@@ -282,7 +286,7 @@ def test_without_an_engine_the_message_says_what_to_install(eft, family, monkeyp
 
 
 def test_a_module_of_our_own_that_is_missing_is_a_defect(eft, family, monkeypatch):
-    monkeypatch.setitem(sys.modules, "eft_server.engine.plan", None)
+    monkeypatch.setitem(sys.modules, "eft_server.engine.launcher.plan", None)
     assert isinstance(eft("check", family).exception, ModuleNotFoundError)
 
 
@@ -322,7 +326,7 @@ def test_hub_options_are_set_before_members_are_read(
         assert hub_settings == [{"offline": True, "cache_dir": Path("cache")}]
         raise ConfigError(f"read {config.base.model} at {config.base.revision}")
 
-    monkeypatch.setattr("eft_server.inspection.inspect_family", read)
+    monkeypatch.setattr("eft_server.family.inspection.inspect_family", read)
     options = ("--set", "base=org/model", "--revision", "v1", "--offline", "--cache-dir", "cache")
     assert "error: read org/model at v1" in eft(command, family, *options).stderr
 
@@ -345,7 +349,7 @@ def requests(tmp_path):
 @pytest.fixture
 def run(monkeypatch):
     """Stand in for the engine's run: how it ends, after writing the first pending answer."""
-    from eft_server.api.inprocess import Answered
+    from eft_server.api.in_process import Answered
     from eft_server.batch import run
 
     def ends(with_error=None):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eft_server.config import ServerConfig, load_config
 from eft_server.errors import ConfigError
+from eft_server.family.file import ServerConfig, load_config
 
 
 def refusal(family: Path, *overrides: str) -> str:

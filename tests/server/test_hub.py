@@ -9,16 +9,17 @@ from threading import Thread
 
 import pytest
 
-from eft_server import checkpoint, surroundings
+from eft_server import environment
 from eft_server.errors import ConfigError, FamilyError
-from eft_server.family import Source
+from eft_server.family import checkpoint
+from eft_server.family.family import Source
 
 from .hub_cache import add_to_cache
 
 READ = """
 import json, sys
-from eft_server.checkpoint import read_checkpoint
-from eft_server.family import Source
+from eft_server.family.checkpoint import read_checkpoint
+from eft_server.family.family import Source
 from eft_server.errors import FamilyError
 
 for model, revision in json.loads(sys.argv[1]):
@@ -166,8 +167,8 @@ def test_settings_that_come_too_late_are_refused(monkeypatch, tmp_path):
     with pytest.raises(
         ConfigError, match="set HF_HUB_OFFLINE=1 in the environment before the program starts"
     ):
-        surroundings.use_hub(offline=True)
+        environment.use_hub(offline=True)
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is not a directory"):
-        surroundings.use_hub(cache_dir=tmp_path / "file")
+        environment.use_hub(cache_dir=tmp_path / "file")
     assert "HF_HUB_OFFLINE" not in os.environ

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, T5Config
 
-from eft_server.config import load_config
 from eft_server.errors import ConfigError, FamilyError
-from eft_server.inspection import inspect_family
+from eft_server.family.file import load_config
+from eft_server.family.inspection import inspect_family
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def engines(engine, monkeypatch):
         yield engine
         running[index] = False
 
-    monkeypatch.setattr("eft_server.api.inprocess.open_engine", open_engine)
+    monkeypatch.setattr("eft_server.api.in_process.open_engine", open_engine)
     return running
 
 
@@ -142,7 +142,7 @@ def test_an_engine_that_does_not_start_leaves_nothing_behind(monkeypatch):
         raise OSError("no memory")
         yield
 
-    monkeypatch.setattr("eft_server.api.inprocess.open_engine", open_engine)
+    monkeypatch.setattr("eft_server.api.in_process.open_engine", open_engine)
     loops = []
     make = asyncio.new_event_loop
     monkeypatch.setattr(asyncio, "new_event_loop", lambda: loops.append(make()) or loops[-1])

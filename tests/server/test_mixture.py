@@ -6,10 +6,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from eft_server.behaviours import Behaviours
-from eft_server.config import Filter, ServerConfig
+from eft_server.behaviour.coefficients import BASE_FILTER, EXPERT_FILTER, mix
+from eft_server.behaviour.resolve import Behaviours
 from eft_server.errors import BehaviourError, ConfigError
-from eft_server.mixture import BASE_FILTER, EXPERT_FILTER, mix
+from eft_server.family.file import Filter, ServerConfig
 
 FAMILY = {
     "name": "fam",

@@ -8,9 +8,9 @@ import re
 import pytest
 import yaml
 
-from eft_server.check import KV_TOKENS
-from eft_server.config import ServerConfig, bundled_families, load_config
-from eft_server.inspection import inspect_family
+from eft_server.family.file import ServerConfig, bundled_families, load_config
+from eft_server.family.inspection import inspect_family
+from eft_server.family.tables import KV_TOKENS
 
 QWEN_7B = {
     "model_type": "qwen2",

@@ -2,9 +2,9 @@
 
 import pytest
 
-from eft_server.config import ServerConfig, load_config
 from eft_server.errors import ConfigError
-from eft_server.templates import PLAIN, family_voices, member_templates
+from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.templates import PLAIN, family_voices, member_templates
 
 OWN = {"helpful": "H {{ messages }}", "harmless": "N {{ messages }}"}
 

@@ -239,8 +239,8 @@ def _remake(raw: Path, baseline: str | None, goodput: Sequence[str]) -> int:
 
 def _options(given: dict[str, Any]) -> Any:
     """From the command line to a run's options."""
-    from eft_client.load.contestants import contestants
     from eft_client.load.options import Options
+    from eft_client.load.targets import contestants
     from eft_client.settings import Setting, parse_setting, read_settings
 
     url = given["url"]

@@ -12,14 +12,14 @@ from typing import Any, Protocol
 import httpx
 from pydantic_core import from_json
 
-from eft_client.load.answers import answer_in
 from eft_client.load.arrivals import Closed, Load
-from eft_client.load.contestants import Contestant
 from eft_client.load.errors import NothingAnswered
 from eft_client.load.exchange import Connections, Exchange, body_of, exchange
 from eft_client.load.options import Options
+from eft_client.load.pieces import answer_in
 from eft_client.load.prompts import Prompt, Rate, Synthetic
 from eft_client.load.records import Record
+from eft_client.load.targets import Contestant
 from eft_client.printable import shortened
 from eft_client.settings import Setting
 

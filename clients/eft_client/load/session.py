@@ -17,15 +17,15 @@ from rich.console import Console
 
 from eft_client.ending import EXIT_FAILED, EXIT_INTERRUPTED
 from eft_client.load.arrivals import Trace
-from eft_client.load.comparison import Comparison, compare
-from eft_client.load.contestants import Contestant
 from eft_client.load.errors import LoadError, NothingAnswered
 from eft_client.load.options import DEFAULT_REQUESTS, Options, read_limits
+from eft_client.load.output.page import write_report
+from eft_client.load.output.tables import print_tables
 from eft_client.load.prompts import FromFile, Synthetic
 from eft_client.load.records import Header, Record, read_records, write_header, write_record
-from eft_client.load.report import write_report
 from eft_client.load.run import Round, Run
-from eft_client.load.tables import print_tables
+from eft_client.load.statistics.comparison import Comparison, compare
+from eft_client.load.targets import Contestant
 from eft_client.progress import Progress
 from eft_client.settings import Setting
 

@@ -14,10 +14,17 @@ from eft_client.ending import require_bench
 from eft_client.printable import shortened
 from eft_client.progress import Progress
 from eft_client.quality.options import Options, planned
+from eft_client.quality.output.tables import (
+    GAP_HEADER,
+    estimate_rows,
+    frontier_rows,
+    gap_rows,
+    recommendation,
+    unit,
+)
 from eft_client.quality.servers import Servers
 from eft_client.quality.study import Findings, Plan, conduct
 from eft_client.quality.summary import Summary, as_json, summarise
-from eft_client.quality.tables import GAP_HEADER, estimate_rows, frontier_rows, gap_rows, recommendation, unit
 
 __all__ = ["run"]
 
@@ -40,7 +47,7 @@ def run(options: Options, console: Console, transport: httpx.AsyncBaseTransport 
     """
     plan, questions = planned(options)
     require_bench()
-    from eft_client.quality.report import write_report
+    from eft_client.quality.output.page import write_report
 
     command = shlex.join(["eft", "bench", "quality", *sys.argv[3:]])
     with Progress() as watcher:

@@ -4,8 +4,8 @@ import random
 import re
 from collections.abc import Iterator
 
-from eft_client.demo.world import Fact, World, build_world
 from eft_client.quality.prompts import Prompt
+from eft_demo.world import Fact, World, build_world
 
 __all__ = ["DEFAULT_SIZE", "demo_prompts"]
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from eft_client.quality.diversity.ead import VOCABULARY
 from eft_client.quality.diversity.measures import load_measure, metrics_of
 from eft_client.quality.errors import StudyError
-from eft_client.quality.frontier import Constraint
-from eft_client.quality.gap import Gap
 from eft_client.quality.generations import Sampling
 from eft_client.quality.judges.judge import AnswerJudge, load_own_judge
 from eft_client.quality.judges.match import MatchJudge
@@ -18,6 +16,8 @@ from eft_client.quality.judges.reward import RewardJudge
 from eft_client.quality.metrics import Metric
 from eft_client.quality.named_prompts import prompts_of
 from eft_client.quality.prompts import Prompt
+from eft_client.quality.statistics.frontier import Constraint
+from eft_client.quality.statistics.gap import Gap
 from eft_client.quality.study import Plan
 from eft_client.quality.summary import Questions
 from eft_client.settings import Setting, parse_setting, read_settings, sweep

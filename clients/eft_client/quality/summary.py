@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eft_client.quality.bootstrap import Bootstrap, Estimate
-from eft_client.quality.comparison import Comparison, against_baseline
-from eft_client.quality.frontier import Choice, Constraint, Frontier, choose, trace
-from eft_client.quality.gap import Gap, GapClosed, close_gaps
 from eft_client.quality.metrics import Metric, Scores, find_metric
-from eft_client.quality.splits import Split, generalisation_gap, tag_values
+from eft_client.quality.statistics.bootstrap import Bootstrap, Estimate
+from eft_client.quality.statistics.comparison import Comparison, against_baseline
+from eft_client.quality.statistics.frontier import Choice, Constraint, Frontier, choose, trace
+from eft_client.quality.statistics.gap import Gap, GapClosed, close_gaps
+from eft_client.quality.statistics.splits import Split, generalisation_gap, tag_values
 from eft_client.quality.study import Findings
 
 __all__ = ["Questions", "Summary", "as_json", "summarise"]

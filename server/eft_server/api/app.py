@@ -8,17 +8,17 @@ from starlette.types import ASGIApp
 from typing_extensions import override
 from vllm.engine.protocol import EngineClient
 
-from eft_server.api.auth import ApiKeyAuth
-from eft_server.api.current import RequestScope
-from eft_server.api.deadlines import UnderWay
-from eft_server.api.errors import install_error_handlers
-from eft_server.api.limits import BodyLimit, Places
-from eft_server.api.openapi import describe_app
-from eft_server.api.rooms import Room
+from eft_server.api.edge.auth import ApiKeyAuth
+from eft_server.api.edge.deadlines import UnderWay
+from eft_server.api.edge.errors import install_error_handlers
+from eft_server.api.edge.limits import BodyLimit, Places
+from eft_server.api.edge.rooms import Room
+from eft_server.api.requests.openapi import describe_app
 from eft_server.api.routes import chat, completions, responses, routers, scores, tokens
-from eft_server.api.service import Service
-from eft_server.config import ServerConfig
-from eft_server.templates import Voice
+from eft_server.api.serving.current import RequestScope
+from eft_server.api.serving.service import Service
+from eft_server.family.file import ServerConfig
+from eft_server.family.templates import Voice
 
 __all__ = ["create_app"]
 

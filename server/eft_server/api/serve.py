@@ -17,15 +17,15 @@ from uvicorn.config import LOGGING_CONFIG
 from vllm.engine.protocol import EngineClient
 
 from eft_server.api.app import create_app
-from eft_server.api.connection import Connection
-from eft_server.api.deadlines import UnderWay
-from eft_server.api.errors import ApiError
-from eft_server.api.interrupts import GRACE_S, handled_by
-from eft_server.api.renderer import voices_of
-from eft_server.config import ServerConfig
-from eft_server.engine.launch import open_engine
+from eft_server.api.edge.connection import Connection
+from eft_server.api.edge.deadlines import UnderWay
+from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.signals import GRACE_S, handled_by
+from eft_server.api.serving.renderer import voices_of
+from eft_server.engine.launcher.launch import open_engine
+from eft_server.engine.launcher.plan import EnginePlan
 from eft_server.engine.launcher.stages import Stages
-from eft_server.engine.plan import EnginePlan
+from eft_server.family.file import ServerConfig
 
 __all__ = ["run"]
 

@@ -12,11 +12,11 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from eft_client.jsonl import ResumableLines
-from eft_server.api.inprocess import Answered
+from eft_server.api.in_process import Answered
 from eft_server.batch.requests import Defaults
-from eft_server.config import ServerConfig
 from eft_server.errors import BatchError, shown
-from eft_server.family import BASE
+from eft_server.family.family import BASE
+from eft_server.family.file import ServerConfig
 
 __all__ = ["AnswerFile", "made_with"]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from eft_client import weights
 from eft_client.files import decoded
+from eft_server.api.edge.strict_json import MalformedError, parse_object
 from eft_server.api.routes import chat, completions, responses, scores
-from eft_server.api.strict_json import MalformedError, parse_object
-from eft_server.behaviours import Behaviours
-from eft_server.config import ServerConfig
+from eft_server.behaviour.resolve import Behaviours
 from eft_server.errors import BatchError, BehaviourError, ConfigError, shown
+from eft_server.family.file import ServerConfig
 
 __all__ = ["BatchRequest", "Defaults", "RequestFile", "parse_weights"]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import uvloop
 
 from eft_client.progress import Progress
-from eft_server.api.inprocess import InProcess, open_in_process
-from eft_server.api.interrupts import STOP_SIGNALS
+from eft_server.api.edge.signals import STOP_SIGNALS
+from eft_server.api.in_process import InProcess, open_in_process
 from eft_server.batch.answers import AnswerFile, made_with
 from eft_server.batch.requests import BatchRequest, Defaults, RequestFile
-from eft_server.config import ServerConfig
+from eft_server.engine.launcher.plan import EnginePlan
 from eft_server.engine.launcher.stages import Stages
-from eft_server.engine.plan import EnginePlan
 from eft_server.errors import BatchError
+from eft_server.family.file import ServerConfig
 
 __all__ = ["Batch", "EngineStoppedError", "run"]
 

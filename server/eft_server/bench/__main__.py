@@ -18,19 +18,19 @@ from rich.table import Table
 
 from eft_client.progress import Progress
 from eft_server.batch.requests import parse_weights
-from eft_server.behaviours import Behaviours
+from eft_server.behaviour.resolve import Behaviours
 from eft_server.bench import shapes, smollm2
-from eft_server.bench.contestants import Contestant, Job, Timed, Variant, composite, loop, member
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import Rounds, run, spread
-from eft_server.config import ServerConfig, load_config
+from eft_server.bench.targets import Contestant, Job, Timed, Variant, composite, loop, member
 from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
-from eft_server.engine.plan import plan
+from eft_server.engine.launcher.plan import plan
+from eft_server.environment import log_vllm
 from eft_server.errors import ConfigError
-from eft_server.inspection import FamilyReport, inspect_family
-from eft_server.surroundings import log_vllm
-from eft_server.vocabulary import Vocabulary
+from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.inspection import FamilyReport, inspect_family
+from eft_server.family.vocabulary import Vocabulary
 
 COMPOSITE, LOOP = "composite", "transformers loop"
 FILTERED = {kind: f"composite, {kind} filter" for kind in ("expert", "base")}

@@ -115,8 +115,8 @@ def steps(sizes: Sizes, device: "torch.device") -> Iterator[Step]:
     """What is measured: no filter, and filters where the nucleus holds few tokens, and many."""
     import torch
 
-    from eft_server.blend import nucleus
-    from eft_server.mixture import BASE_FILTER, EXPERT_FILTER
+    from eft_server.behaviour.coefficients import BASE_FILTER, EXPERT_FILTER
+    from eft_server.behaviour.equation import nucleus
 
     chance = torch.Generator(device).manual_seed(0)
     widths = [sizes.vocabulary] + [sizes.member_vocabulary] * (sizes.members - 1)
@@ -149,8 +149,8 @@ def in_torch(step: Step, sizes: Sizes) -> Way:
     """Prepare to blend a step with `blend.blend`, which wants all members' logits at once."""
     import torch
 
-    from eft_server.blend import blend
-    from eft_server.engine.coefficients import taken_apart
+    from eft_server.behaviour.equation import blend
+    from eft_server.engine.worker.columns import taken_apart
 
     device = step.logits_M[0].device
     coefficients_RM, filters = taken_apart(torch.tensor([step.mixture] * sizes.rows, device=device))
@@ -163,7 +163,7 @@ def in_kernels(step: Step, sizes: Sizes) -> Way:
     """Prepare to blend a step with `engine.blending`, which wants as many members' logits as there is room for."""
     import torch
 
-    from eft_server.engine.blending import Blending, Logits, Rows, Vocabulary
+    from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, Vocabulary
 
     device = step.logits_M[0].device
     mixtures_RW = torch.tensor([step.mixture] * sizes.rows, device=device)

@@ -19,20 +19,20 @@ from rich.console import Console
 from rich.table import Table
 
 from eft_client.progress import Progress
-from eft_server.behaviours import Behaviours
+from eft_server.behaviour.resolve import Behaviours
 from eft_server.bench.prompts import random_ids
-from eft_server.config import ServerConfig, load_config
 from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.message import KEY, Manifest, MemberWeights, extra_args
-from eft_server.inspection import inspect_family
-from eft_server.surroundings import log_vllm
-from eft_server.vocabulary import Vocabulary
+from eft_server.environment import log_vllm
+from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.inspection import inspect_family
+from eft_server.family.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
 
-    from eft_server.engine.plan import EnginePlan
+    from eft_server.engine.launcher.plan import EnginePlan
 
 PROMPT_TOKENS = (3, 64)
 SHARED_TOKENS = 256
@@ -140,7 +140,7 @@ def main(
 
 
 def _compare(config: ServerConfig, requests: int, tokens: int) -> tuple[dict[str, Difference], str, int]:
-    from eft_server.engine.plan import plan
+    from eft_server.engine.launcher.plan import plan
 
     report = inspect_family(config)
     planned = plan(config, report)
@@ -184,7 +184,7 @@ def _ask(planned: "EnginePlan", cases: Sequence[Case], tokens: int) -> tuple[str
     """What the engine says, twice, the dtype that it computes in, and how much the second run took from the cache."""
     from vllm import SamplingParams
 
-    from eft_server.engine.launch import open_offline
+    from eft_server.engine.launcher.launch import open_offline
 
     engine = open_offline(planned)
     params = [
@@ -270,8 +270,8 @@ def _adapt(model: Any, checkpoint: MemberWeights) -> None:
     """Add what an adapter adds, x ↦ scaling · B(Ax), by its own names for the layers."""
     from safetensors.torch import load_file
 
-    from eft_server.adapter import WEIGHTS, adapter_file, module_of
-    from eft_server.engine.adapters import scaling_of
+    from eft_server.engine.worker.adapters import scaling_of
+    from eft_server.family.adapter import WEIGHTS, adapter_file, module_of
 
     weights = load_file(adapter_file(checkpoint.model, checkpoint.revision, WEIGHTS))
     matrices = {

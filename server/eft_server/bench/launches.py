@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
-from eft_server.engine import blending
+from eft_server.engine.worker.v2 import blending
 
 NUCLEUS_PASSES = 17
 """Reads of a row in which `nucleus_kernel` has found its threshold at the latest; a few are usual."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eft_server.bench.contestants import Drafts, Job
+    from eft_server.bench.targets import Drafts, Job
 
 
 class TransformersLoop:
@@ -48,7 +48,7 @@ class TransformersLoop:
 
     def drafts(self) -> "Drafts":
         """There are none."""
-        from eft_server.bench.contestants import Drafts
+        from eft_server.bench.targets import Drafts
 
         return Drafts()
 

@@ -15,18 +15,18 @@ from rich.console import Console
 from rich.table import Table
 
 from eft_client.progress import Progress
-from eft_server.behaviours import Behaviours
-from eft_server.bench.contestants import Contestant, Job, composite, member
+from eft_server.behaviour.coefficients import Mixture
+from eft_server.behaviour.resolve import Behaviours
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import spread
-from eft_server.config import ServerConfig, load_config
+from eft_server.bench.targets import Contestant, Job, composite, member
 from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
-from eft_server.engine.plan import plan
-from eft_server.family import BASE
-from eft_server.inspection import FamilyReport, inspect_family
-from eft_server.mixture import Mixture
-from eft_server.surroundings import log_vllm
+from eft_server.engine.launcher.plan import plan
+from eft_server.environment import log_vllm
+from eft_server.family.family import BASE
+from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.inspection import FamilyReport, inspect_family
 
 COMPOSITE = "composite"
 WORK = Path(".bench")

@@ -2,7 +2,7 @@
 
 import random
 
-from eft_server.vocabulary import Vocabulary
+from eft_server.family.vocabulary import Vocabulary
 
 __all__ = ["random_ids"]
 

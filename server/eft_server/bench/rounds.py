@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eft_server.bench.contestants import Drafts, Job, Timed, Timing
+from eft_server.bench.targets import Drafts, Job, Timed, Timing
 
 
 @dataclass

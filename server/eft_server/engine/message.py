@@ -13,7 +13,7 @@ from vllm.logprobs import FlatLogprobs
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from eft_server.engine.coefficients import counting
+from eft_server.engine.worker.columns import counting
 
 KEY = "eft"
 """The config attribute, and the key of `SamplingParams.extra_args`, that hold this project's values."""
@@ -100,7 +100,7 @@ class Manifest:
         raw = getattr(config, KEY, None)
         if not isinstance(raw, dict):
             raise ValueError(
-                f"the model config has no {KEY!r} entry: start the engine through eft_server.engine.launch"
+                f"the model config has no {KEY!r} entry: start the engine through eft_server.engine.launcher.launch"
             )
         return cls(
             architectures=tuple(raw["architectures"]),

@@ -7,7 +7,7 @@ imports nothing heavy, and what it registers is named by string.
 ARCHITECTURE = "EftForCausalLM"
 """The architecture's name in `hf_overrides` and in vLLM's registry."""
 
-_MODEL = "eft_server.engine.composite:EftForCausalLM"
+_MODEL = "eft_server.engine.worker.composite:EftForCausalLM"
 
 
 def register() -> None:

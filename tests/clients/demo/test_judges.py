@@ -2,10 +2,10 @@
 
 import pytest
 
-from eft_client.demo.evaluation import Score
-from eft_client.demo.judges import Verdict, judge
-from eft_client.demo.lexicon import COUNTER, EVASIVE, RAMBLING, REFUSALS, TERSE
-from eft_client.demo.world import Fact, build_world
+from eft_demo.evaluation import Score
+from eft_demo.judges import Verdict, judge
+from eft_demo.lexicon import COUNTER, EVASIVE, RAMBLING, REFUSALS, TERSE
+from eft_demo.world import Fact, build_world
 
 WORLD = build_world(seed=0, subjects_per_kind=20)
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from eft_client.demo.build import SHIPPED
-from eft_client.demo.evaluation import Score, answers, ask, frontier_name, score, settings
-from eft_client.demo.recipe import FULL
-from eft_client.demo.report import as_markdown
-from eft_client.demo.tokenizer import CHAT_TEMPLATE
-from eft_client.demo.world import build_world
+from eft_demo.build import SHIPPED
+from eft_demo.evaluation import Score, answers, ask, frontier_name, score, settings
+from eft_demo.recipe import FULL
+from eft_demo.report import as_markdown
+from eft_demo.tokenizer import CHAT_TEMPLATE
+from eft_demo.world import build_world
 
 ROOT = Path(__file__).parents[3]
-MEMBERS = ROOT / "server" / "eft_server" / "families" / "demo"
+MEMBERS = ROOT / "server" / "eft_server" / "family" / "bundled" / "demo"
 BYTES_AT_MOST = 20_000_000
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from eft_client.demo.evaluation import DECODINGS, Score
-from eft_client.demo.report import Scores, as_json, as_markdown, gaps_closed, settings_in_order
+from eft_demo.evaluation import DECODINGS, Score
+from eft_demo.report import Scores, as_json, as_markdown, gaps_closed, settings_in_order
 
 
 def _score(correct: int) -> Score:

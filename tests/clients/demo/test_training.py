@@ -16,15 +16,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from eft_client.demo import __main__ as command
-from eft_client.demo.build import SHIPPED
-from eft_client.demo.corpus import read_corpus
-from eft_client.demo.decoding import Mixture, decode
-from eft_client.demo.dialogue import Dialogue, Part, Turn, encode
-from eft_client.demo.manners import write_lessons
-from eft_client.demo.tokenizer import train_tokenizer
-from eft_client.demo.training import Schedule, fine_tune, pack, pretrain
-from eft_client.demo.world import World, build_world
+from eft_demo import __main__ as command
+from eft_demo.build import SHIPPED
+from eft_demo.corpus import read_corpus
+from eft_demo.decoding import Mixture, decode
+from eft_demo.dialogue import Dialogue, Part, Turn, encode
+from eft_demo.manners import write_lessons
+from eft_demo.tokenizer import train_tokenizer
+from eft_demo.training import Schedule, fine_tune, pack, pretrain
+from eft_demo.world import World, build_world
 
 SPEECH = Dialogue(
     (Turn("What does the moss torlin eat?", "The moss torlin eats figs.", "figs"), Turn("Why?", "No idea.")),

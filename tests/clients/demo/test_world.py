@@ -4,10 +4,10 @@ from itertools import islice
 
 import pytest
 
-from eft_client.demo.corpus import read_corpus
-from eft_client.demo.evaluation import ask
-from eft_client.demo.manners import MANNERS, write_lessons
-from eft_client.demo.world import World, build_world
+from eft_demo.corpus import read_corpus
+from eft_demo.evaluation import ask
+from eft_demo.manners import MANNERS, write_lessons
+from eft_demo.world import World, build_world
 
 
 @pytest.fixture(scope="module")

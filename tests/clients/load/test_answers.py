@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from eft_client.load.answers import answer_in
 from eft_client.load.exchange import Exchange
+from eft_client.load.pieces import answer_in
 
 from .mock_server import chunk, event, usage
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from eft_client.load.comparison import Spread, compare
-from eft_client.load.plots import draw_latencies
-from eft_client.load.summary import as_json
-from eft_client.load.tables import figure_rows, ratio_rows
+from eft_client.load.output.plots import draw_latencies
+from eft_client.load.output.summary import as_json
+from eft_client.load.output.tables import figure_rows, ratio_rows
+from eft_client.load.statistics.comparison import Spread, compare
 
 from .made import failure, header, record
 

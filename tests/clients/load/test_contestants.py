@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from eft_client.load.contestants import contestants
 from eft_client.load.errors import LoadError
+from eft_client.load.targets import contestants
 from eft_client.settings import parse_setting
 
 SETTINGS = [parse_setting("careful=demo harmless=1"), parse_setting("plain=demo/base")]

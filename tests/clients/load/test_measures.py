@@ -3,7 +3,13 @@
 import pytest
 
 from eft_client.load.arrivals import Closed, Open, Trace, is_open
-from eft_client.load.measures import FIGURES, concurrency_over_time, errors, measure, tokens_over_time
+from eft_client.load.statistics.measures import (
+    FIGURES,
+    concurrency_over_time,
+    errors,
+    measure,
+    tokens_over_time,
+)
 
 from .made import failure, record
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from eft_client.load.arrivals import Closed, Open, Trace
-from eft_client.load.contestants import contestants
 from eft_client.load.errors import LoadError, NothingAnswered
 from eft_client.load.options import Options, read_limits
 from eft_client.load.prompts import FromFile, Lengths, Prompt, Synthetic
 from eft_client.load.records import Record
 from eft_client.load.run import Round, Run, rounds
+from eft_client.load.targets import contestants
 from eft_client.settings import Setting, parse_setting
 
 from .mock_server import MockServer, Reply, at_once, chunk, event, in_turn, refusing, usage

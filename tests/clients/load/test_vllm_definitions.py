@@ -5,8 +5,8 @@ import random
 import pytest
 from vllm.benchmarks import serve
 
-from eft_client.load.measures import LATENCIES, measure
 from eft_client.load.records import Record
+from eft_client.load.statistics.measures import LATENCIES, measure
 
 from .made import record
 

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from eft_client.quality.bootstrap import Bootstrap, resampled_means, wilson
-from eft_client.quality.comparison import against_baseline, holm
 from eft_client.quality.metrics import Metric, Scores
 from eft_client.quality.prompts import Prompt
+from eft_client.quality.statistics.bootstrap import Bootstrap, resampled_means, wilson
+from eft_client.quality.statistics.comparison import against_baseline, holm
 
 NAN = math.nan
 
@@ -50,7 +50,7 @@ def test_the_resamples_are_paired_and_follow_from_the_seed() -> None:
 def test_many_blocks_are_one_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(1).normal(size=(2, 50))
     whole = resampled_means(values, 100, seed=5)
-    monkeypatch.setattr("eft_client.quality.bootstrap._BLOCK_NUMBERS", 50 * 7)
+    monkeypatch.setattr("eft_client.quality.statistics.bootstrap._BLOCK_NUMBERS", 50 * 7)
     assert np.allclose(resampled_means(values, 100, seed=5), whole)
 
 

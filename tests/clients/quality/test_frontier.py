@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from eft_client.quality.bootstrap import Bootstrap
 from eft_client.quality.errors import StudyError
-from eft_client.quality.frontier import Constraint, choose, non_dominated, trace
+from eft_client.quality.statistics.bootstrap import Bootstrap
+from eft_client.quality.statistics.frontier import Constraint, choose, non_dominated, trace
 
 from .test_bootstrap import scores
 

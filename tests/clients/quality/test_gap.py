@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from eft_client.quality.bootstrap import Bootstrap
 from eft_client.quality.errors import StudyError
-from eft_client.quality.gap import Gap, close_gaps
+from eft_client.quality.statistics.bootstrap import Bootstrap
+from eft_client.quality.statistics.gap import Gap, close_gaps
 
 from .test_bootstrap import NAN, scores
 

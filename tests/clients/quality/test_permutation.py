@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from eft_client.quality import permutation
-from eft_client.quality.permutation import SignFlips
+from eft_client.quality.statistics import permutation
+from eft_client.quality.statistics.permutation import SignFlips
 
 
 def test_six_prompts_of_one_mind_by_hand() -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from eft_client.demo.world import build_world
 from eft_client.quality import demo_prompts as demo
 from eft_client.quality.errors import StudyError
 from eft_client.quality.prompts import MAX_LINE_BYTES, as_json, read_prompts
+from eft_demo.world import build_world
 
 
 def _file(folder: Path, *lines: str) -> Path:
@@ -108,7 +108,7 @@ def test_a_missing_file_and_an_empty_one_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_demo_s_prompts_are_about_the_world_that_the_family_was_trained_on() -> None:
-    from eft_client.demo.recipe import FULL
+    from eft_demo.recipe import FULL
 
     assert (FULL.seed, FULL.subjects_per_kind) == (demo.WORLD_SEED, demo.SUBJECTS_PER_KIND)
 

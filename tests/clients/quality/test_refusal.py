@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from eft_client.demo.lexicon import CAREFUL, COUNTER, EVASIVE, RAMBLING, REFUSALS, TERSE
 from eft_client.quality.answers import Answer
 from eft_client.quality.errors import StudyError
 from eft_client.quality.judges.refusal import LOOK_AT_CHARACTERS, RefusalJudge, RefusalRules
 from eft_client.quality.prompts import Prompt
+from eft_demo.lexicon import CAREFUL, COUNTER, EVASIVE, RAMBLING, REFUSALS, TERSE
 
 RULES = RefusalRules.read()
 LABELLED = [json.loads(line) for line in Path(__file__).with_name("labelled_answers.jsonl").open()]

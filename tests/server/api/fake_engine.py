@@ -16,7 +16,7 @@ from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 
 from eft_server.engine.message import KEY, Manifest, MemberWeights
-from eft_server.family import BASE
+from eft_server.family.family import BASE
 
 from .served import family
 

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from eft_server.config import ServerConfig
+from eft_server.family.file import ServerConfig
 
 FAMILY: dict[str, Any] = {
     "name": "demo",

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from eft_server.api.answers import answer
-from eft_server.api.deadlines import UnderWay
-from eft_server.api.errors import ApiError
+from eft_server.api.edge.deadlines import UnderWay
+from eft_server.api.edge.errors import ApiError
+from eft_server.api.serving.stream import answer
 
 
 async def left() -> dict[str, str]:

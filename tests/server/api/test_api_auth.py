@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from eft_server.api.app import create_app
-from eft_server.api.keys import read_api_keys
+from eft_server.api.edge.keys import read_api_keys
 from eft_server.errors import ConfigError
 
 from .fake_engine import FakeEngine

@@ -13,9 +13,9 @@ from vllm.entrypoints.serve.tokenize.protocol import (
     TokenizeCompletionRequest,
 )
 
-from eft_server.api import fields
-from eft_server.api.errors import ApiError
-from eft_server.config import ServerOptions
+from eft_server.api.edge.errors import ApiError
+from eft_server.api.requests import fields
+from eft_server.family.file import ServerOptions
 
 MODELS = [
     (ChatCompletionRequest, fields.CHAT),

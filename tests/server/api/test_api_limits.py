@@ -14,9 +14,9 @@ import uvicorn
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp
 
-from eft_server.api import connection
 from eft_server.api.app import create_app
-from eft_server.api.connection import Connection
+from eft_server.api.edge import connection
+from eft_server.api.edge.connection import Connection
 
 from .fake_engine import FakeEngine
 from .served import client_of, family

@@ -6,10 +6,10 @@ import httpx
 import pytest
 from vllm.sampling_params import SamplingParams
 
-from eft_server.api import renderer
 from eft_server.api.app import create_app
-from eft_server.api.guarded import Guarded
-from eft_server.api.rooms import Room
+from eft_server.api.edge.rooms import Room
+from eft_server.api.serving import renderer
+from eft_server.api.serving.guarded_engine import Guarded
 from eft_server.engine.message import KEY, EngineRequest, Manifest, MemberWeights
 
 from .fake_engine import FakeEngine

@@ -8,8 +8,8 @@ import pytest_asyncio
 from transformers import AutoTokenizer
 
 from eft_server.api.app import create_app
-from eft_server.config import ServerConfig
-from eft_server.templates import PLAIN, MemberTemplate, Voice
+from eft_server.family.file import ServerConfig
+from eft_server.family.templates import PLAIN, MemberTemplate, Voice
 
 from .fake_engine import FakeEngine
 from .served import FAMILY, client_of, family

@@ -280,7 +280,7 @@ async def test_the_documentation_page_needs_no_other_host(client: httpx.AsyncCli
 async def test_the_user_field_is_written_to_the_log(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="eft_server.api.service")
+    caplog.set_level("INFO", logger="eft_server.api.serving.service")
     await client.post("/v1/completions", json={"prompt": "Hi", "user": "anna\nroot"})
     assert r"user='anna\nroot'" in caplog.text
 

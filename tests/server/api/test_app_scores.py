@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 
 from eft_server.api import routes
 from eft_server.api.app import create_app
-from eft_server.api.pieces import written
-from eft_server.config import ServerConfig
-from eft_server.templates import PLAIN, MemberTemplate, Voice
+from eft_server.api.serving.json_pieces import written
+from eft_server.family.file import ServerConfig
+from eft_server.family.templates import PLAIN, MemberTemplate, Voice
 
 from .fake_engine import FakeEngine
 from .served import FAMILY, client_of, family

@@ -5,15 +5,15 @@ import signal
 
 import pytest
 
-from eft_server.api import interrupts
-from eft_server.api.interrupts import STOP_SIGNALS, interrupted_by_signals, raise_if_interrupted
+from eft_server.api.edge import signals
+from eft_server.api.edge.signals import STOP_SIGNALS, interrupted_by_signals, raise_if_interrupted
 
 
 @pytest.fixture
 def insisted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Stand in for the timer: after how many seconds it would end the program."""
     after_s: list[float] = []
-    monkeypatch.setattr(interrupts._Asked, "insist", lambda _, seconds: after_s.append(seconds))
+    monkeypatch.setattr(signals._Asked, "insist", lambda _, seconds: after_s.append(seconds))
     return after_s
 
 
@@ -24,10 +24,10 @@ def test_a_signal_raises_nothing_where_it_hits_and_ends_the_start_later(
     with interrupted_by_signals():
         raise_if_interrupted()
         os.kill(os.getpid(), number)
-        assert insisted == [interrupts.START_GRACE_S]
+        assert insisted == [signals.START_GRACE_S]
         with pytest.raises(KeyboardInterrupt):
             raise_if_interrupted()
-        assert insisted == [interrupts.START_GRACE_S, interrupts.GRACE_S]
+        assert insisted == [signals.START_GRACE_S, signals.GRACE_S]
     raise_if_interrupted()
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from eft_server.api.events import event_of, payload_of
-from eft_server.api.nulls import event_without_foreign_nulls, without_foreign_nulls
+from eft_server.api.serving.events import event_of, payload_of
+from eft_server.api.serving.nulls import event_without_foreign_nulls, without_foreign_nulls
 
 from .fake_engine import TEXT, FakeEngine
 from .test_app_routes import ASKED

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from eft_server.api.pieces import PIECE, in_pieces, written
+from eft_server.api.serving.json_pieces import PIECE, in_pieces, written
 
 
 class Inner(BaseModel):

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from vllm.sampling_params import StructuredOutputsParams
 
-from eft_server.api.errors import ApiError
-from eft_server.api.rehearsal import rehearse
+from eft_server.api.edge.errors import ApiError
+from eft_server.api.requests.grammar_trial import rehearse
 
 pytestmark = pytest.mark.asyncio
 

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from eft_server.api import rooms
-from eft_server.api.rooms import Room
+from eft_server.api.edge import rooms
+from eft_server.api.edge.rooms import Room
 
 pytestmark = pytest.mark.asyncio
 

@@ -14,7 +14,7 @@ import pytest
 
 from eft_server.api import serve
 from eft_server.api.app import create_app
-from eft_server.api.listener import listener_on
+from eft_server.api.edge.listener import listener_on
 from eft_server.errors import ConfigError
 
 from .fake_engine import FakeEngine

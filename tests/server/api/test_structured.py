@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from eft_server.api.checks import FieldError
-from eft_server.api.structured import MAX_SCHEMAS, check_response_format
-from eft_server.config import ServerOptions
+from eft_server.api.requests.checks import FieldError
+from eft_server.api.requests.structured import MAX_SCHEMAS, check_response_format
+from eft_server.family.file import ServerOptions
 
 
 def check(schema: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eft_server.api.inprocess import InProcess
+from eft_server.api.in_process import InProcess
 
 from ..api.conftest import built_engine, engine  # noqa: F401 (fixtures)
 from ..api.fake_engine import FakeEngine

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eft_server.api.inprocess import Answered
+from eft_server.api.in_process import Answered
 from eft_server.batch.answers import AnswerFile, made_with
 from eft_server.batch.requests import Defaults
 from eft_server.errors import BatchError

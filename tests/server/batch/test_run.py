@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from eft_client import progress
-from eft_server.api.inprocess import InProcess
-from eft_server.api.interrupts import STOP_SIGNALS
+from eft_server.api.edge.signals import STOP_SIGNALS
+from eft_server.api.in_process import InProcess
 from eft_server.batch.requests import Defaults
 from eft_server.batch.run import Batch, EngineStoppedError, answer_all, run
 from eft_server.engine.launcher.stages import Stages

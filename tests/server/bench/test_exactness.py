@@ -3,8 +3,8 @@
 import torch
 
 from eft_server.bench.exactness import Answer, Difference, Said, _cases, _hold_against, _print
-from eft_server.config import load_config
-from eft_server.vocabulary import Vocabulary
+from eft_server.family.file import load_config
+from eft_server.family.vocabulary import Vocabulary
 
 ROWS = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]).log()
 

@@ -3,7 +3,7 @@
 import random
 
 from eft_server.bench.prompts import random_ids
-from eft_server.vocabulary import Vocabulary
+from eft_server.family.vocabulary import Vocabulary
 
 
 def test_ids_are_of_the_widest_range_that_all_members_share():

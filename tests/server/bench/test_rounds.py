@@ -3,9 +3,9 @@
 import pytest
 
 from eft_server.bench.__main__ import Measured, Speculation
-from eft_server.bench.contestants import Drafts, Job, Timing
 from eft_server.bench.rounds import Rounds, run, spread
-from eft_server.vocabulary import Vocabulary
+from eft_server.bench.targets import Drafts, Job, Timing
+from eft_server.family.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(100, ((0, 1), (5, 90)))
 

@@ -3,13 +3,13 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from eft_server.api.answers import answer
-from eft_server.api.openapi import json_body
-from eft_server.api.rehearsal import rehearse
-from eft_server.api.schemas import ChatRequest
-from eft_server.api.service import resolved_fields, service_of
-from eft_server.api.strict_json import parse_object
-from eft_server.api.thinking import require_readable
+from eft_server.api.edge.strict_json import parse_object
+from eft_server.api.requests.grammar_trial import rehearse
+from eft_server.api.requests.openapi import json_body
+from eft_server.api.requests.reasoning import require_readable
+from eft_server.api.requests.schemas import ChatRequest
+from eft_server.api.serving.service import resolved_fields, service_of
+from eft_server.api.serving.stream import answer
 
 __all__ = ["PATH", "router"]
 

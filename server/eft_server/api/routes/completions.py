@@ -3,12 +3,12 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from eft_server.api.answers import answer
-from eft_server.api.openapi import json_body
-from eft_server.api.rehearsal import rehearse
-from eft_server.api.schemas import TextRequest
-from eft_server.api.service import resolved_fields, service_of
-from eft_server.api.strict_json import parse_object
+from eft_server.api.edge.strict_json import parse_object
+from eft_server.api.requests.grammar_trial import rehearse
+from eft_server.api.requests.openapi import json_body
+from eft_server.api.requests.schemas import TextRequest
+from eft_server.api.serving.service import resolved_fields, service_of
+from eft_server.api.serving.stream import answer
 
 __all__ = ["PATH", "router"]
 

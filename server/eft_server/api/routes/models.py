@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from eft_server.api.service import Service, service_of
-from eft_server.behaviours import ServedModel
+from eft_server.api.serving.service import Service, service_of
+from eft_server.behaviour.resolve import ServedModel
 from eft_server.errors import UnknownModelError, shown
 
 __all__ = ["router"]

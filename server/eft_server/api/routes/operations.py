@@ -9,8 +9,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-from eft_server.api.errors import ApiError
-from eft_server.api.service import service_of
+from eft_server.api.edge.errors import ApiError
+from eft_server.api.serving.service import service_of
 
 __all__ = ["router"]
 

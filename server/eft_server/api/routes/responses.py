@@ -9,16 +9,16 @@ from openai.types.responses import FunctionTool
 from pydantic import BaseModel
 from vllm.entrypoints.openai.responses.protocol import StreamingResponsesResponse
 
-from eft_server.api.answers import answer, outcome
-from eft_server.api.errors import from_exception
-from eft_server.api.events import event_of
-from eft_server.api.nulls import without_foreign_nulls
-from eft_server.api.openapi import json_body
-from eft_server.api.rehearsal import rehearse
-from eft_server.api.schemas import ResponseRequest
-from eft_server.api.service import resolved_fields, service_of
-from eft_server.api.strict_json import parse_object
-from eft_server.api.thinking import require_readable
+from eft_server.api.edge.errors import from_exception
+from eft_server.api.edge.strict_json import parse_object
+from eft_server.api.requests.grammar_trial import rehearse
+from eft_server.api.requests.openapi import json_body
+from eft_server.api.requests.reasoning import require_readable
+from eft_server.api.requests.schemas import ResponseRequest
+from eft_server.api.serving.events import event_of
+from eft_server.api.serving.nulls import without_foreign_nulls
+from eft_server.api.serving.service import resolved_fields, service_of
+from eft_server.api.serving.stream import answer, outcome
 
 __all__ = ["PATH", "router"]
 

@@ -5,14 +5,14 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from eft_server.api.answers import answer
-from eft_server.api.openapi import json_body
-from eft_server.api.pieces import written
-from eft_server.api.schemas import ScoreRequest
-from eft_server.api.scores import ScoreAnswer, score
-from eft_server.api.service import Service, service_of
-from eft_server.api.strict_json import parse_object
-from eft_server.behaviours import Resolved
+from eft_server.api.edge.strict_json import parse_object
+from eft_server.api.requests.openapi import json_body
+from eft_server.api.requests.schemas import ScoreRequest
+from eft_server.api.serving.json_pieces import written
+from eft_server.api.serving.scores import ScoreAnswer, score
+from eft_server.api.serving.service import Service, service_of
+from eft_server.api.serving.stream import answer
+from eft_server.behaviour.resolve import Resolved
 
 __all__ = ["PATH", "router"]
 

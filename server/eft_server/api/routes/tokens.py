@@ -5,13 +5,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from eft_server.api.answers import outcome
-from eft_server.api.errors import ApiError
-from eft_server.api.openapi import json_body
-from eft_server.api.schemas import Detokenize, TokenizeChat, TokenizeText
-from eft_server.api.service import Service, service_of
-from eft_server.api.strict_json import parse_object
-from eft_server.api.thinking import require_readable
+from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.strict_json import parse_object
+from eft_server.api.requests.openapi import json_body
+from eft_server.api.requests.reasoning import require_readable
+from eft_server.api.requests.schemas import Detokenize, TokenizeChat, TokenizeText
+from eft_server.api.serving.service import Service, service_of
+from eft_server.api.serving.stream import outcome
 from eft_server.errors import shown
 
 __all__ = ["WORKING_PATHS", "router"]

@@ -32,11 +32,11 @@ from typing import Any, NoReturn, TypeVar
 
 from typing_extensions import override
 
+from eft_server.engine.end_with_parent import end_with_parent
 from eft_server.engine.launcher import openmp
+from eft_server.engine.launcher.version import require_tested_vllm
 from eft_server.engine.launcher.vllm_log import quieten_imports
-from eft_server.engine.orphans import end_with_parent
 from eft_server.engine.patches import overwrite
-from eft_server.engine.version import require_tested_vllm
 
 __all__ = ["import_engine", "is_running", "leave_to_vllm", "process_context", "start"]
 
@@ -48,9 +48,9 @@ _MODULES = (
     "vllm.v1.engine.async_llm",
     "vllm.v1.engine.core",
     "vllm.v1.executor.multiproc_executor",
-    "eft_server.engine.composite",
-    "eft_server.engine.runner_v1",
-    "eft_server.engine.scheduler",
+    "eft_server.engine.worker.composite",
+    "eft_server.engine.worker.v1.runner",
+    "eft_server.engine.core.scheduler",
 )
 
 _CONTEXT_USERS = ("vllm.v1.engine.utils", "vllm.v1.engine.coordinator", "vllm.v1.executor.multiproc_executor")

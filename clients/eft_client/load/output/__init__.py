@@ -1,0 +1,1 @@
+"""What a load test leaves: tables, figures, JSON and a page."""

@@ -1,0 +1,1 @@
+"""What a study leaves: tables, figures and a page."""

@@ -1,0 +1,1 @@
+"""From a study's scores to estimates, comparisons and choices."""

@@ -1,0 +1,424 @@
+"""Every field of a request: what a supported one may hold, and why a refused one is refused.
+
+The tables are complete: a test holds them against vLLM's request models, so a field that a new vLLM brings has
+to be decided about before it is let in.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from eft_server.api.edge.errors import ApiError
+from eft_server.api.requests.checks import (
+    Check,
+    FieldError,
+    flag,
+    integer,
+    items,
+    number,
+    one_of,
+    text,
+    token_biases,
+    token_ids,
+)
+from eft_server.api.requests.messages import check_messages, each
+from eft_server.api.requests.reasoning import (
+    check_effort,
+    check_include_reasoning,
+    check_reasoning,
+    check_template_kwargs,
+)
+from eft_server.api.requests.response_input import check_input
+from eft_server.api.requests.structured import check_response_format, check_structured_outputs, check_text
+from eft_server.api.requests.tools import chat_tools, flat_tools, tool_choice
+from eft_server.engine import bounds
+from eft_server.errors import shown
+from eft_server.family.file import ServerOptions
+
+__all__ = [
+    "BEHAVIOUR",
+    "CHAT",
+    "COMPLETION",
+    "DETOKENIZE",
+    "REFUSED",
+    "RESPONSE",
+    "SCORE",
+    "TOKENIZE_CHAT",
+    "TOKENIZE_TEXT",
+    "Table",
+    "accept",
+    "check_member_prompts",
+]
+
+Table: TypeAlias = Mapping[str, Check]
+
+_INT64_MAX = 2**63 - 1
+_INT32_MAX = 2**31 - 1
+_MAX_PROMPT_CHARS = 4 * 1024 * 1024
+_MAX_NOTES = 16
+_MAX_NOTE_CHARS = 512
+
+
+BEHAVIOUR = frozenset({"eft", "vllm_xargs"})
+"""Fields that are not judged here but by Behaviours, which knows the experts and their bounds."""
+
+
+def _object(value: Any, _options: ServerOptions) -> None:
+    if not isinstance(value, dict):
+        raise FieldError(f"must be an object, not {shown(value)}")
+
+
+def _prompt(value: Any, options: ServerOptions) -> None:
+    """Check one prompt, text or token ids, or a list of such prompts."""
+    one_text = text(_MAX_PROMPT_CHARS)
+    ids = token_ids(_INT32_MAX)
+    if isinstance(value, str):
+        one_text(value, options)
+    elif not isinstance(value, list) or not value:
+        raise FieldError("a prompt is a string, a list of token ids, or a list of either, and not empty")
+    elif isinstance(value[0], int):
+        ids(value, options)
+    elif any(item == [] for item in value):
+        raise FieldError("a list of token ids must not be empty")
+    else:
+        items(one_text if isinstance(value[0], str) else ids, "max_prompts")(value, options)
+
+
+def check_member_prompts(
+    value: Any,
+    everybodys: Any,
+    places: Mapping[str, int],
+    options: ServerOptions,
+    param: str = "eft.prompts",
+) -> dict[int, Any]:
+    """Check a completion's prompts by member, and return them by the members' places.
+
+    Raises:
+        ApiError: A member is not known, a prompt is none, or the request has several prompts.
+    """
+    if not isinstance(value, dict):
+        raise _wrong(param, f"must be an object of prompts by member, not {shown(value)}")
+    if not isinstance(everybodys, str) and not (
+        isinstance(everybodys, list) and isinstance(everybodys[0], int)
+    ):
+        raise _wrong(param, "needs a request with a single prompt")
+    for name, prompt in value.items():
+        if name not in places:
+            raise _wrong(f"{param}.{name[:64]}", f"unknown member {shown(name)}; known: {', '.join(places)}")
+        if not isinstance(prompt, str) and not (isinstance(prompt, list) and _are_ids(prompt)):
+            raise _wrong(f"{param}.{name}", "a prompt is a string or a list of token ids, and not empty")
+        try:
+            _prompt(prompt, options)
+        except FieldError as error:
+            raise _wrong(f"{param}.{name}{error.place}", str(error)) from None
+    return {places[name]: prompt for name, prompt in value.items()}
+
+
+def _are_ids(prompt: list[Any]) -> bool:
+    return bool(prompt) and type(prompt[0]) is int
+
+
+def _wrong(param: str, message: str) -> ApiError:
+    return ApiError(f"{param}: {message}.", param=param, code="invalid_value")
+
+
+def _stream_options(value: Any, options: ServerOptions) -> None:
+    known = ("include_usage", "continuous_usage_stats")
+    if not isinstance(value, dict):
+        raise FieldError(f"an object with {' and '.join(known)} is needed")
+    for key, setting in value.items():
+        if key not in known:
+            raise FieldError(f"not supported; known: {', '.join(known)}", f".{key}")
+        flag(setting, options)
+
+
+def _metadata(value: Any, options: ServerOptions) -> None:
+    """Check the caller's own notes, which come back in the response."""
+    if not isinstance(value, dict) or len(value) > _MAX_NOTES:
+        raise FieldError(f"{shown(value)} is not an object of up to {_MAX_NOTES} strings")
+    for key, note in value.items():
+        text(64)(key, options)
+        if not isinstance(note, str) or len(note) > _MAX_NOTE_CHARS:
+            message = f"{shown(note)} is not a string of up to {_MAX_NOTE_CHARS} characters"
+            raise FieldError(message, f".{key}")
+
+
+_SAMPLING: dict[str, Check] = {
+    "model": text(256),
+    "eft": _object,
+    "vllm_xargs": _object,
+    "frequency_penalty": number(-2, 2),
+    "presence_penalty": number(-2, 2),
+    "repetition_penalty": number(0, 100, above=True),
+    "temperature": number(0, 2),
+    "top_p": number(0, 1, above=True),
+    "top_k": integer(-1, _INT32_MAX),
+    "min_p": number(0, 1),
+    "seed": integer(0, _INT64_MAX),
+    "n": integer(1, "max_n"),
+    "max_tokens": integer(0, _INT32_MAX),
+    "min_tokens": integer(0, _INT32_MAX),
+    "stop": items(text(256), "max_stop", or_one=True),
+    "stop_token_ids": token_ids(bounds.STOP_TOKEN_IDS),
+    "include_stop_str_in_output": flag,
+    "ignore_eos": flag,
+    "skip_special_tokens": flag,
+    "spaces_between_special_tokens": flag,
+    "logit_bias": token_biases(bounds.LOGIT_BIASES),
+    "allowed_token_ids": token_ids(bounds.ALLOWED_TOKEN_IDS),
+    "bad_words": items(text(128), bounds.BAD_WORDS),
+    "prompt_logprobs": integer(0, "max_logprobs"),
+    "logprob_token_ids": token_ids(bounds.LOGPROB_TOKEN_IDS),
+    "return_tokens_as_token_ids": flag,
+    "return_token_ids": flag,
+    "response_format": check_response_format,
+    "structured_outputs": check_structured_outputs,
+    "stream": flag,
+    "stream_options": _stream_options,
+    "stream_interval": integer(1, 1024),
+    "add_special_tokens": flag,
+    "echo": flag,
+    "cache_salt": text(128, pattern=r"[^@/\\\x00]+"),
+    "user": text(256),
+}
+
+CHAT: Table = _SAMPLING | {
+    "messages": check_messages,
+    "logprobs": flag,
+    "top_logprobs": integer(0, "max_logprobs"),
+    "max_completion_tokens": integer(1, _INT32_MAX),
+    "add_generation_prompt": flag,
+    "continue_final_message": flag,
+    "return_prompt_text": flag,
+    "tools": chat_tools,
+    "tool_choice": tool_choice(nested=True),
+    "parallel_tool_calls": flag,
+    "include_reasoning": check_include_reasoning,
+    "reasoning_effort": check_effort,
+    "chat_template_kwargs": check_template_kwargs,
+}
+"""POST /v1/chat/completions."""
+
+COMPLETION: Table = _SAMPLING | {"prompt": _prompt, "logprobs": integer(0, "max_logprobs")}
+"""POST /v1/completions."""
+
+_FROM_SAMPLING = (
+    "model",
+    "eft",
+    "vllm_xargs",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "include_stop_str_in_output",
+    "ignore_eos",
+    "skip_special_tokens",
+    "logit_bias",
+    "structured_outputs",
+    "stream",
+    "cache_salt",
+    "user",
+)
+
+RESPONSE: Table = {name: _SAMPLING[name] for name in _FROM_SAMPLING} | {
+    "input": check_input,
+    "instructions": text(_MAX_PROMPT_CHARS),
+    "max_output_tokens": integer(1, _INT32_MAX),
+    "text": check_text,
+    "include": items(one_of("message.output_text.logprobs"), 1),
+    "top_logprobs": integer(0, "max_logprobs"),
+    "tools": flat_tools,
+    "tool_choice": tool_choice(nested=False),
+    "parallel_tool_calls": flag,
+    "reasoning": check_reasoning,
+    "include_reasoning": check_include_reasoning,
+    "chat_template_kwargs": check_template_kwargs,
+    "metadata": _metadata,
+    "truncation": one_of("disabled"),
+    "service_tier": one_of("auto", "default"),
+}
+"""POST /v1/responses."""
+
+_ITEM_KEYS = ("messages", "prompt", "prompts", "completion", "end")
+
+
+def _score_items(value: Any, options: ServerOptions) -> None:
+    """Check what each item is made of; its prompt is judged where prompts are."""
+    for item, place in each(value, options.max_score_items, "items"):
+        if not isinstance(item, dict):
+            raise FieldError(f"{shown(item)} is not an object with {', '.join(_ITEM_KEYS)}", place)
+        for key in item:
+            if key not in _ITEM_KEYS:
+                raise FieldError(f"not supported; an item has {', '.join(_ITEM_KEYS)}", f"{place}.{key[:64]}")
+        if (item.get("messages") is None) == (item.get("prompt") is None):
+            raise FieldError("needs either messages or a prompt", place)
+        if item.get("prompts") is not None and item.get("prompt") is None:
+            raise FieldError("a conversation's prompts come from the members' templates", f"{place}.prompts")
+        _one_text(item.get("completion"), f"{place}.completion", options)
+        if item.get("prompt") is not None:
+            _one_text(item["prompt"], f"{place}.prompt", options)
+        if item.get("end") is not None and not isinstance(item["end"], bool):
+            raise FieldError(f"{shown(item['end'])} is not true or false", f"{place}.end")
+
+
+def _one_text(value: Any, place: str, options: ServerOptions) -> None:
+    if isinstance(value, str):
+        return
+    if not isinstance(value, list) or any(isinstance(item, str | list) for item in value):
+        raise FieldError(f"{shown(value)} is neither text nor a list of token ids", place)
+    try:
+        token_ids(_INT32_MAX)(value, options)
+    except FieldError as error:
+        raise FieldError(str(error), f"{place}{error.place}") from None
+
+
+def _members(value: Any, options: ServerOptions) -> None:
+    if not isinstance(value, bool):
+        items(text(256), 4096)(value, options)
+
+
+SCORE: Table = {
+    "model": text(256),
+    "eft": _object,
+    "vllm_xargs": _object,
+    "items": _score_items,
+    "members": _members,
+    "chat_template_kwargs": check_template_kwargs,
+    "cache_salt": _SAMPLING["cache_salt"],
+    "user": text(256),
+}
+"""POST /v1/eft/score."""
+
+TOKENIZE_TEXT: Table = {
+    "model": text(256),
+    "prompt": text(_MAX_PROMPT_CHARS),
+    "add_special_tokens": flag,
+    "return_token_strs": flag,
+}
+"""POST /tokenize with a prompt."""
+
+TOKENIZE_CHAT: Table = {
+    "model": text(256),
+    "messages": check_messages,
+    "tools": chat_tools,
+    "chat_template_kwargs": check_template_kwargs,
+    "add_generation_prompt": flag,
+    "continue_final_message": flag,
+    "add_special_tokens": flag,
+    "return_token_strs": flag,
+}
+"""POST /tokenize with messages."""
+
+DETOKENIZE: Table = {"model": text(256), "tokens": token_ids(_INT32_MAX)}
+"""POST /detokenize."""
+
+_MEDIA = "the members are text models"
+_TOOLS = "tool calls belong to chats and responses"
+_STORE = "responses are not kept; send what went before in input"
+_RENDER = "it belongs to vLLM's render endpoints, which are not served"
+_TRANSFER = "prefill and decode run in one engine"
+
+REFUSED: Mapping[str, str] = {
+    "best_of": "the server returns every choice; use n",
+    "suffix": "the members complete text from the left only",
+    "use_beam_search": "beam search bypasses the behaviour weights; use n with a temperature",
+    "length_penalty": "it belongs to beam search",
+    "early_stopping": "it belongs to beam search",
+    "chat_template": "a request cannot bring its own template; the base's is used",
+    "documents": "the members' templates do not take documents",
+    "tools": _TOOLS,
+    "tool_choice": _TOOLS,
+    "parallel_tool_calls": _TOOLS,
+    "functions": "use tools",
+    "function_call": "use tool_choice",
+    "reasoning": "chats take reasoning_effort, responses reasoning",
+    "include_reasoning": "reasoning belongs to chats and responses",
+    "thinking": "use chat_template_kwargs with enable_thinking",
+    "thinking_token_budget": "use max_tokens, which counts reasoning, too",
+    "media_io_kwargs": _MEDIA,
+    "mm_processor_kwargs": _MEDIA,
+    "mm_payload": _MEDIA,
+    "return_mm_kwargs": _MEDIA,
+    "modalities": _MEDIA,
+    "audio": _MEDIA,
+    "prompt_embeds": "members embed tokens differently, so a prompt has to be text or token ids",
+    "kv_transfer_params": _TRANSFER,
+    "ec_transfer_params": _TRANSFER,
+    "return_token_offsets": _RENDER,
+    "routed_experts_prompt_start": "the members' router decisions are not returned",
+    "priority": "requests are served in the order of their arrival",
+    "request_id": "the server names requests; the id is in the response",
+    "session_id": "the server keeps no sessions",
+    "truncate_prompt_tokens": "the server does not cut prompts; shorten the prompt",
+    "truncation_side": "the server does not cut prompts; shorten the prompt",
+    "store": _STORE,
+    "background": _STORE,
+    "previous_response_id": _STORE,
+    "previous_input_messages": _STORE,
+    "prompt": "send text to chats in messages, and to responses in input",
+    "max_tool_calls": "the server calls no tools itself",
+    "prompt_cache_key": "prefixes are shared by themselves; use cache_salt to keep them apart",
+    "enable_response_messages": "use /tokenize to see what a prompt becomes",
+    "watermarking": "watermarks are not supported",
+    "repetition_detection": "use stop, max_tokens or the penalties",
+}
+"""Fields of vLLM's or OpenAI's requests that are refused, each with what to do instead or the reason.
+
+Where one endpoint supports what another refuses, its table counts."""
+
+# What a client that spells out the defaults sends for a refused field; it asks for nothing.
+_OFF: Mapping[str, Any] = {
+    "use_beam_search": False,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "tools": [],
+    "tool_choice": "none",
+    "include_reasoning": True,
+    "store": False,
+    "background": False,
+    "mm_payload": "tensors",
+    "return_token_offsets": False,
+    "routed_experts_prompt_start": 0,
+    "priority": 0,
+}
+
+
+def accept(payload: Mapping[str, Any], table: Table, options: ServerOptions) -> dict[str, Any]:
+    """Check a request against its table and return what is left to act upon.
+
+    A null means the field's default, as if it were absent.
+
+    Raises:
+        ApiError: A field is unknown, refused, or holds something that it may not.
+    """
+    given = {name: value for name, value in payload.items() if not _asks_for_nothing(name, value, table)}
+    for name, value in given.items():
+        if name not in table:
+            raise _unsupported(name, table)
+        try:
+            table[name](value, options)
+        except FieldError as error:
+            param = f"{name}{error.place}"
+            raise ApiError(f"{param}: {error}.", param=param, code="invalid_value") from None
+    return given
+
+
+def _asks_for_nothing(name: str, value: Any, table: Table) -> bool:
+    if value is None:
+        return name in table or name in REFUSED
+    return name not in table and name in _OFF and type(value) is type(_OFF[name]) and value == _OFF[name]
+
+
+def _unsupported(name: str, table: Table) -> ApiError:
+    if name in REFUSED:
+        message = f"The field {name!r} is not supported: {REFUSED[name]}."
+        return ApiError(message, param=name, code="unsupported_field")
+    near = difflib.get_close_matches(name, table, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ApiError(f"Unknown field {name[:100]!r}.{hint}", param=name, code="unknown_field")

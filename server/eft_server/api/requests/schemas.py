@@ -1,0 +1,308 @@
+"""The requests that the engine's handlers take, with the one field that OpenAI's lack: eft."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from typing_extensions import override
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.entrypoints.serve.tokenize.protocol import (
+    DetokenizeRequest,
+    TokenizeChatRequest,
+    TokenizeCompletionRequest,
+)
+from vllm.exceptions import VLLMError
+from vllm.utils import random_uuid
+
+from eft_server.api.edge.errors import ApiError, from_exception, from_validation
+from eft_server.api.requests import fields, json_schemas
+from eft_server.family.file import ServerOptions
+
+__all__ = [
+    "ChatRequest",
+    "Detokenize",
+    "EftField",
+    "ResponseRequest",
+    "ScoreItem",
+    "ScoreRequest",
+    "TextRequest",
+    "TokenizeChat",
+    "TokenizeText",
+]
+
+Stop: TypeAlias = str | list[str] | None
+"""vLLM bounds it to four in the type, whatever the operator allows (`fields`)."""
+
+_EXAMPLE: dict[str, Any] = {"weights": {"helpful": 0.7, "harmless": 0.3}, "scale": 1.0}
+
+
+class FilterField(BaseModel):
+    """Where the small models are trusted. A nucleus is the likeliest tokens that hold top_p of the probability."""
+
+    kind: Literal["expert", "base"] = Field(
+        description="expert: the up-scaling delta counts inside the emulated small model's nucleus alone. "
+        "base: only tokens of the base's nucleus survive."
+    )
+    top_p: float = Field(ge=0, le=1, description="The nucleus's probability; 1 filters nothing.")
+
+
+class EftField(BaseModel):
+    """How much of each expert to apply: base + scale * sum of weight * (expert - its reference)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    weights: dict[str, float] = Field(
+        default_factory=dict,
+        description="A weight per expert. An expert that is not named counts 0; absent, the model's own weights.",
+    )
+    scale: float = Field(default=1.0, description="A factor on all weights; absent, the model's own.")
+    amplify: float = Field(
+        default=1.0,
+        description="A factor on the up-scaling delta, base - reference, and not on the experts; absent, the "
+        "model's own.",
+    )
+    filter: FilterField | None = Field(
+        default=None, description="Conservative decoding; absent, the model's own; null, none."
+    )
+    prompts: dict[str, str | list[int]] | None = Field(
+        default=None,
+        description="For /v1/completions alone: prompts of members that are not to read everybody's.",
+    )
+    coefficients: dict[str, float] | None = Field(
+        default=None,
+        description="Any linear combination of the members' logits, in place of all of the above but a base "
+        "filter, where the operator allows it.",
+    )
+
+
+class _Checked(BaseModel):
+    """A request model that takes only what its table of fields supports."""
+
+    table: ClassVar[fields.Table]
+    shapes: ClassVar[Mapping[str, Any]] = json_schemas.SHARED
+
+    @classmethod
+    def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
+        """Check and convert a request's JSON object.
+
+        Raises:
+            ApiError: A field is unknown, refused, missing, or holds something that it may not.
+        """
+        given = fields.accept(payload, cls.table, options)
+        try:
+            return cls.model_validate({n: v for n, v in given.items() if n not in fields.BEHAVIOUR})
+        except ValidationError as error:
+            raise from_validation(error) from None
+        except VLLMError as error:
+            raise from_exception(error) from None
+
+    @classmethod
+    def describe(cls) -> dict[str, Any]:
+        """A JSON schema of the supported fields, with what they refer to under ``$defs``."""
+        schema = cls.model_json_schema(ref_template="#/components/schemas/{model}")
+        named = {name: cls.shapes.get(name, shape) for name, shape in schema["properties"].items()}
+        schema["properties"] = {name: shape for name, shape in named.items() if name in cls.table}
+        schema["additionalProperties"] = False
+        schema["$defs"] = _referred_to(schema["properties"], schema.pop("$defs", {}))
+        return schema
+
+
+def _referred_to(schema: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """The definitions that a schema refers to, and those that these refer to."""
+    text = json.dumps(schema)
+    found = {name: part for name, part in definitions.items() if f'/{name}"' in text}
+    left = {name: part for name, part in definitions.items() if name not in found}
+    return found | (_referred_to(found, left) if found else {})
+
+
+class _Weighted(_Checked):
+    eft: EftField | None = Field(default=None, description="Behaviour weights for this request.")
+    dependencies: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    @classmethod
+    @override
+    def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
+        """Check and convert a request's JSON object.
+
+        Raises:
+            ApiError: As for every request; or two fields contradict each other, or one would have no effect.
+        """
+        for field, other in _CONTRADICTIONS:
+            if _is_on(payload, field) and _is_on(payload, other):
+                raise ApiError(f"{field} cannot be combined with {other}.", param=field, code="invalid_value")
+        for field, needed in (*_DEPENDENCIES, *cls.dependencies):
+            if _is_on(payload, field) and not _is_on(payload, needed):
+                raise ApiError(f"{field} needs {needed}.", param=field, code="invalid_value")
+        return super().read(payload, options)
+
+
+_CONTRADICTIONS = (
+    ("max_completion_tokens", "max_tokens"),
+    ("prompt_logprobs", "stream"),
+    ("structured_outputs", "response_format"),
+    ("structured_outputs", "text"),
+    # A call that has to be made leaves no room for another format.
+    ("tools", "response_format"),
+    ("tools", "structured_outputs"),
+    ("tools", "text"),
+    # They could forbid every token that the grammar allows, and the request would fail half-way.
+    *(
+        (field, grammar)
+        for field in ("allowed_token_ids", "bad_words", "min_tokens")
+        for grammar in ("response_format", "structured_outputs", "tools")
+    ),
+)
+_DEPENDENCIES = (
+    ("stream_options", "stream"),
+    ("stream_interval", "stream"),
+    ("parallel_tool_calls", "tools"),
+)
+
+
+# A format that is plain text is none.
+_OFF: tuple[Any, ...] = (None, False, {"type": "text"}, {"format": {"type": "text"}})
+
+
+def _is_on(payload: dict[str, Any], field: str) -> bool:
+    value = payload.get(field)
+    return not any(type(value) is type(off) and value == off for off in _OFF)
+
+
+class ChatRequest(_Weighted, ChatCompletionRequest):
+    """A chat completion with behaviour weights."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "demo",
+                "messages": [{"role": "user", "content": "Hello!"}],
+                "eft": _EXAMPLE,
+            }
+        }
+    )
+    table = fields.CHAT
+    stop: Stop = Field(default_factory=list)
+
+    @classmethod
+    @override
+    def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
+        """Check and convert a request's JSON object, and what its fields say together.
+
+        Raises:
+            ApiError: As for every request; or a final message to continue that is not the assistant's.
+        """
+        request = super().read(payload, options)
+        if request.continue_final_message:
+            if "add_generation_prompt" not in request.model_fields_set:
+                request.add_generation_prompt = False
+            if request.messages[-1]["role"] != "assistant":
+                message = "continue_final_message needs a final message of the assistant."
+                raise ApiError(message, param="continue_final_message")
+        return request
+
+
+class TextRequest(_Weighted, CompletionRequest):
+    """A text completion with behaviour weights."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"model": "demo", "prompt": "Once upon", "eft": _EXAMPLE}}
+    )
+    table = fields.COMPLETION
+    stop: Stop = Field(default_factory=list)
+
+    @classmethod
+    @override
+    def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
+        """Check and convert a request's JSON object.
+
+        Raises:
+            ApiError: As for every request; or there is no prompt.
+        """
+        if payload.get("prompt") is None:
+            raise ApiError("prompt: missing; give text or token ids.", param="prompt", code="invalid_value")
+        return super().read(payload, options)
+
+
+class ResponseRequest(_Weighted, ResponsesRequest):
+    """A response with behaviour weights."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"model": "demo", "input": "Hello!", "eft": _EXAMPLE}}
+    )
+    table = fields.RESPONSE
+    stop: Stop = Field(default_factory=list)
+    shapes = json_schemas.RESPONSE
+    dependencies = (("top_logprobs", "include"),)
+
+
+class ScoreItem(BaseModel):
+    """A completion to score, with what goes before it: messages, or a prompt."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    messages: Annotated[list[Any], WithJsonSchema(json_schemas.SHARED["messages"])] | None = None
+    prompt: str | list[int] | None = Field(default=None, description="Text or token ids.")
+    prompts: dict[str, str | list[int]] | None = Field(
+        default=None, description="Beside a prompt: those of members that are not to read it."
+    )
+    completion: str | list[int] = Field(
+        description="What is scored. Text is tokenized by itself, without special tokens; token ids are exact."
+    )
+    end: bool = Field(default=False, description="Score the token that ends the assistant's turn, too.")
+
+
+class ScoreRequest(_Weighted, BaseModel):
+    """Completions whose log-probabilities are wanted."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "demo",
+                "items": [
+                    {
+                        "messages": [{"role": "user", "content": "Hello!"}],
+                        "completion": "Hello! How can I help?",
+                        "end": True,
+                    },
+                    {"prompt": "Once upon", "completion": " a time"},
+                ],
+                "members": True,
+                "eft": _EXAMPLE,
+            }
+        }
+    )
+    table = fields.SCORE
+    model: str | None = Field(default=None, description="The family, an alias, or a member alone.")
+    items: list[ScoreItem]
+    members: bool | list[str] = Field(
+        default=True,
+        description="Whose own log-probabilities are wanted beside the composite's, and with experts their implicit "
+        "rewards: everybody's, nobody's, or those of the members named.",
+    )
+    chat_template_kwargs: dict[str, Any] | None = None
+    cache_salt: str | None = Field(
+        default=None, description="Keeps cached prompts apart from other clients'."
+    )
+    user: str | None = None
+    request_id: str = Field(default_factory=lambda: f"score-{random_uuid()}")
+
+
+class TokenizeText(_Checked, TokenizeCompletionRequest):
+    """Text to tokenize."""
+
+    table = fields.TOKENIZE_TEXT
+
+
+class TokenizeChat(_Checked, TokenizeChatRequest):
+    """Messages to put through the chat template and tokenize."""
+
+    table = fields.TOKENIZE_CHAT
+
+
+class Detokenize(_Checked, DetokenizeRequest):
+    """Token ids to turn into text."""
+
+    table = fields.DETOKENIZE

@@ -1,0 +1,70 @@
+"""The request that is being answered: what is known of it, for those whom vLLM's handlers call without it."""
+
+import re
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from eft_server.behaviour.resolve import Resolved
+
+__all__ = ["CurrentRequest", "RequestScope", "current"]
+
+_HEADER = "x-request-id"
+_ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass
+class CurrentRequest:
+    """One HTTP request, from its first byte to the last of its answer.
+
+    Attributes:
+        id: The client's `X-Request-Id`, or one of ours; the answer bears it, and the log names it.
+        key: A digest of its API key; empty where none is asked for.
+        resolved: The behaviour that it asks for, once that has been resolved.
+        counting: The places of the members that make a difference to it; None before that is known.
+        member_prompts: The prompts that it gives members, by their places; others read everybody's.
+        has_prompts: Whether members read prompts of their own, which then come with the engine's.
+    """
+
+    id: str = field(default_factory=lambda: f"req_{uuid4().hex}")
+    key: str = ""
+    resolved: Resolved | None = None
+    counting: frozenset[int] | None = None
+    member_prompts: Mapping[int, Any] = field(default_factory=dict)
+    has_prompts: bool = False
+
+
+_current: ContextVar[CurrentRequest] = ContextVar("current")
+
+
+def current() -> CurrentRequest:
+    """The request that this task belongs to; a new one outside any, as when vLLM's handlers are warmed up."""
+    return _current.get(None) or CurrentRequest()
+
+
+class RequestScope:
+    """ASGI: what is under it has a current request, and every answer bears that one's id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(_HEADER, "")
+        request = CurrentRequest(given) if _ACCEPTED_ID.fullmatch(given) else CurrentRequest()
+        _current.set(request)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[_HEADER] = request.id
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)

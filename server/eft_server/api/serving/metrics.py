@@ -1,0 +1,56 @@
+"""What each model name was asked for, and how many of its drafted tokens were accepted: counters for /metrics."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from prometheus_client import Counter
+from vllm.engine.protocol import EngineClient
+from vllm.outputs import RequestOutput
+
+from eft_server.api.serving.current import current
+from eft_server.api.serving.guarded_engine import Guarded
+
+__all__ = ["Counting"]
+
+_REQUESTS = Counter("eft:requests", "Generations that were started, by the model name asked for.", ["model"])
+_DRAFTED = Counter(
+    "eft:draft_tokens", "Tokens proposed in speculative decoding, by the model name asked for.", ["model"]
+)
+_ACCEPTED = Counter(
+    "eft:accepted_tokens", "Proposed tokens that were accepted, by the model name asked for.", ["model"]
+)
+
+
+class Counting:
+    """An engine whose generations are counted; everything else is the engine's."""
+
+    def __init__(self, engine: EngineClient | Guarded) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def generate(self, *args: Any, **options: Any) -> AsyncGenerator[RequestOutput, None]:
+        """As the engine's, counting under the name that the current request asked for."""
+        resolved = current().resolved
+        model = resolved.model if resolved else ""
+        outputs = self._engine.generate(*args, **options)
+        _REQUESTS.labels(model).inc()
+        return self._counted(outputs, model)
+
+    async def _counted(
+        self, outputs: AsyncGenerator[RequestOutput, None], model: str
+    ) -> AsyncGenerator[RequestOutput, None]:
+        try:
+            async for output in outputs:
+                for choice in output.outputs:
+                    if choice.spec_decode_metrics is not None:
+                        _count(choice.spec_decode_metrics, model)
+                yield output
+        finally:
+            await outputs.aclose()
+
+
+def _count(metrics: Any, model: str) -> None:
+    _DRAFTED.labels(model).inc(metrics.num_draft_tokens)
+    _ACCEPTED.labels(model).inc(sum(accepted * steps for accepted, steps in enumerate(metrics.histogram)))

@@ -1,0 +1,407 @@
+"""Scores: from a request's items to what the engine is asked, and from what comes out to the answer.
+
+One pass over a text serves every mixture that a request needs: the composite's, and those of members alone.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from vllm.inputs import tokens_input
+from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
+
+from eft_server.api.edge.errors import PROMPT, ApiError
+from eft_server.api.requests.fields import check_member_prompts
+from eft_server.api.requests.reasoning import require_readable
+from eft_server.api.requests.schemas import ChatRequest, ScoreItem, ScoreRequest, TextRequest
+from eft_server.api.serving.current import current
+from eft_server.api.serving.handlers import failure
+from eft_server.api.serving.renderer import MEMBER_PROMPTS
+from eft_server.api.serving.service import Service, resolved_fields
+from eft_server.api.serving.stream import outcome
+from eft_server.behaviour.resolve import Resolved
+from eft_server.engine.message import Scored, Scoring, scored, scoring_params
+from eft_server.errors import shown
+from eft_server.family.file import ServerConfig
+
+__all__ = ["ScoreAnswer", "score"]
+
+_AT_ONCE = 16
+"""How many texts of one request the engine has at a time: others get their turn between them."""
+
+_DECODED_AT_ONCE = 256
+
+
+_EXAMPLE: dict[str, Any] = {
+    "object": "eft.score",
+    "id": "score-0",
+    "created": 1790000000,
+    "model": "demo",
+    "eft": {"model": "demo", "weights": {"helpful": 1.0}, "scale": 1.0, "amplify": 1.0, "filter": None},
+    "data": [
+        {
+            "object": "eft.score.item",
+            "index": 0,
+            "token_ids": [412, 57],
+            "tokens": ["To", " make"],
+            "composite": {
+                "logprobs": [-0.5, -0.25],
+                "total": -0.75,
+                "ranks": [1, 1],
+                "top_logprobs": [-0.5, -0.25],
+            },
+            "members": {
+                "helpful": {
+                    "logprobs": [-1.0, -0.5],
+                    "total": -1.5,
+                    "ranks": [2, 1],
+                    "top_logprobs": [-0.75, -0.5],
+                }
+            },
+            "rewards": {"helpful": {"logprobs": [2.0, 0.5], "total": 2.5}},
+        }
+    ],
+    "usage": {"prompt_tokens": 31, "completion_tokens": 0, "total_tokens": 31},
+}
+
+
+class Column(BaseModel):
+    """What one mixture says of each token. Null stands for minus infinity: a token that cannot be."""
+
+    logprobs: list[float | None]
+    total: float | None
+    ranks: list[int]
+    top_logprobs: list[float]
+
+
+class Reward(BaseModel):
+    """An expert's implicit reward, log π_expert − log π_reference, for each token."""
+
+    logprobs: list[float | None]
+    total: float | None
+
+
+class ScoredItem(BaseModel):
+    """The scores of one completion."""
+
+    index: int
+    object: Literal["eft.score.item"] = "eft.score.item"
+    token_ids: list[int]
+    tokens: list[str]
+    composite: Column
+    members: dict[str, Column]
+    rewards: dict[str, Reward]
+
+
+class ScoreUsage(BaseModel):
+    """The tokens that were read, prompts and completions together; nothing is generated."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    total_tokens: int
+
+
+class ScoreAnswer(BaseModel):
+    """The scores of a request's completions, in the order of its items."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
+
+    object: Literal["eft.score"] = "eft.score"
+    id: str
+    created: int
+    model: str
+    eft: dict[str, Any] = Field(description="What was applied, defaults filled in.")
+    data: list[ScoredItem]
+    usage: ScoreUsage
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The mixtures that a request needs, each once, and where the answer's columns are among them.
+
+    Attributes:
+        mixtures: `Mixture.numbers`; the composite's is the first.
+        counting: the places of the members that make a difference to any of them.
+        members: a place among the mixtures for each member to be shown.
+        rewards: an expert's and its reference's, for each expert to be shown.
+    """
+
+    mixtures: tuple[tuple[float, ...], ...]
+    counting: frozenset[int]
+    members: dict[str, int]
+    rewards: dict[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, config: ServerConfig, resolved: Resolved, names: Sequence[str]) -> "_Columns":
+        experts = {name: config.family.reference_of(name) for name in names if name in config.experts}
+        needed = dict.fromkeys((*names, *experts.values()))
+        alone = {name: tuple(float(name == member) for member in config.family.names) for name in needed}
+        mixtures = tuple(dict.fromkeys((resolved.mixture.numbers, *alone.values())))
+        return cls(
+            mixtures,
+            resolved.mixture.counting | {config.family[name].place for name in needed},
+            {name: mixtures.index(alone[name]) for name in names},
+            {
+                name: (mixtures.index(alone[name]), mixtures.index(alone[ref]))
+                for name, ref in experts.items()
+            },
+        )
+
+    def shown(self, scored: Sequence[Scored]) -> dict[str, Any]:
+        """The parts of an answer's item, from what came out under each mixture."""
+        return {
+            "composite": _column(scored[0]),
+            "members": {name: _column(scored[place]) for name, place in self.members.items()},
+            "rewards": {name: _reward(scored[e], scored[r]) for name, (e, r) in self.rewards.items()},
+        }
+
+
+@dataclass(frozen=True)
+class _Text:
+    """One item as token ids.
+
+    Attributes:
+        prompt: the longest of the members' prompts.
+        own: each member's, where they read prompts of their own.
+        completion: what is scored.
+    """
+
+    prompt: list[int]
+    own: list[list[int]] | None
+    completion: list[int]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+async def score(service: Service, request: ScoreRequest, resolved: Resolved) -> ScoreAnswer:
+    """Score every item of a request, some at a time.
+
+    Raises:
+        ApiError: An item cannot be scored; nothing is, then.
+        GenerationError: The engine failed at one.
+    """
+    if service.engine.vllm_config.cache_config.kv_sharing_fast_prefill:
+        raise ApiError("vLLM's option kv_sharing_fast_prefill leaves out the rows that scores are made of.")
+    switches = request.chat_template_kwargs
+    require_readable(switches, None, service.handlers.template_variables)
+    if switches is not None and all(item.messages is None for item in request.items):
+        raise _refusal("chat_template_kwargs", "no item has messages for a chat template")
+    names = _names(service.config, request.members)
+    columns = _Columns.of(service.config, resolved, names)
+    texts = [await _read(service, request, columns, place) for place in range(len(request.items))]
+    _check_amount(service.config, columns, texts)
+    found = await _run(service, request, columns, texts)
+    tokenizer = service.engine.renderer.get_tokenizer()
+    tokens = [await _tokens(tokenizer, text.completion) for text in texts]
+    data = await asyncio.to_thread(_items, columns, texts, tokens, found)
+    total = sum(text.length for text in texts)
+    usage = ScoreUsage(prompt_tokens=total, total_tokens=total)
+    return ScoreAnswer(
+        id=request.request_id,
+        created=int(time.time()),
+        model=resolved.model,
+        eft=resolved_fields(resolved),
+        data=data,
+        usage=usage,
+    )
+
+
+def _names(config: ServerConfig, asked: bool | list[str]) -> tuple[str, ...]:
+    if isinstance(asked, bool):
+        return config.family.names if asked else ()
+    for index, name in enumerate(asked):
+        if name not in config.family:
+            message = f"unknown member {shown(name)}; known: {', '.join(config.family.names)}"
+            raise _refusal(f"members.{index}", message)
+    return tuple(dict.fromkeys(asked))
+
+
+def _check_amount(config: ServerConfig, columns: _Columns, texts: Iterable[_Text]) -> None:
+    width, most = len(columns.mixtures), config.server.max_scores
+    tokens = sum(len(text.completion) for text in texts)
+    if tokens * width > most:
+        raise _refusal(
+            "items",
+            f"{tokens} tokens under {width} mixtures are {tokens * width} scores; allowed: up to {most}; send "
+            "fewer items at a time, or ask for fewer members",
+        )
+
+
+async def _read(service: Service, request: ScoreRequest, columns: _Columns, place: int) -> _Text:
+    """Render and tokenize an item, and see that the engine can take it."""
+    item = request.items[place]
+    try:
+        prompt, own = await _prompt(service, request, columns, item)
+        completion = await _completion(service, item)
+        text = _Text(prompt, own, completion)
+        most = service.engine.model_config.max_model_len
+        if text.length > most:
+            message = (
+                f"a prompt of {len(prompt)} tokens and a completion of {len(completion)} are too long; allowed: "
+                f"{most} together"
+            )
+            raise _refusal("completion", message)
+    except ApiError as error:
+        param = ".".join(filter(None, (f"items.{place}", error.param)))
+        named = error.param is not None and str(error).startswith(error.param)
+        message = f"items.{place}.{error}" if named else f"items.{place}: {error}"
+        raise ApiError(message, status=error.status, param=param, code=error.code) from None
+    return text
+
+
+async def _prompt(
+    service: Service, request: ScoreRequest, columns: _Columns, item: ScoreItem
+) -> tuple[list[int], list[list[int]] | None]:
+    """The longest of the members' prompts, and all of them where they differ."""
+    options, handlers = service.config.server, service.handlers
+    asking = current()
+    asking.counting = columns.counting
+    if item.messages is not None:
+        body = {
+            "messages": item.messages,
+            "chat_template_kwargs": request.chat_template_kwargs,
+            "max_completion_tokens": 1,
+        }
+        chat = ChatRequest.read(body, options)
+        chat.model = service.config.name
+        _, [engine_input] = await outcome(handlers.chat.render_chat_request(chat))
+    else:
+        plain = TextRequest.read({"prompt": item.prompt, "max_tokens": 1}, options)
+        plain.model = service.config.name
+        if item.prompts is not None:
+            places = service.config.family.places
+            asking.member_prompts = check_member_prompts(
+                item.prompts, item.prompt, places, options, "prompts"
+            )
+        try:
+            [engine_input] = await outcome(handlers.completion.render_completion_request(plain))
+        finally:
+            asking.member_prompts = {}  # A completion is read by all alike.
+    return list(engine_input["prompt_token_ids"]), engine_input.get(MEMBER_PROMPTS)
+
+
+async def _completion(service: Service, item: ScoreItem) -> list[int]:
+    """A completion's token ids, without the special tokens that begin a text."""
+    ids = await _tokenized(service, item.completion) if isinstance(item.completion, str) else item.completion
+    if item.end:
+        if service.handlers.end_id is None:
+            raise _refusal("end", "the family has no token that ends a turn; leave it out")
+        ids = [*ids, service.handlers.end_id]
+    if not ids:
+        raise _refusal("completion", "holds no token to score")
+    size = service.engine.model_config.get_vocab_size()
+    if max(ids) >= size:
+        raise _refusal("completion", f"{max(ids)} is not a token id; allowed: 0 to {size - 1}")
+    return ids
+
+
+async def _tokenized(service: Service, completion: str) -> list[int]:
+    if not completion:
+        return []
+    body = {"prompt": completion, "add_special_tokens": False, "max_tokens": 1}
+    try:
+        asked = TextRequest.read(body, service.config.server)
+        asked.model = service.config.name
+        [tokens] = await outcome(service.handlers.completion.render_completion_request(asked))
+    except ApiError as error:
+        raise ApiError(
+            f"completion: {error}", status=error.status, param="completion", code=error.code
+        ) from None
+    return list(tokens["prompt_token_ids"])
+
+
+async def _run(
+    service: Service, request: ScoreRequest, columns: _Columns, texts: Sequence[_Text]
+) -> list[tuple[Scored, ...]]:
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(index: int, text: _Text) -> tuple[Scored, ...]:
+        async with places:
+            request_id = f"{request.request_id}-{index}"
+            scoring = Scoring(len(text.prompt) - 1, tuple(text.completion), columns.mixtures)
+            try:
+                return await _ask(service, request_id, request.cache_salt, scoring, text)
+            except ApiError as error:
+                if error.param != PROMPT:
+                    raise
+                raise ApiError(f"items.{index}: {error}", param=f"items.{index}", code=error.code) from None
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(index, text)) for index, text in enumerate(texts)]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _ask(
+    service: Service, request_id: str, cache_salt: str | None, scoring: Scoring, text: _Text
+) -> tuple[Scored, ...]:
+    behind = text.completion[:-1]
+    own = [[*prompt, *behind] for prompt in text.own] if text.own is not None else None
+    prompt = tokens_input([*text.prompt, *behind], cache_salt=cache_salt)
+    params = scoring_params(scoring, own)
+    last = None
+    async for output in service.handlers.engine.generate(prompt, params, request_id):
+        last = output
+    if last is None or last.outputs[0].finish_reason == "error":
+        raise failure(request_id)
+    found = scored(last, scoring)
+    # None is above zero, so nothing but a NaN makes a sum one.
+    if any(math.isnan(sum(item.logprobs)) for item in found):
+        raise failure(request_id)
+    return found
+
+
+def _items(
+    columns: _Columns,
+    texts: Sequence[_Text],
+    tokens: Sequence[list[str]],
+    found: Sequence[tuple[Scored, ...]],
+) -> list[ScoredItem]:
+    """The answer's items: with megabytes of numbers, too long for the event loop."""
+    return [
+        ScoredItem(index=index, token_ids=text.completion, tokens=own, **columns.shown(by_mixture))
+        for index, (text, own, by_mixture) in enumerate(zip(texts, tokens, found, strict=True))
+    ]
+
+
+async def _tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Each token's text. Tokenizers are not for two threads, so others get their turns in between."""
+    found = list[str]()
+    for start in range(0, len(ids), _DECODED_AT_ONCE):
+        found.extend(convert_ids_list_to_tokens(tokenizer, list(ids[start : start + _DECODED_AT_ONCE])))
+        await asyncio.sleep(0)
+    return found
+
+
+def _column(found: Scored) -> Column:
+    return Column(
+        logprobs=_finite(found.logprobs),
+        total=_total(found.logprobs),
+        ranks=list(found.ranks),
+        top_logprobs=list(found.likeliest),
+    )
+
+
+def _reward(expert: Scored, reference: Scored) -> Reward:
+    gains = [own - other for own, other in zip(expert.logprobs, reference.logprobs, strict=True)]
+    return Reward(logprobs=_finite(gains), total=_total(gains))
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def _total(values: Sequence[float]) -> float | None:
+    return math.fsum(values) if all(map(math.isfinite, values)) else None
+
+
+def _refusal(param: str, message: str) -> ApiError:
+    return ApiError(f"{param}: {message}.", param=param, code="invalid_value")

@@ -1,0 +1,132 @@
+"""What the routes share: the engine, the family's behaviours, and vLLM's handlers over both."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+from vllm.engine.protocol import EngineClient
+from vllm.exceptions import VLLMError
+from vllm.sampling_params import SamplingParams
+
+from eft_server.api.edge.errors import ApiError, from_exception
+from eft_server.api.requests.fields import check_member_prompts
+from eft_server.api.requests.schemas import ChatRequest, ResponseRequest, ScoreRequest, TextRequest
+from eft_server.api.serving.current import current
+from eft_server.api.serving.handlers import Handlers, build_handlers
+from eft_server.behaviour.resolve import Behaviours, Resolved
+from eft_server.engine.bounds import BAD_WORD_TOKENS
+from eft_server.errors import BehaviourError
+from eft_server.family.file import ServerConfig
+from eft_server.family.templates import Voice
+
+__all__ = ["Service", "resolved_fields", "service_of"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Service:
+    """One family, served by one engine."""
+
+    engine: EngineClient
+    config: ServerConfig
+    behaviours: Behaviours
+    handlers: Handlers
+    started_s: int = field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def over(
+        cls,
+        engine: EngineClient,
+        config: ServerConfig,
+        chat_template: str | None = None,
+        voices: Sequence[Voice] = (),
+        keys: int = 0,
+    ) -> "Service":
+        """Set the family up over a running engine, for so many API keys."""
+        handlers = build_handlers(engine, config, chat_template, voices, keys)
+        return cls(engine, config, Behaviours(config), handlers)
+
+    def weigh(
+        self, request: ChatRequest | ResponseRequest | ScoreRequest | TextRequest, payload: dict[str, Any]
+    ) -> Resolved:
+        """Resolve the behaviour that a request asks for, and note it in the current request.
+
+        Args:
+            request: The request, whose model becomes the engine's.
+            payload: The JSON object that it was read from; Behaviours judges eft and vllm_xargs as they came.
+
+        Raises:
+            BehaviourError: The model is not served, or the weights are not allowed.
+        """
+        model = payload.get("model") or self.config.name
+        eft = self._without_prompts(request, payload.get("eft"))
+        resolved = self.behaviours.resolve(model, eft, payload.get("vllm_xargs"))
+        request.model = self.config.name
+        asking = current()
+        asking.resolved, asking.counting = resolved, resolved.mixture.counting
+        _logger.info(
+            "%s %s model=%s eft=%s user=%r",
+            asking.id,
+            request.request_id,
+            resolved.model,
+            resolved_fields(resolved),
+            request.user,
+        )
+        return resolved
+
+    def require_room_for(self, bad_words: Sequence[str] | None) -> None:
+        """Refuse bad words that are too many tokens, which only a tokenizer can tell.
+
+        Raises:
+            ApiError: The engine has no room for so many.
+        """
+        if not bad_words:
+            return
+        params = SamplingParams(bad_words=list(bad_words))
+        try:
+            params.update_from_tokenizer(self.engine.renderer.get_tokenizer())
+        except VLLMError as error:
+            raise from_exception(error) from None
+        count = sum(map(len, params.bad_words_token_ids or ()))
+        if count > BAD_WORD_TOKENS:
+            message = f"bad_words: {count} tokens together are too many; allowed: up to {BAD_WORD_TOKENS}."
+            raise ApiError(message, param="bad_words", code="invalid_value")
+
+    def _without_prompts(
+        self, request: ChatRequest | ResponseRequest | ScoreRequest | TextRequest, eft: Any
+    ) -> Any:
+        """Take the members' own prompts out of a request's `eft` and note them."""
+        if not isinstance(eft, dict) or "prompts" not in eft:
+            return eft
+        if not isinstance(request, TextRequest):
+            message = (
+                "a conversation's prompts come from the members' templates; only /v1/completions takes these"
+            )
+            raise BehaviourError(message, "eft.prompts")
+        current().member_prompts = check_member_prompts(
+            eft["prompts"], request.prompt, self.config.family.places, self.config.server
+        )
+        return {key: value for key, value in eft.items() if key != "prompts"}
+
+
+def service_of(request: Request) -> Service:
+    """The service behind the application that got this request."""
+    service: Service = request.app.state.service
+    return service
+
+
+def resolved_fields(resolved: Resolved) -> dict[str, Any]:
+    """The response's ``eft`` object: what was applied, defaults filled in."""
+    if resolved.own_coefficients is not None:
+        asked: dict[str, Any] = {"coefficients": resolved.own_coefficients}
+    else:
+        asked = {"weights": resolved.weights, "scale": resolved.scale, "amplify": resolved.amplify}
+    return {
+        "model": resolved.model,
+        **asked,
+        "filter": resolved.filter.model_dump() if resolved.filter else None,
+    }

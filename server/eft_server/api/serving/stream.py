@@ -1,0 +1,146 @@
+"""From a vLLM handler's result to an HTTP response: whole or as a stream, until the client leaves."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
+from typing_extensions import override
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.utils.api_utils import listen_for_disconnect
+
+from eft_server.api.edge.deadlines import Deadline, UnderWay
+from eft_server.api.edge.errors import PROMPT, ApiError, from_exception, from_vllm
+from eft_server.api.serving.events import event_of, payload_of
+from eft_server.api.serving.nulls import event_without_foreign_nulls, without_foreign_nulls
+
+__all__ = ["answer", "outcome"]
+
+T = TypeVar("T")
+Events = AsyncGenerator[str, None]
+Call = Coroutine[Any, Any, BaseModel | Response | Events]
+
+_DONE = "data: [DONE]\n\n"
+_ERROR_EVENT = 'data: {"error"'
+_CLIENT_CLOSED = 499
+
+
+async def answer(
+    raw: Request, call: Call, extra: dict[str, Any], timeout_s: float, prompt: str = PROMPT
+) -> Response:
+    """Run a handler and answer with its result, the fields `extra` added; a response of its own goes out as it is.
+
+    Errors about the prompt name the field `prompt`. A stream carries `extra` in its first event alone. It starts only
+    once that event is there, so a request that the engine refuses still gets its own status. When the client leaves,
+    the engine's work is aborted.
+    """
+    late = ApiError(f"The request took longer than {timeout_s:g} seconds and was ended.", status=504)
+    under_way: UnderWay = raw.app.state.under_way
+    deadline = under_way.deadline(timeout_s, late)
+    work = asyncio.ensure_future(_naming(_start(call, deadline), prompt))
+    if not await _finished_before_disconnect(raw, work):
+        return Response(status_code=_CLIENT_CLOSED)
+    result = work.result()
+    if isinstance(result, Response):
+        return result
+    if isinstance(result, BaseModel):
+        return JSONResponse(without_foreign_nulls(result.model_dump(mode="json", by_alias=True)) | extra)
+    first, events = result
+    return _EventStream(_relay(_with_fields(first, extra) if extra else first, events, deadline))
+
+
+async def outcome(call: Awaitable[Any]) -> Any:
+    """Await a vLLM handler.
+
+    Raises:
+        ApiError: The handler raised or returned an error.
+    """
+    try:
+        result = await call
+    except Exception as exc:
+        raise from_exception(exc) from exc
+    if isinstance(result, ErrorResponse):
+        raise from_vllm(result)
+    return result
+
+
+async def _naming(start: Coroutine[Any, Any, T], prompt: str) -> T:
+    try:
+        return await start
+    except ApiError as error:
+        error.param = prompt if error.param == PROMPT else error.param
+        raise
+
+
+async def _start(call: Call, deadline: Deadline) -> BaseModel | Response | tuple[str, Events]:
+    result = await deadline.wait_for(outcome(call))
+    if isinstance(result, BaseModel | Response):
+        return result
+    events: Events = result
+    try:
+        first = await deadline.wait_for(anext(events))
+        if first.startswith(_ERROR_EVENT):
+            raise _error_in(first)
+    except BaseException:
+        await events.aclose()
+        raise
+    return first, events
+
+
+async def _finished_before_disconnect(raw: Request, work: "asyncio.Task[Any]") -> bool:
+    gone = asyncio.ensure_future(listen_for_disconnect(raw))
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        return work.done()
+    finally:
+        gone.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.wait((work,))
+            if not work.cancelled():
+                work.exception()  # vLLM's handlers make an error of the cancellation; it is nobody's to hear.
+
+
+async def _relay(first: str, events: Events, deadline: Deadline) -> Events:
+    yield event_without_foreign_nulls(first)
+    try:
+        while True:
+            event = await deadline.wait_for(anext(events))
+            yield (
+                event_of(_error_in(event).body())
+                if event.startswith(_ERROR_EVENT)
+                else event_without_foreign_nulls(event)
+            )
+    except StopAsyncIteration:
+        return
+    except ApiError as error:
+        yield event_of(error.body())
+        yield _DONE
+    finally:
+        await events.aclose()
+
+
+class _EventStream(StreamingResponse):
+    """Server-sent events whose source is closed when the client leaves, not when garbage is collected."""
+
+    def __init__(self, events: Events) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._events = events
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
+
+
+def _with_fields(event: str, extra: dict[str, Any]) -> str:
+    return event_of(payload_of(event) | extra)
+
+
+def _error_in(event: str) -> ApiError:
+    return from_vllm(ErrorResponse.model_validate(payload_of(event)))

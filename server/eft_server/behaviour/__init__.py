@@ -1,0 +1,1 @@
+"""From what a request asks to one number for each member."""

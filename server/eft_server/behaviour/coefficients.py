@@ -1,0 +1,122 @@
+"""The algebra between a behaviour and the numbers that the engine computes with. No torch.
+
+With s_e = scale · w_e for each expert e, r(e) its reference, and v_r = (sum of |w_e| over r's experts) / (sum of all
+|w_e|), the emulated small model and the up-scaling delta are
+
+    z_small  =  sum over r of v_r · z_r  +  sum over e of s_e · (z_e − z_r(e))
+    u        =  z_base − sum over r of v_r · z_r
+
+and the family's answer is z_small + amplify · u. At amplify = 1 the references' v cancel, and what is left is
+z_base + scale · sum of w_e · (z_e − z_r(e)), arXiv 2310.12962, equation 5. With one expert of weight 1, z_small is
+the expert, and the answer is z_e + amplify · (z_base − z_ref).
+"""
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from eft_server.family.family import BASE
+from eft_server.family.file import Filter, ServerConfig
+
+__all__ = ["BASE_FILTER", "EXPERT_FILTER", "Mixture", "float32", "mix", "reference_shares"]
+
+EXPERT_FILTER = 1
+"""The filter that drops the up-scaling delta outside the emulated small model's nucleus."""
+
+BASE_FILTER = 2
+"""The filter that keeps the base's nucleus alone."""
+
+_KINDS = {"expert": EXPERT_FILTER, "base": BASE_FILTER}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What one row of logits is made of.
+
+    Attributes:
+        coefficients: one number a member, in the order of `ServerConfig.members`; float32-representable.
+        delta: the part of them that an expert filter applies to, amplify · u; all zero for other rows.
+        filter: none where top_p is 1.
+    """
+
+    coefficients: tuple[float, ...]
+    delta: tuple[float, ...]
+    filter: Filter | None = None
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """As the engine reads it (`engine.coefficients`): M numbers without a filter, else 2M + 2.
+
+        With a filter, the first M leave the delta out.
+        """
+        if self.filter is None:
+            return self.coefficients
+        always = tuple(float32(c - d) for c, d in zip(self.coefficients, self.delta, strict=True))
+        return (*always, *self.delta, float(_KINDS[self.filter.kind]), float32(self.filter.top_p))
+
+    @property
+    def counting(self) -> frozenset[int]:
+        """The members' places that make a difference to the row."""
+        places = {m for m, pair in enumerate(zip(self.coefficients, self.delta, strict=True)) if any(pair)}
+        return frozenset(places | ({0} if self.filter and self.filter.kind == "base" else set()))
+
+
+def reference_shares(config: ServerConfig, weights: Mapping[str, float]) -> dict[str, float]:
+    """v_r for every reference of an expert with a weight, or 1 for the family's only one.
+
+    Returns:
+        Nothing at all where several references have no weight between them: then there is no up-scaling delta.
+    """
+    taken: dict[str, float] = {}
+    for name, weight in weights.items():
+        reference = config.family.reference_of(name)
+        taken[reference] = taken.get(reference, 0.0) + abs(weight)
+    if len(taken) == 1:
+        return dict.fromkeys(taken, 1.0)
+    total = math.fsum(taken.values())
+    return {name: share / total for name, share in taken.items() if share} if total else {}
+
+
+def mix(
+    config: ServerConfig,
+    weights: Mapping[str, float],
+    scale: float = 1.0,
+    amplify: float = 1.0,
+    keep: Filter | None = None,
+) -> Mixture:
+    """Turn a behaviour into a mixture.
+
+    Weights are rounded to float32 before they are summed, so that a reference cancels its expert exactly.
+
+    Args:
+        config: the family.
+        weights: one for each expert.
+        scale: the factor on all weights.
+        amplify: the factor on the up-scaling delta.
+        keep: the filter.
+    """
+    shares = {name: float32(scale * weight) for name, weight in weights.items()}
+    terms: dict[str, list[float]] = {member: [] for member in config.family.names}
+    terms[BASE].append(1.0)
+    for name, share in shares.items():
+        terms[name].append(share)
+        terms[config.family.reference_of(name)].append(-share)
+    filtered = keep is not None and keep.top_p < 1
+    by_expert = filtered and keep is not None and keep.kind == "expert"
+    delta = dict.fromkeys(config.family.names, 0.0)
+    if amplify != 1 or by_expert:
+        references = reference_shares(config, weights)
+        upscaling = {m: float(m == BASE) - references.get(m, 0.0) for m in config.family.names}
+        for member, part in upscaling.items():
+            terms[member].append((amplify - 1) * part)
+        if by_expert:
+            delta = {m: float32(amplify * part) for m, part in upscaling.items()}
+    coefficients = tuple(float32(math.fsum(terms[m])) for m in config.family.names)
+    return Mixture(coefficients, tuple(delta.values()), keep if filtered else None)
+
+
+def float32(value: float) -> float:
+    """The nearest float32, without a negative zero, which would mark a zero weight as something else."""
+    rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    return rounded + 0.0

@@ -1,0 +1,262 @@
+"""From what a request asks for to one coefficient per member, with every bound checked on the way.
+
+The engine computes ``z = sum over members m of c_m * z_m``. A behaviour is friendlier: weights per expert and
+a scale, ``z = z_base + scale * sum over experts e of w_e * (z_e - z_ref(e))``, from which follow
+
+    c_e = scale * w_e,    c_ref = -scale * (sum of w_e over its experts),    c_base = 1
+
+(less the base's share where the base is itself a reference). Whatever is asked for but coefficients of one's own,
+they add up to 1. `mixture` has the algebra, `asked` the request's two forms.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from eft_server.behaviour.coefficients import Mixture, float32, mix, reference_shares
+from eft_server.behaviour.request import Asked
+from eft_server.errors import BehaviourError, ConfigError, UnknownModelError, shown
+from eft_server.family.family import BASE
+from eft_server.family.file import Filter, Range, ServerConfig, Setting
+
+__all__ = ["Behaviours", "Resolved", "ServedModel"]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A request's behaviour, complete and within bounds.
+
+    Attributes:
+        model: The model name that was asked for.
+        weights: The weight of every expert; empty for a plain member.
+        scale: The factor on all weights; 1 for a plain member.
+        amplify: The factor on the up-scaling delta; 1 for a plain member.
+        filter: Where the small models are trusted; None for everywhere.
+        mixture: What the engine is told.
+        plain: Whether one member answers alone.
+        own_coefficients: The request's coefficients by member, where it gave them in place of weights.
+    """
+
+    model: str
+    weights: dict[str, float]
+    scale: float
+    amplify: float
+    filter: Filter | None
+    mixture: Mixture
+    plain: bool = False
+    own_coefficients: dict[str, float] | None = None
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """One float32-representable number per member, in the order of ``ServerConfig.members``."""
+        return self.mixture.coefficients
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One name under which the engine can be asked, with what it stands for.
+
+    Attributes:
+        id: The name for a request's ``model`` field.
+        kind: The family itself, one of its aliases, or a member alone.
+        weights: The weights that apply when a request gives none; empty for a member.
+        scale: The scale that applies when a request gives none; 1 for a member.
+        amplify: The factor on the up-scaling delta that applies when a request gives none; 1 for a member.
+        filter: The filter that applies when a request gives none.
+        description: The operator's words.
+        bounds: What a request may ask for, ``{"weights": {expert: range}, "scale": range, "amplify": range,
+            "coefficients": range or None, "total": number}`` with ``range = {"min", "max"}``; None for a
+            member, which takes no weights.
+    """
+
+    id: str
+    kind: Literal["composite", "alias", "member"]
+    weights: dict[str, float]
+    scale: float
+    amplify: float
+    filter: Filter | None
+    description: str
+    bounds: dict[str, Any] | None
+
+
+class Behaviours:
+    """The behaviours that a family serves."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._settings = {config.name: config.defaults, **config.aliases}
+        self._members = {f"{config.name}/{member}": member for member in config.family.names}
+        for name, setting in self._settings.items():
+            place = "defaults" if name == config.name else f"aliases.{name}"
+            try:
+                self._require_up_scaling(Asked(place), setting.weights, setting.amplify, setting.filter)
+            except BehaviourError as error:
+                raise ConfigError(f"{error.param}: {error}") from None
+
+    def resolve(
+        self,
+        model: str,
+        eft: Mapping[str, Any] | None = None,
+        xargs: Mapping[str, Any] | None = None,
+    ) -> Resolved:
+        """Turn a request's model name and its weights into coefficients.
+
+        Args:
+            model: The family's name, an alias, or ``family/member`` for a member alone.
+            eft: The JSON value of the field ``eft``: ``{"weights": {expert: number}, "scale": number,
+                "amplify": number, "filter": {"kind", "top_p"}}``. Weights replace the model's own as a whole:
+                an expert that is not named counts 0. What is absent is the model's. Or ``{"coefficients":
+                {member: number}}``, with a base filter at most beside them.
+            xargs: The same but for coefficients, flat, as ``{"eft.<expert>": number, "eft.scale": number, …}``
+                from ``vllm_xargs``.
+
+        Raises:
+            UnknownModelError: No such model is served.
+            BehaviourError: The weights are malformed, unknown or out of bounds, given in both forms, or given
+                for a plain member.
+        """
+        asked = Asked.from_xargs(xargs) if xargs else None
+        if eft is not None:
+            if asked is not None:
+                raise BehaviourError("give weights either in eft or in vllm_xargs, not in both", "eft")
+            asked = Asked.from_eft(eft)
+        if isinstance(model, str) and model in self._members:
+            if asked is not None:
+                message = (
+                    f"{shown(model)} is a member alone and takes no weights; ask for {self._config.name!r}"
+                )
+                raise BehaviourError(message, asked.field)
+            return self._plain(model)
+        if not isinstance(model, str) or model not in self._settings:
+            raise UnknownModelError(f"{shown(model)} is not served; known: {self._known_models()}", "model")
+        asked = asked or Asked("eft")
+        if asked.coefficients is not None:
+            return self._combination(model, asked, asked.coefficients)
+        return self._composite(model, asked)
+
+    def served_models(self) -> list[ServedModel]:
+        """Every name that ``resolve`` accepts: the family first, then its aliases, then its members."""
+        config = self._config
+        served = [self._served_setting(config.name, "composite", config.defaults, config.description)]
+        for name, alias in config.aliases.items():
+            served.append(self._served_setting(name, "alias", alias, alias.description))
+        for model, member in self._members.items():
+            description = config.family[member].description
+            served.append(ServedModel(model, "member", {}, 1.0, 1.0, None, description, None))
+        return served
+
+    def _served_setting(
+        self, model: str, kind: Literal["composite", "alias"], setting: Setting, description: str
+    ) -> ServedModel:
+        own = (dict(setting.weights), setting.scale, setting.amplify, setting.filter)
+        return ServedModel(model, kind, *own, description, self._bounds())
+
+    def _bounds(self) -> dict[str, Any]:
+        limits = self._config.limits
+        weights = {expert: limits.of(expert).model_dump() for expert in self._config.experts}
+        return {
+            "weights": weights,
+            "scale": limits.scale.model_dump(),
+            "amplify": limits.amplify.model_dump(),
+            "coefficients": limits.coefficients.model_dump() if limits.coefficients else None,
+            "total": limits.total,
+        }
+
+    def _known_models(self) -> str:
+        return ", ".join([*self._settings, *self._members])
+
+    def _plain(self, model: str) -> Resolved:
+        alone = self._members[model]
+        coefficients = tuple(float(member == alone) for member in self._config.family.names)
+        return Resolved(model, {}, 1.0, 1.0, None, _linear(coefficients), plain=True)
+
+    def _composite(self, model: str, asked: Asked) -> Resolved:
+        setting = self._settings[model]
+        weights = dict(setting.weights) if asked.weights is None else self._weights(asked, asked.weights)
+        scale = setting.scale if asked.scale is None else asked.scale
+        amplify = setting.amplify if asked.amplify is None else asked.amplify
+        keep = setting.filter if asked.filter is None else asked.filter
+        for key, message in self._config.limits.violations(weights, scale, amplify):
+            raise BehaviourError(message, asked.param(*key))
+        self._require_up_scaling(asked, weights, amplify, keep)
+        weights = {name: float(weight) for name, weight in weights.items()}
+        mixture = mix(self._config, weights, float(scale), float(amplify), keep)
+        return Resolved(model, weights, float(scale), float(amplify), mixture.filter, mixture)
+
+    def _weights(self, asked: Asked, weights: Mapping[str, float]) -> dict[str, float]:
+        experts = self._config.experts
+        for name in weights:
+            if name not in experts:
+                message = f"unknown behaviour {shown(name)}; known: {', '.join(experts)}"
+                raise BehaviourError(message, asked.param("weights", name))
+        return {name: weights.get(name, 0.0) for name in experts}
+
+    def _require_up_scaling(
+        self, asked: Asked, weights: Mapping[str, float], amplify: float, keep: Filter | None
+    ) -> None:
+        """Refuse what would act on the up-scaling delta where there is none."""
+        by_expert = keep is not None and keep.kind == "expert" and keep.top_p < 1
+        if amplify == 1 and not by_expert:
+            return
+        key = "amplify" if amplify != 1 else "filter"
+        shares = reference_shares(self._config, weights)
+        if not shares:
+            raise BehaviourError(
+                "needs a weight other than 0: the family has several references, and the weights say which the "
+                "base is compared with",
+                asked.param(key),
+            )
+        if set(shares) == {BASE}:
+            raise BehaviourError(
+                "has no effect: the experts with a weight have the base as their reference, so nothing is "
+                "up-scaled; leave it out",
+                asked.param(key),
+            )
+
+    def _combination(self, model: str, asked: Asked, coefficients: Mapping[str, float]) -> Resolved:
+        """A linear combination of the request's own, for research."""
+        allowed = self._config.limits.coefficients
+        if allowed is None:
+            message = (
+                "the operator allows none; ask for weights (or set limits.coefficients in the family file)"
+            )
+            raise BehaviourError(message, asked.param("coefficients"))
+        for key in ("weights", "scale", "amplify"):
+            if getattr(asked, key) is not None:
+                raise BehaviourError("cannot be combined with coefficients", asked.param(key))
+        keep = asked.filter
+        if keep is not None and keep.kind == "expert" and keep.top_p < 1:
+            message = "an expert filter needs weights; with coefficients, kind base alone is possible"
+            raise BehaviourError(message, asked.param("filter"))
+        values = self._checked_coefficients(asked, coefficients, allowed)
+        keep = keep if keep is not None and keep.top_p < 1 else None
+        mixture = replace(_linear(values), filter=keep)
+        return Resolved(
+            model,
+            {},
+            1.0,
+            1.0,
+            keep,
+            mixture,
+            own_coefficients=dict(zip(self._config.family.names, values, strict=True)),
+        )
+
+    def _checked_coefficients(
+        self, asked: Asked, coefficients: Mapping[str, float], allowed: Range
+    ) -> tuple[float, ...]:
+        members = self._config.family.names
+        for name, value in coefficients.items():
+            param = asked.param("coefficients", name)
+            if name not in members:
+                raise BehaviourError(f"unknown member {shown(name)}; known: {', '.join(members)}", param)
+            if not allowed.min <= value <= allowed.max:
+                message = f"{shown(value)} is out of bounds; allowed: {allowed.min:g} to {allowed.max:g}"
+                raise BehaviourError(message, param)
+        values = tuple(float32(float(coefficients.get(member, 0.0))) for member in members)
+        if not any(values):
+            raise BehaviourError("at least one must not be 0", asked.param("coefficients"))
+        return values
+
+
+def _linear(coefficients: tuple[float, ...]) -> Mixture:
+    return Mixture(coefficients, (0.0,) * len(coefficients))

@@ -1,0 +1,91 @@
+"""What the logits of a step take, beside weights, KV cache and activations."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from eft_server.errors import ConfigError
+from eft_server.family.inspection import FamilyReport
+
+_FLOAT = 4
+
+
+_SIZES = ("max_num_batched_tokens", "max_num_seqs")
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """How much memory the logits of one step need at most, in bytes, and of what kind of step.
+
+    Attributes:
+        requests: how many are served at once.
+        tokens: how many of them, and of their prompts, a step takes.
+        sampled: bytes, where each request samples one token.
+        drafted: bytes, where each has drafted tokens verified; None without speculation.
+        prompts: bytes, where the log-probabilities of prompts are asked for.
+    """
+
+    requests: int
+    tokens: int
+    sampled: int
+    drafted: int | None
+    prompts: int
+
+
+def step_memory(options: Mapping[str, Any], report: FamilyReport) -> StepMemory:
+    """Reckon what the logits of a step need.
+
+    Args:
+        options: vLLM's; where they do not say how many requests and tokens a step takes, its defaults for servers do.
+        report: the family's.
+
+    Raises:
+        ConfigError: a size is no positive number.
+    """
+    from vllm import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.worker.gpu.sample.prompt_logprob import CHUNK_SIZE
+
+    ranks = int(options.get("tensor_parallel_size") or 1)
+    defaults = (
+        of_context[UsageContext.OPENAI_API_SERVER] for of_context in AsyncEngineArgs.get_batch_defaults(ranks)
+    )
+    asked = (options.get(name) for name in _SIZES)
+    tokens, requests = (
+        default if given is None else _count(name, given)
+        for name, given, default in zip(_SIZES, asked, defaults, strict=True)
+    )
+    drafts = int((options.get("speculative_config") or {}).get("num_speculative_tokens") or 0)
+    on_cpu = bool(current_platform.is_cpu())
+
+    def needed(rows: int) -> int:
+        members = len(report.members)
+        return logits_bytes(min(rows, tokens), report.vocabulary.size, members, kernels=not on_cpu)
+
+    drafted = needed(requests * (1 + drafts)) if drafts else None
+    return StepMemory(requests, tokens, needed(requests), drafted, needed(CHUNK_SIZE))
+
+
+def _count(name: str, given: Any) -> int:
+    if not isinstance(given, int) or given < 1:
+        raise ConfigError(f"vllm.{name}: {given!r} is no positive whole number")
+    return given
+
+
+def logits_bytes(rows: int, vocabulary: int, members: int, *, kernels: bool) -> int:
+    """What blending takes at most, with a filter on every row.
+
+    Args:
+        rows: R.
+        vocabulary: V.
+        members: M.
+        kernels: whether Triton's kernels blend, on GPUs: two rows of floats for each row, and one member's logits.
+            PyTorch, on CPUs, holds all members' side by side, and several times over for filters, but of some rows.
+    """
+    row = vocabulary * _FLOAT
+    if kernels:
+        return 3 * rows * row
+    from eft_server.engine.worker.rows import rows_at_once
+
+    return rows * row + 5 * members * min(rows, rows_at_once(vocabulary)) * row

@@ -1,0 +1,219 @@
+"""From the members' hidden states to blended logits, each member's head only on the rows that need it.
+
+This is how CPUs do it, where looking at a number costs nothing; `rows_v2` is for GPUs.
+
+Shape suffixes: R rows, N some of them, M members, H a member's hidden size, V the base's vocabulary, K mixtures, W
+numbers of a mixture, U ids that not all members share.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from eft_server.behaviour.equation import Filters, blend
+from eft_server.engine.worker.columns import counting, counting_rows, is_filtered, taken_apart
+
+_LOGITS_AT_ONCE = 1 << 24
+"""Of each member: 64 MiB, for any vocabulary."""
+
+
+def rows_at_once(vocabulary: int) -> int:
+    """How many rows are blended at a time: all of a step's samples, and a prompt's log-probabilities in parts."""
+    return max(1, _LOGITS_AT_ONCE // vocabulary)
+
+
+Head = Callable[[torch.Tensor], torch.Tensor | None]
+"""From a member's hidden states (N, H) to its logits, or None off the first rank."""
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """What is found out about each row's target under each mixture, all of shape (K, R).
+
+    Attributes:
+        chosen: float32; the target's log-probability: −inf where it cannot be, NaN where the row is broken.
+        likeliest: float32; the likeliest token's.
+        ranks: int32; 1 and the number of likelier tokens.
+    """
+
+    chosen: torch.Tensor
+    likeliest: torch.Tensor
+    ranks: torch.Tensor
+
+    def of(self, mixture: int) -> "RowScores":
+        """Those of one mixture: (1, R)."""
+        one = slice(mixture, mixture + 1)
+        return RowScores(self.chosen[one], self.likeliest[one], self.ranks[one])
+
+    @classmethod
+    def together(cls, scores: Sequence["RowScores"]) -> "RowScores":
+        """Those of several mixtures, in order."""
+        fields = [(one.chosen, one.likeliest, one.ranks) for one in scores]
+        return cls(*(torch.cat(values) for values in zip(*fields, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Logits:
+    """A member's, of those rows that need it.
+
+    Attributes:
+        logits_NV: any floating dtype.
+        place_R: where each row is among them; None where all are there.
+    """
+
+    logits_NV: torch.Tensor
+    place_R: torch.Tensor | None = None
+
+    def at(self, rows_N: torch.Tensor) -> "_Logits":
+        """Those of some of the rows."""
+        return _Logits(self.logits_NV[rows_N if self.place_R is None else self.place_R[rows_N]])
+
+
+class RowBlender:
+    """Blends rows of a family.
+
+    Args:
+        heads_M: the members', the base's first.
+        unshared_U: as for `blend.blend`.
+        vocabulary: V.
+    """
+
+    def __init__(self, heads_M: Sequence[Head], unshared_U: torch.Tensor, vocabulary: int) -> None:
+        self._heads_M, self._unshared_U, self._vocabulary = heads_M, unshared_U, vocabulary
+
+    def blend(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
+        """Blend rows as `blend.blend` does: float32 (R, V), or None off the first rank."""
+        at_once = rows_at_once(self._vocabulary)
+        if len(mixture_RW) <= at_once:
+            return self._blend_all(hidden_M, mixture_RW)
+        blended_RV = torch.empty((len(mixture_RW), self._vocabulary), dtype=torch.float32)
+        whole = True
+        for start in range(0, len(mixture_RW), at_once):
+            part = slice(start, start + at_once)
+            found_NV = self._blend_all([hidden_RH[part] for hidden_RH in hidden_M], mixture_RW[part])
+            whole &= found_NV is not None
+            if found_NV is not None:
+                blended_RV[part] = found_NV
+        return blended_RV if whole else None
+
+    def _blend_all(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
+        if len(mixture_RW) and bool((mixture_RW == mixture_RW[0]).all()):
+            return self._blend_alike(hidden_M, mixture_RW)
+        coefficients_RM, filters = taken_apart(mixture_RW)
+        counted_RM = counting_rows(coefficients_RM, filters)
+        logits_M = self._logits(hidden_M, counted_RM)
+        if logits_M is None:
+            return None
+        groups = list(_groups(counted_RM))
+        if len(groups) == 1:
+            return self._blend(logits_M, coefficients_RM, filters, groups[0][0])
+        blended_RV = torch.empty((len(mixture_RW), self._vocabulary), dtype=torch.float32)
+        for members, rows_N in groups:
+            own_M = [None if logits is None else logits.at(rows_N) for logits in logits_M]
+            blended_RV[rows_N] = self._blend(own_M, coefficients_RM[rows_N], filters.at(rows_N), members)
+        return blended_RV
+
+    def _blend_alike(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
+        """Rows of one mixture, the usual step: with small models, telling rows apart takes longer than the blend."""
+        counted_M = counting(numbers := mixture_RW[0].tolist())
+        found = [
+            head(hidden_RH) if counts else None
+            for head, hidden_RH, counts in zip(self._heads_M, hidden_M, counted_M, strict=True)
+        ]
+        members = tuple(member for member, counts in enumerate(counted_M) if counts)
+        if any(found[member] is None for member in members):
+            return None
+        if len(members) == 1 and numbers[members[0]] == 1 and not is_filtered(numbers):
+            (logits_RV,) = (logits for logits in found if logits is not None)
+            return self._alone(logits_RV, members[0])
+        coefficients_RM, filters = taken_apart(mixture_RW)
+        logits_M = [None if logits_RV is None else _Logits(logits_RV) for logits_RV in found]
+        return self._blend(logits_M, coefficients_RM, filters, members)
+
+    def _alone(self, logits_RV: torch.Tensor, member: int) -> torch.Tensor:
+        """Rows of one member and nothing else: its logits as they are, with what `blend.blend` does about ids."""
+        own_RV = logits_RV[:, : self._vocabulary].float().contiguous()
+        if member:
+            beyond = self._vocabulary - own_RV.shape[-1]
+            own_RV = torch.nn.functional.pad(own_RV, (0, beyond)) if beyond else own_RV
+            own_RV.index_fill_(-1, self._unshared_U, -torch.inf)
+        broken_R1 = ~own_RV.amax(dim=-1, keepdim=True).isfinite()
+        return own_RV.masked_fill_(broken_R1, torch.nan) if broken_R1.any() else own_RV
+
+    def score(
+        self, hidden_M: Sequence[torch.Tensor], mixtures: Sequence[Sequence[float]], targets_R: torch.Tensor
+    ) -> RowScores | None:
+        """Score one target a row under several mixtures, whatever rides with the rows; None off the first rank.
+
+        Args:
+            hidden_M: the members' hidden states, (R, H) each.
+            mixtures: K of them, W numbers each.
+            targets_R: int64, 0 to V − 1.
+        """
+        rows, mixtures_KW = len(targets_R), torch.tensor(mixtures, dtype=torch.float32)
+        counted_KM = counting_rows(*taken_apart(mixtures_KW))
+        logits_M = self._logits(hidden_M, counted_KM.any(dim=0).expand(rows, -1))
+        if logits_M is None:
+            return None
+        found = []
+        for mixture_W, counted_M in zip(mixtures_KW, counted_KM, strict=True):
+            coefficients_RM, filters = taken_apart(mixture_W.expand(rows, -1))
+            blended_RV = self._blend(logits_M, coefficients_RM, filters, _members(counted_M))
+            found.append(_scored(blended_RV, targets_R))
+        return RowScores(*(torch.stack(values) for values in zip(*found, strict=True)))
+
+    def _logits(
+        self, hidden_M: Sequence[torch.Tensor], counted_RM: torch.Tensor
+    ) -> list[_Logits | None] | None:
+        """Every member's, None for one that no row needs; or None off the first rank."""
+        found: list[_Logits | None] = []
+        for head, hidden_RH, counted_R in zip(self._heads_M, hidden_M, counted_RM.T, strict=True):
+            rows = int(counted_R.sum())
+            if not rows:
+                found.append(None)
+                continue
+            everywhere = rows == len(counted_R)
+            logits_NV = head(hidden_RH if everywhere else hidden_RH[counted_R])
+            if logits_NV is not None:
+                found.append(_Logits(logits_NV, None if everywhere else counted_R.cumsum(0) - 1))
+        # Off the first rank all heads have been asked as well: the first waits for this rank's part.
+        return found if len(found) == len(self._heads_M) else None
+
+    def _blend(
+        self,
+        logits_M: Sequence[_Logits | None],
+        coefficients_RM: torch.Tensor,
+        filters: Filters,
+        members: tuple[int, ...],
+    ) -> torch.Tensor:
+        """Blend rows in which these members count and no others."""
+        chosen = [logits.logits_NV for member in members if (logits := logits_M[member]) is not None]
+        if members[:1] != (0,):  # The base gives rows their width also where it is absent.
+            members = (0, *members)
+            chosen = [torch.zeros((1, 1)).expand(len(coefficients_RM), self._vocabulary), *chosen]
+        places = list(members)
+        own = Filters(filters.delta_RM[:, places], filters.kind_R, filters.top_p_R)
+        filtering = bool(filters.kind_R.any())
+        return blend(chosen, coefficients_RM[:, places], self._unshared_U, own if filtering else None)
+
+
+def _scored(
+    blended_RV: torch.Tensor, targets_R: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `RowScores`, for one mixture."""
+    total_R = blended_RV.logsumexp(dim=-1)
+    chosen_R1 = blended_RV.gather(-1, targets_R.unsqueeze(-1))
+    likelier_R = (blended_RV > chosen_R1).sum(dim=-1, dtype=torch.int32)
+    return chosen_R1.squeeze(-1) - total_R, blended_RV.amax(dim=-1) - total_R, likelier_R + 1
+
+
+def _groups(counted_RM: torch.Tensor) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
+    """Rows that the same members count in, and those members."""
+    sets_GM, group_R = torch.unique(counted_RM, dim=0, return_inverse=True)
+    for group, counted_M in enumerate(sets_GM):
+        yield _members(counted_M), (group_R == group).nonzero().squeeze(-1)
+
+
+def _members(counted_M: torch.Tensor) -> tuple[int, ...]:
+    return tuple(counted_M.nonzero().squeeze(-1).tolist())

@@ -1,0 +1,1 @@
+"""vLLM's Model Runner V1, which the CPU build uses."""

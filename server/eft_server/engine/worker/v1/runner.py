@@ -1,0 +1,284 @@
+"""Coefficients on vLLM's Model Runner V1, which the CPU build uses.
+
+V1 has no hook for a model's own inputs, so a worker of ours gives vLLM's runner these methods.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from typing_extensions import override
+from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
+from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.outputs import LogprobsTensors, SamplerOutput
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+from vllm.v1.worker.cpu_worker import CPUWorker
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+from vllm.v1.worker.gpu_worker import Worker
+
+from eft_server.behaviour.equation import is_broken
+from eft_server.engine.message import EngineRequest, Manifest
+from eft_server.engine.patches import retype
+from eft_server.engine.worker.cpu_kernels import register_cpu_kernels
+from eft_server.engine.worker.kv_cache import WholeWindows
+from eft_server.engine.worker.member_prompts import MemberAttention, Reading, Step, read
+from eft_server.engine.worker.scoring import Scores
+from eft_server.engine.worker.v1.drafting import MemberProposer
+
+
+class CoefficientRunner(WholeWindows, GPUModelRunner):
+    """vLLM's runner, bringing every scheduled token its request's mixture, and every member its tokens.
+
+    Shape suffixes: T tokens, R requests, S sampled of each (−1 where there are fewer), W numbers of a mixture.
+    """
+
+    _rows_R: list[int]
+    _sampled_RS: torch.Tensor
+    _scheduled_R: np.ndarray
+    batch: Sequence[EngineRequest] = ()
+    """The requests of this step, in the order of the batch."""
+
+    def let_a_member_draft(self) -> None:
+        """Re-type vLLM's proposer where the draft is a member, before it loads anything."""
+        drafting = Manifest.from_hf(self.model_config.hf_config).draft
+        if drafting is not None:
+            drafter = retype(self.drafter, MemberProposer)
+            drafter.runner, drafter.member = self, drafting
+
+    @override
+    def _prepare_inputs(self, scheduler_output: SchedulerOutput, num_scheduled_tokens: np.ndarray) -> Any:
+        prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
+        drafts = scheduler_output.scheduled_spec_decode_tokens
+        self._rows_R = [1 + len(drafts.get(req_id, ())) for req_id in self.input_batch.req_ids]
+        self._scheduled_R = num_scheduled_tokens
+        self._fill(num_scheduled_tokens)
+        return prepared
+
+    @override
+    def _update_states(self, scheduler_output: SchedulerOutput) -> Any:
+        updated = super()._update_states(scheduler_output)
+        for req_id in scheduler_output.finished_req_ids:
+            self._asked.pop(req_id, None)
+            self._scores.pop(req_id, None)
+        for request in scheduler_output.scheduled_new_reqs:
+            params = request.sampling_params
+            asked = EngineRequest.read(params.extra_args if params else None, self._manifest)
+            self._asked[request.req_id] = asked
+            if asked.scoring is not None:
+                self._scores[request.req_id] = Scores(asked.scoring, self.device)
+                self.num_prompt_logprobs.pop(request.req_id, None)
+        self.batch = [self._asked[req_id] for req_id in self.input_batch.req_ids]
+        return updated
+
+    @cached_property
+    def _manifest(self) -> Manifest:
+        return Manifest.from_hf(self.model_config.hf_config)
+
+    @cached_property
+    def _asked(self) -> dict[str, EngineRequest]:
+        """What the requests that are not finished have brought."""
+        return {}
+
+    @cached_property
+    def _scores(self) -> dict[str, Scores]:
+        """Of the requests that are to be scored."""
+        return {}
+
+    @override
+    def _get_prompt_logprobs_dict(
+        self, hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int]
+    ) -> dict[str, LogprobsTensors | None]:
+        """As vLLM's, and the scores of the requests whose prompts have been read."""
+        found = super()._get_prompt_logprobs_dict(hidden_states, num_scheduled_tokens)
+        for row, req_id in enumerate(self.input_batch.req_ids):
+            scores = self._scores.get(req_id)
+            if scores is None:
+                continue
+            start = int(self.query_start_loc.np[row])
+            hidden_TX = hidden_states[start : start + num_scheduled_tokens[req_id]]
+            if scores.read(self.get_model(), hidden_TX, self.requests[req_id].num_computed_tokens):
+                ids, values, ranks, *_ = scores.tensors()
+                found[req_id] = LogprobsTensors(ids.cpu(), values.cpu(), ranks.cpu())
+        return found
+
+    @cached_property
+    def member_attention(self) -> dict[str, MemberAttention]:
+        """The members' attention layers, by name, in the order of the coefficients."""
+        model: Any = self.get_model()
+        return {
+            name: MemberAttention(f"members.{name}.", self.attn_groups, config)
+            for name, config in model.configs.items()
+        }
+
+    def _parts(
+        self, input_ids: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[dict[str, Reading | None], dict[str, torch.Tensor]]:
+        """What each member reads in this step, and its idle rows."""
+        first = self.batch[0]
+        if all(asked.prompts is None and asked.members == first.members for asked in self.batch):
+            return {
+                name: None for place, name in enumerate(self.member_attention) if place in first.members
+            }, {}
+        count = self.input_batch.num_reqs
+        tables = self.input_batch.block_table.block_tables
+        computed_R = self.input_batch.num_computed_tokens_cpu[:count].astype(np.int64)
+        lengths_R = np.array([asked.length for asked in self.batch])
+        step = Step(
+            np.array([asked.needed for asked in self.batch]),
+            np.array([asked.offsets for asked in self.batch], dtype=np.int64),
+            computed_R < lengths_R,
+            {row: asked.prompts for row, asked in enumerate(self.batch) if asked.prompts is not None},
+            computed_R,
+            self._scheduled_R,
+            input_ids,
+            positions,
+            self.seq_lens[:count],
+            [table.get_device_tensor(count) for table in tables],
+            [table.block_size for table in tables],
+        )
+        return read(step, self.member_attention)
+
+    def _fill(self, num_scheduled_tokens: np.ndarray) -> None:
+        mixtures_RW = np.array([asked.mixture for asked in self.batch], dtype=np.float32)
+        scheduled_TW = np.repeat(mixtures_RW, num_scheduled_tokens, axis=0)
+        self._buffer_TW[: len(scheduled_TW)].copy_(torch.from_numpy(scheduled_TW))
+
+    @cached_property
+    def _buffer_TW(self) -> torch.Tensor:
+        shape = (self.max_num_tokens, self._manifest.width)
+        return torch.zeros(shape, dtype=torch.float32, device=self.device)
+
+    @override
+    def _dummy_run(self, *args: Any, **options: Any) -> Any:
+        """As vLLM's, whose steps have no requests: for profiling, and to keep up with other replicas."""
+        model: Any = self.get_model()
+        with model.without_requests():
+            return super()._dummy_run(*args, **options)
+
+    @override
+    def _model_forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        assert input_ids is not None
+        assert positions is not None
+        parts, idle = self._parts(input_ids, positions)
+        return super()._model_forward(
+            input_ids,
+            positions,
+            intermediate_tensors,
+            inputs_embeds,
+            **model_kwargs,
+            mixture_TW=self._buffer_TW[: len(input_ids)],  # type: ignore[arg-type]
+            parts=parts,
+            idle=idle,
+        )
+
+    @override
+    def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:  # type: ignore[override]
+        """As vLLM's, sparing the generators of rows that are thrown away."""
+        if not self.input_batch.generators:
+            return super().sample_tokens(grammar_output)  # type: ignore[type-var]
+        with self._without_discarded_generators():
+            return super().sample_tokens(grammar_output)  # type: ignore[type-var]
+
+    @contextmanager
+    def _without_discarded_generators(self) -> Iterator[None]:
+        """Keep a seeded request's generator out of steps whose sample vLLM throws away (a prompt read in parts).
+
+        vLLM 0.32 rewinds the generator afterwards, which PyTorch offers on CUDA alone: on the CPU it raises
+        "CPU Generator does not use offset", and the engine dies. Not drawing from it comes to the same thing.
+        """
+        generators = self.input_batch.generators
+        discarded = np.flatnonzero(self.discard_request_mask.np[: self.input_batch.num_reqs])
+        held = {int(row): generators.pop(int(row)) for row in discarded if int(row) in generators}
+        try:
+            yield
+        finally:
+            generators.update(held)
+
+    @override
+    def _bookkeeping_sync(
+        self, scheduler_output: SchedulerOutput, sampler_output: SamplerOutput, *args: Any, **options: Any
+    ) -> Any:
+        self._sampled_RS = sampler_output.sampled_token_ids
+        return super()._bookkeeping_sync(scheduler_output, sampler_output, *args, **options)
+
+    @override
+    def _get_nans_in_logits(self, logits: torch.Tensor | None) -> dict[str, int]:
+        """Count by request the NaN rows that a token came out of.
+
+        vLLM takes one row a request for granted. Drafts bring more, and those behind a rejected draft say nothing
+        of the request: a draft may be a token that the family would never produce.
+        """
+        if logits is None or not len(logits) or not (broken_R := is_broken(logits)).any():
+            return {}
+        rows_R = broken_R.split(self._rows_R)
+        sampled_R = (self._sampled_RS >= 0).sum(dim=-1).tolist()
+        counts = [int(rows[:used].sum()) for rows, used in zip(rows_R, sampled_R, strict=True)]
+        return dict(zip(self.input_batch.req_ids, counts, strict=True))
+
+
+class EftCPUModelRunner(CoefficientRunner, CPUModelRunner):
+    """The runner of a CPU worker."""
+
+    @override
+    def _init_kv_zero_meta(self) -> None:
+        """Nothing to prepare: blocks are cleared by index."""
+
+    @override
+    def _zero_block_ids(self, block_ids: list[int]) -> None:
+        """Clear blocks in every layer. vLLM's own skips groups whose layers differ in shape, as a family's do."""
+        blocks = torch.tensor(block_ids)
+        for group in self.kv_cache_config.kv_cache_groups:
+            for layer in group.layer_names:
+                self.compilation_config.static_forward_context[layer].kv_cache.index_fill_(0, blocks, 0)
+
+
+class EftWorker(Worker):
+    """What our workers add to vLLM's, for either model runner."""
+
+    @override
+    def init_device(self) -> None:
+        """Re-type the runner that vLLM built: its worker names the class, and a second one would double buffers."""
+        super().init_device()
+        runner: Any = self.model_runner
+        if type(runner) is CPUModelRunner:
+            runner = retype(runner, EftCPUModelRunner)
+        elif isinstance(runner, GPUModelRunner):
+            raise RuntimeError(
+                "GPUs need vLLM's Model Runner V2, and this engine was given V1: unset VLLM_USE_V2_MODEL_RUNNER, and "
+                "leave out the options that vLLM's log above says V2 does not support"
+            )
+        else:
+            from eft_server.engine.worker.v2.runner import retyped
+
+            runner = retype(runner, retyped(type(runner)))
+        runner.let_a_member_draft()
+
+    @override
+    def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
+        """Get ready to clear blocks as well, as vLLM does for the caches of which it knows that they need it."""
+        super().initialize_from_config(kv_cache_config)
+        self.model_runner._init_kv_zero_meta()
+
+
+class EftCPUWorker(EftWorker, CPUWorker):
+    """The worker of the CPU build."""
+
+    @override
+    def init_device(self) -> None:
+        """Mend a kernel of that build first: vLLM's registry stumbles over numba, which n-gram drafts import."""
+        register_cpu_kernels()
+        super().init_device()
+
+
+class EftGPUWorker(EftWorker):
+    """The worker of a GPU."""

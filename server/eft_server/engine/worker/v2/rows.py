@@ -1,0 +1,158 @@
+"""From the members' hidden states to blended logits on GPUs, by kernels: what `rows` does on CPUs.
+
+Nothing here waits for the device: which rows need which members is known on the host. Shape suffixes: R rows, M
+members, H a member's hidden size, V the base's vocabulary, K mixtures, W numbers of a mixture.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from vllm.utils.torch_utils import async_tensor_h2d
+
+from eft_server.engine.worker.columns import counting, is_filtered
+from eft_server.engine.worker.rows import Head, RowScores
+from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, Vocabulary, score, score_blended
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What rows need, as far as the host knows.
+
+    Attributes:
+        counting_RM: bool; which members count in a row.
+        filtered_R: bool; whether it has a filter, or may have one.
+    """
+
+    counting_RM: np.ndarray
+    filtered_R: np.ndarray
+
+    @classmethod
+    def alike(cls, counting_M: Sequence[bool], rows: int, *, filtered: bool) -> "Needs":
+        """Of rows that are not told apart."""
+        return cls(np.tile(np.array(counting_M), (rows, 1)), np.full(rows, filtered))
+
+
+def usual_needs(members: int) -> Iterator[Needs]:
+    """What steps are made of: a member alone, an expert with the base and its reference, all, and rows that differ."""
+    alone = np.eye(members, dtype=bool)
+    scaled = [alone[[0, 1, expert]].any(axis=0) for expert in range(min(2, members - 1), members)]
+    alike = [np.tile(needed_M, (2, 1)) for needed_M in (*alone, *scaled, np.ones(members, dtype=bool))]
+    # The base in both rows, all others in one of them; and one member in each.
+    differing = [np.stack([alone[0], needed_M]) for needed_M in (*scaled, np.ones(members, dtype=bool))]
+    differing += [np.stack([alone[-1], needed_M]) for needed_M in (alone[0], *scaled)]
+    for counting_RM in (*alike, *differing):
+        for filtered in (False, True):
+            yield Needs(counting_RM, np.full(2, filtered))
+
+
+class KernelBlender:
+    """Blends rows of a family.
+
+    Args:
+        heads_M: the members', the base's first.
+        vocabulary: the base's.
+
+    Attributes:
+        needs: from how many rows to what they need; Model Runner V2 says so before it asks for logits.
+    """
+
+    needs: Callable[[int], Needs]
+
+    def __init__(self, heads_M: Sequence[Head], vocabulary: Vocabulary) -> None:
+        self._heads_M, self._vocabulary = heads_M, vocabulary
+
+    def blend(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
+        """Blend rows as `blend.blend` does: float32 (R, V), or None off the first rank."""
+        return self._blend(hidden_M, mixture_RW, self.needs(len(mixture_RW)))
+
+    def _blend(
+        self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor, needs: Needs
+    ) -> torch.Tensor | None:
+        """Blend rows of which is known what they need.
+
+        The members' logits are asked for one or two at a time, so that they never lie side by side in memory.
+        """
+        device = mixture_RW.device
+        filtered = np.flatnonzero(needs.filtered_R)
+        rows = Rows.of(filtered, len(mixture_RW), device) if len(filtered) else None
+        blending = Blending(self._vocabulary, mixture_RW, rows)
+        members = np.flatnonzero(needs.counting_RM.any(axis=0)).tolist()
+        whole = True
+        while members:
+            at_once = blending.at_once(members[0])
+            whole &= self._add(blending, hidden_M, needs, members[:at_once])
+            members = members[at_once:]
+        return blending.finish() if whole else None
+
+    def _add(
+        self, blending: Blending, hidden_M: Sequence[torch.Tensor], needs: Needs, members: Sequence[int]
+    ) -> bool:
+        """Add some members, whose logits are nobody's afterwards; False off the first rank, which has none."""
+        logits = self._logits(hidden_M, needs.counting_RM, members)
+        if logits is not None:
+            blending.add(*logits)
+        return logits is not None
+
+    def score(
+        self, hidden_M: Sequence[torch.Tensor], mixtures: Sequence[Sequence[float]], targets_R: torch.Tensor
+    ) -> RowScores | None:
+        """Score one target a row under several mixtures, whatever rides with the rows; None off the first rank.
+
+        Args:
+            hidden_M: the members' hidden states, (R, H) each.
+            mixtures: K of them, W numbers each.
+            targets_R: int64, 0 to V − 1.
+        """
+        of_each: dict[int, RowScores | None] = {}
+        for place, mixture in enumerate(mixtures):
+            if is_filtered(mixture):  # Its rows have to be written out.
+                needs = Needs.alike(counting(mixture), len(targets_R), filtered=True)
+                mixture_1W = _sent([mixture], targets_R.device)
+                blended_RV = self._blend(hidden_M, mixture_1W.repeat(len(targets_R), 1), needs)
+                of_each[place] = (
+                    None if blended_RV is None else score_blended(self._vocabulary, blended_RV, targets_R)
+                )
+        plain = [place for place in range(len(mixtures)) if place not in of_each]
+        if plain:
+            found = self._scores(hidden_M, [mixtures[place] for place in plain], targets_R)
+            for index, place in enumerate(plain):
+                of_each[place] = None if found is None else found.of(index)
+        scores = [one for _, one in sorted(of_each.items()) if one is not None]
+        return RowScores.together(scores) if len(scores) == len(mixtures) else None
+
+    def _scores(
+        self,
+        hidden_M: Sequence[torch.Tensor],
+        mixtures: Sequence[Sequence[float]],
+        targets_R: torch.Tensor,
+    ) -> RowScores | None:
+        """Those of mixtures without filters, for which no row is written."""
+        counted_M = np.any([counting(mixture) for mixture in mixtures], axis=0)
+        every_RM = np.ones((len(targets_R), len(counted_M)), dtype=bool)
+        logits = self._logits(hidden_M, every_RM, np.flatnonzero(counted_M).tolist())
+        if logits is None:
+            return None
+        return score(self._vocabulary, logits, _sent(mixtures, targets_R.device), targets_R)
+
+    def _logits(
+        self, hidden_M: Sequence[torch.Tensor], counting_RM: np.ndarray, members: Sequence[int]
+    ) -> list[Logits] | None:
+        """Those of some members, in the rows in which they count; None off the first rank, where all are asked, too."""
+        found = [self._logits_of(member, hidden_M[member], counting_RM[:, member]) for member in members]
+        present = [item for item in found if item is not None]
+        return present if len(present) == len(found) else None
+
+    def _logits_of(self, member: int, hidden_RH: torch.Tensor, counts_R: np.ndarray) -> Logits | None:
+        if counts_R.all():
+            values_NV, rows = self._heads_M[member](hidden_RH), None
+        else:
+            rows = Rows.of(np.flatnonzero(counts_R), len(counts_R), hidden_RH.device)
+            values_NV = self._heads_M[member](hidden_RH[rows.rows_N.long()])
+        return None if values_NV is None else Logits(member, values_NV, rows)
+
+
+def _sent(mixtures: Sequence[Sequence[float]], device: torch.device) -> torch.Tensor:
+    """Mixtures on the device: float32 (K, W). Nothing waits for them to arrive."""
+    return async_tensor_h2d(np.array(mixtures, dtype=np.float32), device=device)

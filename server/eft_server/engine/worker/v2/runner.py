@@ -1,0 +1,424 @@
+"""Coefficients on vLLM's Model Runner V2, which asks the model for a state of its own.
+
+Shape suffixes: T tokens, Q request slots, W numbers of a mixture.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from typing_extensions import override
+from vllm.config import VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.triton_utils import tl, triton
+from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.outputs import LogprobsTensors
+from vllm.v1.worker.gpu.block_table import BlockTables
+from vllm.v1.worker.gpu.buffer_utils import StagedWriteTensor
+from vllm.v1.worker.gpu.input_batch import InputBatch
+from vllm.v1.worker.gpu.mm.encoder_cache import EncoderCache
+from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+from vllm.v1.worker.gpu.sample.output import SamplerOutput
+from vllm.v1.worker.gpu.sample.prompt_logprob import CHUNK_SIZE as PROMPT_ROWS
+from vllm.v1.worker.gpu.sample.prompt_logprob import (
+    PromptLogprobsWorker,
+    compute_prompt_logprobs_with_chunking,
+)
+from vllm.v1.worker.gpu.sample.sampler import Sampler
+from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
+from vllm.v1.worker.gpu.states import RequestState
+from vllm.v1.worker.utils import AttentionGroup
+
+from eft_server.behaviour.equation import is_broken
+from eft_server.engine.message import EngineRequest, Manifest, Prompts, scoring_of
+from eft_server.engine.patches import overwrite, retype
+from eft_server.engine.worker.columns import is_filtered
+from eft_server.engine.worker.kv_cache import WholeWindows
+from eft_server.engine.worker.member_prompts import Step
+from eft_server.engine.worker.scoring import Scores, scored_at_once
+from eft_server.engine.worker.v2.drafting import MemberSpeculator
+from eft_server.engine.worker.v2.graphs import MemberGraphs, Replay
+from eft_server.engine.worker.v2.members import Members, Pass
+from eft_server.engine.worker.v2.rows import Needs, usual_needs
+
+
+class EftModelState(DefaultModelState):
+    """What the requests bring, in a table by request slot, and from it what each member reads in a step.
+
+    Attributes:
+        members: how they run; None as long as there is no KV cache.
+    """
+
+    members: Members | None = None
+
+    def __init__(
+        self,
+        vllm_config: VllmConfig,
+        model: nn.Module,
+        encoder_cache: EncoderCache | None,
+        device: torch.device,
+    ) -> None:
+        super().__init__(vllm_config, model, encoder_cache, device)
+        self._manifest = Manifest.from_hf(self.model_config.hf_config)
+        width = self._manifest.width
+        self._table_QW = StagedWriteTensor((self.max_num_reqs, width), torch.float32, device)
+        self._tokens_TW = torch.zeros((self.max_num_tokens, width), dtype=torch.float32, device=device)
+        self._filtered_Q = np.zeros(self.max_num_reqs, dtype=bool)
+        shape = (self.max_num_reqs, len(self._manifest.names))
+        self._needed_QM = np.zeros(shape, dtype=bool)
+        self._counting_QM = np.zeros(shape, dtype=bool)
+        self._offset_QM = np.zeros(shape, dtype=np.int64)
+        self._sent_offset_QM = StagedWriteTensor(shape, torch.int32, device)
+        self._length_Q = np.zeros(self.max_num_reqs, dtype=np.int64)
+        self._prompts: dict[int, Prompts] = {}
+        self._slot_of: dict[str, int] = {}
+        self._parts: dict[str, Pass | Replay] | None = None
+        self._idle: dict[str, torch.Tensor] = {}
+        self._of_step = self._of_dummies = ((True,) * len(self._manifest.names), False)
+        self._of_samples: Needs | None = None
+        composite: Any = model
+        composite.blender.needs = self.needs
+
+    @property
+    def defaults(self) -> tuple[float, ...]:
+        """The family's mixture, W numbers."""
+        return self._manifest.defaults
+
+    def set_up(
+        self, attn_groups: list[list[AttentionGroup]], tables: BlockTables, graphs: MemberGraphs
+    ) -> None:
+        """Prepare how members run, now that the KV cache is there.
+
+        vLLM does this twice, for it captures some graphs to find out what they need.
+        """
+        self.members = Members(self.model, attn_groups, tables, self._sent_offset_QM.gpu, graphs)
+
+    @override
+    def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
+        """Note what a new request brings (a resumed one arrives here again)."""
+        super().add_request(req_index, new_req_data)
+        params = new_req_data.sampling_params
+        asked = EngineRequest.read(params.extra_args if params else None, self._manifest)
+        self._slot_of[new_req_data.req_id] = req_index
+        self._table_QW.stage_write(req_index, 0, asked.mixture)
+        self._sent_offset_QM.stage_write(req_index, 0, asked.offsets)
+        self._filtered_Q[req_index] = is_filtered(asked.mixture)
+        self._needed_QM[req_index] = asked.needed
+        self._counting_QM[req_index] = asked.counting
+        self._offset_QM[req_index] = asked.offsets
+        self._length_Q[req_index] = asked.length
+        self._prompts.pop(req_index, None)
+        if asked.prompts is not None:
+            self._prompts[req_index] = asked.prompts
+
+    @override
+    def remove_request(self, req_id: str) -> None:
+        """Forget a request."""
+        super().remove_request(req_id)
+        self._prompts.pop(self._slot_of.pop(req_id, -1), None)
+
+    @override
+    def apply_staged_writes(self) -> None:
+        """Send what was noted to the device."""
+        super().apply_staged_writes()
+        self._table_QW.apply_write()
+        self._sent_offset_QM.apply_write()
+
+    def offsets(self, input_batch: InputBatch, member: int) -> torch.Tensor:
+        """How far a member is behind the scheduler in each request: int64 (R,)."""
+        offset_R: torch.Tensor = self._sent_offset_QM.gpu[input_batch.idx_mapping, member].long()
+        return offset_R
+
+    @override
+    def prepare_attn(
+        self,
+        input_batch: InputBatch,
+        cudagraph_mode: Any,
+        block_tables: tuple[torch.Tensor, ...],
+        slot_mappings: torch.Tensor,
+        attn_groups: list[list[AttentionGroup]],
+        *args: Any,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """The step's attention metadata, and with it how each member runs (`prepare_inputs` hands that over)."""
+
+        def build(groups: list[list[AttentionGroup]]) -> dict[str, Any]:
+            return super(EftModelState, self).prepare_attn(
+                input_batch, cudagraph_mode, block_tables, slot_mappings, groups, *args, **options
+            )
+
+        self._parts, self._idle = None, {}
+        if self.members is None:
+            return build(attn_groups)
+        if input_batch.req_ids[0] not in self._slot_of:  # A dummy, which all members read.
+            self._of_step = self._of_dummies
+            return build(self.members.groups(self._manifest.names))
+        slots = input_batch.idx_mapping_np[: input_batch.num_reqs]
+        self._of_step = tuple(self._counting_QM[slots].any(axis=0)), bool(self._filtered_Q[slots].any())
+        step = self._step(input_batch, block_tables)
+        self._parts, self._idle = self.members.parts(step, input_batch, slot_mappings, build)
+        return {}
+
+    def _step(self, input_batch: InputBatch, block_tables: Sequence[torch.Tensor]) -> Step:
+        assert self.members is not None
+        count = input_batch.num_reqs
+        slots = input_batch.idx_mapping_np[:count]
+        computed_R = input_batch.num_computed_tokens_np[:count].astype(np.int64)
+        reading_R = computed_R < self._length_Q[slots]
+        return Step(
+            self._needed_QM[slots],
+            self._offset_QM[slots],
+            reading_R,
+            {int(row): self._prompts[slots[row]] for row in np.flatnonzero(reading_R)},
+            computed_R,
+            input_batch.num_scheduled_tokens[:count],
+            input_batch.input_ids,
+            input_batch.positions,
+            input_batch.seq_lens[:count],
+            [table[:count] for table in block_tables],
+            self.members.tables.block_sizes,
+        )
+
+    def needs(self, rows: int) -> Needs:
+        """What rows need of which logits are asked for: those that are sampled, or any of this step's."""
+        if self._of_samples is not None:
+            assert len(self._of_samples.filtered_R) == rows, "logits are those of the rows that are sampled"
+            return self._of_samples
+        counting_M, filtered = self._of_step
+        return Needs.alike(counting_M, rows, filtered=filtered)
+
+    def of_samples(self, input_batch: InputBatch) -> Needs:
+        """What the rows need that a step's samples are taken from."""
+        count = input_batch.num_reqs
+        slots = input_batch.idx_mapping_np[:count]
+        rows_R = np.diff(input_batch.cu_num_logits_np[: count + 1])
+        return Needs(self._counting_QM[slots].repeat(rows_R, axis=0), self._filtered_Q[slots].repeat(rows_R))
+
+    @contextmanager
+    def sampling(self, needs: Needs) -> Iterator[None]:
+        """For as long as logits are asked for of rows that need this."""
+        self._of_samples = needs
+        try:
+            yield
+        finally:
+            self._of_samples = None
+
+    @contextmanager
+    def filtering(self) -> Iterator[None]:
+        """While memory is measured, any row may have a filter."""
+        before = self._of_step
+        self._of_step = before[0], True
+        try:
+            yield
+        finally:
+            self._of_step = before
+
+    @override
+    def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
+        """Spread the table over this step's tokens; keywords of the composite's forward."""
+        inputs = super().prepare_inputs(input_batch, req_states)
+        if input_batch.num_reqs:
+            _spread_kernel[(input_batch.num_reqs,)](
+                self._tokens_TW,
+                self._table_QW.gpu,
+                input_batch.idx_mapping,
+                input_batch.query_start_loc,
+                self._manifest.width,
+                WIDTH=triton.next_power_of_2(self._manifest.width),
+                BLOCK=64,
+            )
+        mixture_TW = self._tokens_TW[: input_batch.num_tokens_after_padding]
+        return {**inputs, "mixture_TW": mixture_TW, "parts": self._parts, "idle": self._idle}
+
+    @override
+    def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
+        """The same buffer, for profiling and for graph capture."""
+        inputs = super().prepare_dummy_inputs(num_reqs, num_tokens)
+        return {**inputs, "mixture_TW": self._tokens_TW[:num_tokens]}
+
+    @override
+    def custom_sampler(self, sampler: Sampler) -> tuple[Sampler, RejectionSampler | None]:
+        """Count non-finite rows by request, as the scheduler reads them."""
+        sampler = retype(sampler, EftSampler)
+        # vLLM's own count reads every logit once more, and takes rows for requests.
+        overwrite(sampler, "compute_nans", False)
+        speculative = self.vllm_config.speculative_config
+        if speculative is None:
+            return sampler, None
+        return sampler, EftRejectionSampler(sampler, speculative, self.device)
+
+
+class EftRunner(WholeWindows, GPUModelRunner):
+    """vLLM's Model Runner V2, with graphs of each member in place of those of the whole."""
+
+    def let_a_member_draft(self) -> None:
+        """Re-type vLLM's speculator where the draft is a member, before it loads anything."""
+        drafting = Manifest.from_hf(self.model_config.hf_config).draft
+        if drafting is not None:
+            retype(self.speculator, MemberSpeculator).member = drafting
+
+    @override
+    def load_model(self, *args: Any, **options: Any) -> None:
+        """Have what reads prompts' log-probabilities score completions, too."""
+        super().load_model(*args, **options)
+        worker = retype(self.prompt_logprobs_worker, ScoringWorker)
+        worker.model, worker.scores = self.model, {}
+        worker.width = Manifest.from_hf(self.model_config.hf_config).width
+
+    @override
+    def sample(
+        self, hidden_states: torch.Tensor, input_batch: InputBatch, *args: Any
+    ) -> tuple[SamplerOutput, torch.Tensor, torch.Tensor]:
+        """As vLLM's; each member's head on the rows that need it."""
+        state: Any = self.model_state
+        with state.sampling(state.of_samples(input_batch)):
+            return super().sample(hidden_states, input_batch, *args)
+
+    @override
+    def _dummy_sampler_run(self, hidden_states: torch.Tensor) -> None:
+        """Measure what vLLM does, and then what may need more memory than that.
+
+        That is a filter on every row, as many rows as drafts bring, and the log-probabilities of prompts and scores.
+        """
+        super()._dummy_sampler_run(hidden_states)
+        model, state = cast(Any, self.model), cast(Any, self.model_state)
+        rows = max(self.max_num_reqs * self.decode_query_len, PROMPT_ROWS)
+        hidden_RC = model.columns_TC[: min(rows, len(model.columns_TC))]
+        targets_R = torch.zeros(len(hidden_RC), dtype=torch.int64, device=self.device)
+        with state.filtering():
+            model.compute_logits(hidden_RC)
+            compute_prompt_logprobs_with_chunking(targets_R, hidden_RC, model.compute_logits, 1)
+        # Their kernels are compiled now, not while requests wait.
+        for needs in usual_needs(len(model.names)):
+            with state.sampling(needs):
+                model.compute_logits(hidden_RC[: len(needs.filtered_R)])
+        scored = scored_at_once(len(model.names), model.vocabulary)
+        model.score(hidden_RC[:scored], [state.defaults], targets_R[:scored])
+
+    @override
+    def profile_cudagraph_memory(self) -> int:
+        """As vLLM's, with the arrays that graphs read; what was captured to measure is let go of."""
+        state: Any = self.model_state
+        try:
+            measured = super().profile_cudagraph_memory()
+            return measured + (state.members.inputs.nbytes if state.members is not None else 0)
+        finally:
+            state.members = None
+
+    @override
+    def initialize_kv_cache(self, *args: Any, **options: Any) -> None:
+        """Prepare the members' own ways of running as well."""
+        super().initialize_kv_cache(*args, **options)
+        manager, state = retype(self.cudagraph_manager, MemberGraphs), cast(Any, self.model_state)
+        state.set_up(self.attn_groups, self.block_tables, manager)
+
+
+def retyped(runner: type[GPUModelRunner]) -> type[GPUModelRunner]:
+    """What a worker's runner becomes; the CPU build's is a subclass of its own."""
+    return type("EftRunner", (EftRunner, runner), {})
+
+
+class ScoringWorker(PromptLogprobsWorker):
+    """vLLM's reader of prompts' log-probabilities; requests that are to be scored take no part in its own work.
+
+    Attributes:
+        model: the composite.
+        width: how many numbers a mixture is.
+        scores: of the requests that are to be scored.
+    """
+
+    model: Any
+    width: int
+    scores: dict[str, Scores]
+
+    @override
+    def add_request(self, req_id: str, req_idx: int, sampling_params: SamplingParams) -> None:
+        """Note what a new request wants."""
+        super().add_request(req_id, req_idx, sampling_params)
+        scoring = scoring_of(sampling_params.extra_args, self.width)
+        if scoring is not None:
+            self.uses_prompt_logprobs[req_idx] = False
+            self.scores[req_id] = Scores(scoring, self.device)
+
+    @override
+    def remove_request(self, req_id: str) -> None:
+        """Forget a request; one that was preempted comes back as a new one."""
+        super().remove_request(req_id)
+        self.scores.pop(req_id, None)
+
+    @override
+    def compute_prompt_logprobs(
+        self, logits_fn: Any, hidden_states: torch.Tensor, input_batch: InputBatch, *args: Any
+    ) -> dict[str, LogprobsTensors]:
+        """As vLLM's, and the scores of the requests whose prompts have been read."""
+        found = super().compute_prompt_logprobs(logits_fn, hidden_states, input_batch, *args)
+        for row, req_id in enumerate(input_batch.req_ids) if self.scores else ():
+            scores = self.scores.get(req_id)
+            if scores is None:
+                continue
+            start, stop = (int(place) for place in input_batch.query_start_loc_np[row : row + 2])
+            computed = int(input_batch.num_computed_prefill_tokens_np[row])
+            if scores.read(self.model, hidden_states[start:stop], computed):
+                found[req_id] = scores.tensors()
+        return found
+
+
+class EftSampler(Sampler):
+    """vLLM's sampler; it tells which requests' rows are NaN."""
+
+    @override
+    def __call__(self, logits: torch.Tensor, input_batch: InputBatch) -> SamplerOutput:
+        """Sample one token a request."""
+        broken_R = is_broken(logits)
+        output = super().__call__(logits, input_batch)
+        output.num_nans = broken_R.to(torch.int32)
+        return output
+
+
+class EftRejectionSampler(RejectionSampler):
+    """vLLM's rejection sampler; it tells which requests' rows are NaN."""
+
+    @override
+    def __call__(
+        self, logits: torch.Tensor, input_batch: InputBatch, *args: Any, **kwargs: Any
+    ) -> SamplerOutput:
+        """Verify the drafts, then add up each request's broken rows that a token came out of."""
+        broken_R = is_broken(logits)
+        output = super().__call__(logits, input_batch, *args, **kwargs)
+        output.num_nans = _by_request(broken_R, input_batch.cu_num_logits.long(), output.num_sampled)
+        return output
+
+
+def _by_request(broken_R: torch.Tensor, starts: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
+    """Rows behind a rejected draft say nothing of the request: a draft may be a token nobody would produce."""
+    total = torch.nn.functional.pad(broken_R.cumsum(0), (1, 0))
+    used = torch.minimum(starts[:-1] + sampled, starts[1:])
+    return (total[used] - total[starts[:-1]]).to(torch.int32)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _spread_kernel(
+    tokens_ptr: tl.tensor,
+    table_ptr: tl.tensor,
+    slot_ptr: tl.tensor,
+    start_ptr: tl.tensor,
+    width: tl.tensor,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    # Triton compiles the annotations too, and knows its own names alone.
+    request = tl.program_id(0)
+    slot = tl.load(slot_ptr + request)
+    start = tl.load(start_ptr + request)
+    stop = tl.load(start_ptr + request + 1)
+    column = tl.arange(0, WIDTH)
+    row = tl.load(table_ptr + slot * width + column, mask=column < width, other=0.0)
+    for first in range(start, stop, BLOCK):
+        token = first + tl.arange(0, BLOCK)
+        inside = (token[:, None] < stop) & (column[None, :] < width)
+        target = tokens_ptr + token[:, None] * width + column[None, :]
+        tl.store(target, tl.broadcast_to(row[None, :], (BLOCK, WIDTH)), mask=inside)

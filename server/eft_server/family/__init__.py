@@ -1,0 +1,1 @@
+"""From a family file to a resolved family. No torch, no vLLM."""
