@@ -1,135 +1,196 @@
-"""What a request says of its behaviour, in either of its two forms, checked for its shape alone."""
+"""A request's `eft`: its fields, said once for all that parse, refuse or describe them; and its flat form."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from eft_server.errors import BehaviourError, shown
 from eft_server.family.file import Filter
 
-__all__ = ["XARGS_PREFIX", "Asked"]
+__all__ = ["EXAMPLE", "BehaviourRequest", "TextBehaviourRequest"]
 
-XARGS_PREFIX = "eft."
-_KEYS = ("weights", "scale", "amplify", "filter", "coefficients")
-_KINDS = ("expert", "base")
-NO_FILTER = Filter(kind="expert", top_p=1.0)
+EXAMPLE: dict[str, Any] = {"weights": {"helpful": 0.7, "harmless": 0.3}, "scale": 1.0}
+
+_FLAT_PREFIX = "eft."
+_NO_FILTER = Filter(kind="expert", top_p=1.0)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The fields of a request's `eft` or `vllm_xargs`; None for what it leaves to the model.
+def _number(value: Any) -> float:
+    """A finite number, left as it is: a huge integer still compares with bounds, but has no float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PydanticCustomError("float_type", "")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PydanticCustomError("finite_number", "")
+    return value
 
-    Attributes:
-        field: the request field that they came in, or the place in a family file.
-        weights: a number for each expert that it names.
-        scale: the factor on all weights.
-        amplify: the factor on the up-scaling delta.
-        filter: where the small models are trusted.
-        coefficients: a number for each member that it names, in place of all others but a base filter.
-    """
 
-    field: str
-    weights: dict[str, float] | None = None
-    scale: float | None = None
-    amplify: float | None = None
-    filter: Filter | None = None
-    coefficients: dict[str, float] | None = None
+def _not_null(kind: str) -> Callable[[Any], Any]:
+    """None says that a field is absent; null is not allowed in its place."""
+
+    def check(value: Any) -> Any:
+        if value is None:
+            raise PydanticCustomError(kind, "")
+        return value
+
+    return check
+
+
+_Number = Annotated[float, PlainValidator(_number)]
+_Factor = Annotated[
+    _Number | None, BeforeValidator(_not_null("float_type")), WithJsonSchema({"type": "number"})
+]
+_Numbers = Annotated[
+    dict[Any, _Number] | None,
+    BeforeValidator(_not_null("dict_type")),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}}),
+]
+
+
+def _describe(schema: dict[str, Any]) -> None:
+    """What is absent is the model's own, which no default says."""
+    schema["examples"] = [EXAMPLE]
+    for described in schema["properties"].values():
+        described.pop("default", None)
+
+
+class BehaviourRequest(BaseModel):
+    """How much of each expert to apply: base + scale * sum of weight * (expert - its reference)."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", json_schema_extra=_describe)
+
+    weights: _Numbers = Field(
+        default=None,
+        description="A weight for each expert. An expert that is not named counts 0; absent, the model's own weights.",
+    )
+    scale: _Factor = Field(default=None, description="A factor on all weights; absent, the model's own.")
+    amplify: _Factor = Field(
+        default=None,
+        description="A factor on the up-scaling delta, base - reference, and not on the experts; absent, the "
+        "model's own.",
+    )
+    filter: Filter | None = Field(
+        default=None, description="Conservative decoding; absent, the model's own; null, none."
+    )
+    coefficients: _Numbers = Field(
+        default=None,
+        description="Any linear combination of the members' logits, in place of all of the above except a base "
+        "filter, where the operator allows it.",
+    )
+    _place: str = PrivateAttr(default="eft")
 
     @classmethod
-    def from_eft(cls, eft: Any) -> "Asked":
+    def read(cls, eft: Any) -> Self:
         """Read the field `eft`. A filter of null means none, also where the model has one.
 
         Raises:
             BehaviourError: It is no object, or has an unknown key or a value of a wrong kind.
         """
-        if not isinstance(eft, Mapping):
-            raise BehaviourError(f"must be an object with {', '.join(_KEYS)}, not {shown(eft)}", "eft")
-        for key in eft:
-            if key not in _KEYS:
-                raise BehaviourError(f"unknown key {shown(key)}; known: {', '.join(_KEYS)}", path("eft", key))
-        return cls(
-            "eft",
-            weights=_numbers(eft, "weights", "expert"),
-            scale=_number(eft["scale"], "eft.scale") if "scale" in eft else None,
-            amplify=_number(eft["amplify"], "eft.amplify") if "amplify" in eft else None,
-            filter=_filter(eft["filter"]) if "filter" in eft else None,
-            coefficients=_numbers(eft, "coefficients", "member"),
-        )
+        given = cls._read(eft, "eft")
+        has_none = "filter" in given.model_fields_set and given.filter is None
+        return given.model_copy(update={"filter": _NO_FILTER}) if has_none else given
 
     @classmethod
-    def from_xargs(cls, xargs: Any) -> "Asked":
+    def read_flat(cls, xargs: Any) -> Self:
         """Read the flat form of `vllm_xargs`: eft.<expert>, eft.scale, eft.amplify, eft.filter and eft.top_p.
 
         Raises:
-            BehaviourError: As for `from_eft`.
+            BehaviourError: As for `read`.
         """
         if not isinstance(xargs, Mapping):
             raise BehaviourError(f"must be an object, not {shown(xargs)}", "vllm_xargs")
-        given: dict[str, Any] = {}
+        weights: dict[str, Any] = {}
         for key, value in xargs.items():
-            if not isinstance(key, str) or not key.startswith(XARGS_PREFIX):
+            if not isinstance(key, str) or not key.startswith(_FLAT_PREFIX):
                 known = "eft.<expert>, eft.scale, eft.amplify, eft.filter and eft.top_p"
-                raise BehaviourError(f"unknown key {shown(key)}; known: {known}", path("vllm_xargs", key))
-            given[key.removeprefix(XARGS_PREFIX)] = value
-        kind, top_p = given.pop("filter", None), given.pop("top_p", None)
-        values = {key: _number(value, path("vllm_xargs", "eft", key)) for key, value in given.items()}
-        scale, amplify = values.pop("scale", None), values.pop("amplify", None)
-        keep = None
+                raise BehaviourError(f"unknown key {shown(key)}; known: {known}", _path("vllm_xargs", key))
+            weights[key.removeprefix(_FLAT_PREFIX)] = value
+        given: dict[str, Any] = {key: weights.pop(key) for key in ("scale", "amplify") if key in weights}
+        kind, top_p = weights.pop("filter", None), weights.pop("top_p", None)
         if kind is not None or top_p is not None:
-            keep = _filter_of(kind, top_p, "vllm_xargs.eft.filter", "vllm_xargs.eft.top_p")
-        return cls("vllm_xargs", values or None, scale, amplify, keep)
+            given["filter"] = {"kind": kind, "top_p": top_p}
+        return cls._read(given | ({"weights": weights} if weights else {}), "vllm_xargs")
+
+    @classmethod
+    def of_setting(cls, place: str) -> Self:
+        """What asks for nothing, in the name of a place in a family file."""
+        return cls()._at(place)
+
+    @property
+    def place(self) -> str:
+        """The request field that it came in, or the place in a family file."""
+        return self._place
 
     def param(self, *key: str) -> str:
         """The request field of a key such as ("weights", "helpful")."""
-        if self.field == "vllm_xargs":
-            return path("vllm_xargs", "eft", *(part for part in key if part != "weights"))
-        return path(self.field, *key)
+        return _param(self._place, key)
+
+    @classmethod
+    def _read(cls, given: Any, place: str) -> Self:
+        try:
+            return cls.model_validate(given)._at(place)
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
+            unknown = (problem for problem in problems if problem["type"] == "extra_forbidden")
+            problem = next(unknown, problems[0])
+            raise BehaviourError(_words(problem, cls), _param(place, problem["loc"])) from None
+
+    def _at(self, place: str) -> Self:
+        self._place = place
+        return self
 
 
-def _numbers(given: Mapping[str, Any], key: str, noun: str) -> dict[str, float] | None:
-    if key not in given:
-        return None
-    if not isinstance(given[key], Mapping):
-        message = f"must be an object of numbers by {noun}, not {shown(given[key])}"
-        raise BehaviourError(message, path("eft", key))
-    return {name: _number(value, path("eft", key, name)) for name, value in given[key].items()}
+class TextBehaviourRequest(BehaviourRequest):
+    """The same, with a prompt of its own for any member."""
+
+    prompts: dict[str, str | list[int]] | None = Field(
+        default=None, description="Prompts of those members that do not read the request's own prompt."
+    )
 
 
-def _filter(value: Any) -> Filter:
-    if value is None:
-        return NO_FILTER
-    if not isinstance(value, Mapping):
-        raise BehaviourError(f"must be an object with kind and top_p, not {shown(value)}", "eft.filter")
-    for key in value:
-        if key not in ("kind", "top_p"):
-            param = path("eft", "filter", key)
-            raise BehaviourError(f"unknown key {shown(key)}; known: kind, top_p", param)
-    return _filter_of(value.get("kind"), value.get("top_p"), "eft.filter.kind", "eft.filter.top_p")
+def _words(problem: ErrorDetails, model: type[BehaviourRequest]) -> str:
+    *_, key = ("eft", *problem["loc"])
+    value = None if problem["type"] == "missing" else problem["input"]
+    keys = Filter.model_fields if "filter" in problem["loc"] else model.model_fields
+    match problem["type"]:
+        case "extra_forbidden":
+            words = f"unknown key {shown(key)}; known: {', '.join(keys)}"
+        case "dict_type":
+            noun = "member" if key == "coefficients" else "expert"
+            words = f"must be an object of numbers by {noun}, not {shown(value)}"
+        case "model_type":
+            content = "kind and top_p" if key == "filter" else ", ".join(keys)
+            words = f"must be an object with {content}, not {shown(value)}"
+        case "finite_number":
+            words = f"must be a finite number, not {value}"
+        case "greater_than_equal" | "less_than_equal":
+            words = f"{shown(value)} is out of bounds; allowed: 0 to 1"
+        case _ if key == "kind":
+            words = f"{shown(value)} is no kind of filter; known: expert, base"
+        case _:
+            words = f"must be a number, not {shown(value)}"
+    return words
 
 
-def _filter_of(kind: Any, top_p: Any, kind_param: str, top_p_param: str) -> Filter:
-    if kind not in _KINDS:
-        raise BehaviourError(f"{shown(kind)} is no kind of filter; known: {', '.join(_KINDS)}", kind_param)
-    if not 0 <= _number(top_p, top_p_param) <= 1:
-        raise BehaviourError(f"{shown(top_p)} is out of bounds; allowed: 0 to 1", top_p_param)
-    return Filter(kind=kind, top_p=float(top_p))
+def _param(place: str, key: tuple[Any, ...]) -> str:
+    if place != "vllm_xargs":
+        return _path(place, *key)
+    flat = {("filter", "kind"): ("filter",), ("filter", "top_p"): ("top_p",)}.get(key, key)
+    return _path("vllm_xargs", "eft", *(part for part in flat if part != "weights"))
 
 
-def _number(value: Any, param: str) -> float:
-    """A finite number, left as it is: a huge integer still compares with bounds, but has no float.
-
-    Raises:
-        BehaviourError: The value is not a number (a boolean is not one), or not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BehaviourError(f"must be a number, not {shown(value)}", param)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BehaviourError(f"must be a finite number, not {value}", param)
-    return value
-
-
-def path(*key: Any) -> str:
+def _path(*key: Any) -> str:
     """A dotted request field; a part that would not print well is abbreviated."""
     return ".".join(part if isinstance(part, str) and _is_plain(part) else shown(part) for part in key)
 

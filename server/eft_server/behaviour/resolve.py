@@ -5,8 +5,8 @@ a scale, ``z = z_base + scale * sum over experts e of w_e * (z_e - z_ref(e))``, 
 
     c_e = scale * w_e,    c_ref = -scale * (sum of w_e over its experts),    c_base = 1
 
-(less the base's share where the base is itself a reference). Whatever is asked for but coefficients of one's own,
-they add up to 1. `mixture` has the algebra, `asked` the request's two forms.
+(less the base's share where the base is itself a reference). Unless the request gives its own coefficients, they sum
+to 1. `coefficients` has the algebra, `request` the request's two forms.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from eft_server.behaviour.coefficients import Mixture, float32, mix, reference_shares
-from eft_server.behaviour.request import Asked
+from eft_server.behaviour.request import BehaviourRequest
 from eft_server.errors import BehaviourError, ConfigError, UnknownModelError, shown
 from eft_server.family.family import BASE
 from eft_server.family.file import Filter, Range, ServerConfig, Setting
@@ -89,7 +89,9 @@ class Behaviours:
         for name, setting in self._settings.items():
             place = "defaults" if name == config.name else f"aliases.{name}"
             try:
-                self._require_up_scaling(Asked(place), setting.weights, setting.amplify, setting.filter)
+                self._require_up_scaling(
+                    BehaviourRequest.of_setting(place), setting.weights, setting.amplify, setting.filter
+                )
             except BehaviourError as error:
                 raise ConfigError(f"{error.param}: {error}") from None
 
@@ -115,21 +117,21 @@ class Behaviours:
             BehaviourError: The weights are malformed, unknown or out of bounds, given in both forms, or given
                 for a plain member.
         """
-        asked = Asked.from_xargs(xargs) if xargs else None
+        asked = BehaviourRequest.read_flat(xargs) if xargs else None
         if eft is not None:
             if asked is not None:
                 raise BehaviourError("give weights either in eft or in vllm_xargs, not in both", "eft")
-            asked = Asked.from_eft(eft)
+            asked = BehaviourRequest.read(eft)
         if isinstance(model, str) and model in self._members:
             if asked is not None:
                 message = (
                     f"{shown(model)} is a member alone and takes no weights; ask for {self._config.name!r}"
                 )
-                raise BehaviourError(message, asked.field)
+                raise BehaviourError(message, asked.place)
             return self._plain(model)
         if not isinstance(model, str) or model not in self._settings:
             raise UnknownModelError(f"{shown(model)} is not served; known: {self._known_models()}", "model")
-        asked = asked or Asked("eft")
+        asked = asked or BehaviourRequest()
         if asked.coefficients is not None:
             return self._combination(model, asked, asked.coefficients)
         return self._composite(model, asked)
@@ -170,7 +172,7 @@ class Behaviours:
         coefficients = tuple(float(member == alone) for member in self._config.family.names)
         return Resolved(model, {}, 1.0, 1.0, None, _linear(coefficients), plain=True)
 
-    def _composite(self, model: str, asked: Asked) -> Resolved:
+    def _composite(self, model: str, asked: BehaviourRequest) -> Resolved:
         setting = self._settings[model]
         weights = dict(setting.weights) if asked.weights is None else self._weights(asked, asked.weights)
         scale = setting.scale if asked.scale is None else asked.scale
@@ -183,7 +185,7 @@ class Behaviours:
         mixture = mix(self._config, weights, float(scale), float(amplify), keep)
         return Resolved(model, weights, float(scale), float(amplify), mixture.filter, mixture)
 
-    def _weights(self, asked: Asked, weights: Mapping[str, float]) -> dict[str, float]:
+    def _weights(self, asked: BehaviourRequest, weights: Mapping[str, float]) -> dict[str, float]:
         experts = self._config.experts
         for name in weights:
             if name not in experts:
@@ -192,7 +194,7 @@ class Behaviours:
         return {name: weights.get(name, 0.0) for name in experts}
 
     def _require_up_scaling(
-        self, asked: Asked, weights: Mapping[str, float], amplify: float, keep: Filter | None
+        self, asked: BehaviourRequest, weights: Mapping[str, float], amplify: float, keep: Filter | None
     ) -> None:
         """Refuse what would act on the up-scaling delta where there is none."""
         by_expert = keep is not None and keep.kind == "expert" and keep.top_p < 1
@@ -213,7 +215,9 @@ class Behaviours:
                 asked.param(key),
             )
 
-    def _combination(self, model: str, asked: Asked, coefficients: Mapping[str, float]) -> Resolved:
+    def _combination(
+        self, model: str, asked: BehaviourRequest, coefficients: Mapping[str, float]
+    ) -> Resolved:
         """A linear combination of the request's own, for research."""
         allowed = self._config.limits.coefficients
         if allowed is None:
@@ -242,7 +246,7 @@ class Behaviours:
         )
 
     def _checked_coefficients(
-        self, asked: Asked, coefficients: Mapping[str, float], allowed: Range
+        self, asked: BehaviourRequest, coefficients: Mapping[str, float], allowed: Range
     ) -> tuple[float, ...]:
         members = self._config.family.names
         for name, value in coefficients.items():

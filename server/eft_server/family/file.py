@@ -107,13 +107,15 @@ M = TypeVar("M", bound=_Member)
 
 
 class Filter(_Section):
-    """Where the small models are trusted: see `blend.blend` for what each kind computes.
+    """Where the small models are trusted. A nucleus is the likeliest tokens that hold top_p of the probability."""
 
-    A top_p of 1 filters nothing.
-    """
-
-    kind: Literal["expert", "base"]
-    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+    kind: Literal["expert", "base"] = Field(
+        description="expert: the up-scaling delta counts only inside the emulated small model's nucleus. "
+        "base: only tokens of the base's nucleus survive."
+    )
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
+        description="The nucleus's probability; 1 filters nothing."
+    )
 
 
 class Setting(_Section):

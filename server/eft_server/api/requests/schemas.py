@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from typing_extensions import override
@@ -19,12 +19,12 @@ from vllm.utils import random_uuid
 
 from eft_server.api.edge.errors import ApiError, from_exception, from_validation
 from eft_server.api.requests import fields, json_schemas
+from eft_server.behaviour.request import EXAMPLE, BehaviourRequest, TextBehaviourRequest
 from eft_server.family.file import ServerOptions
 
 __all__ = [
     "ChatRequest",
     "Detokenize",
-    "EftField",
     "ResponseRequest",
     "ScoreItem",
     "ScoreRequest",
@@ -35,47 +35,6 @@ __all__ = [
 
 Stop: TypeAlias = str | list[str] | None
 """vLLM bounds it to four in the type, whatever the operator allows (`fields`)."""
-
-_EXAMPLE: dict[str, Any] = {"weights": {"helpful": 0.7, "harmless": 0.3}, "scale": 1.0}
-
-
-class FilterField(BaseModel):
-    """Where the small models are trusted. A nucleus is the likeliest tokens that hold top_p of the probability."""
-
-    kind: Literal["expert", "base"] = Field(
-        description="expert: the up-scaling delta counts inside the emulated small model's nucleus alone. "
-        "base: only tokens of the base's nucleus survive."
-    )
-    top_p: float = Field(ge=0, le=1, description="The nucleus's probability; 1 filters nothing.")
-
-
-class EftField(BaseModel):
-    """How much of each expert to apply: base + scale * sum of weight * (expert - its reference)."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
-
-    weights: dict[str, float] = Field(
-        default_factory=dict,
-        description="A weight per expert. An expert that is not named counts 0; absent, the model's own weights.",
-    )
-    scale: float = Field(default=1.0, description="A factor on all weights; absent, the model's own.")
-    amplify: float = Field(
-        default=1.0,
-        description="A factor on the up-scaling delta, base - reference, and not on the experts; absent, the "
-        "model's own.",
-    )
-    filter: FilterField | None = Field(
-        default=None, description="Conservative decoding; absent, the model's own; null, none."
-    )
-    prompts: dict[str, str | list[int]] | None = Field(
-        default=None,
-        description="For /v1/completions alone: prompts of members that are not to read everybody's.",
-    )
-    coefficients: dict[str, float] | None = Field(
-        default=None,
-        description="Any linear combination of the members' logits, in place of all of the above but a base "
-        "filter, where the operator allows it.",
-    )
 
 
 class _Checked(BaseModel):
@@ -119,7 +78,7 @@ def _referred_to(schema: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Weighted(_Checked):
-    eft: EftField | None = Field(default=None, description="Behaviour weights for this request.")
+    eft: BehaviourRequest | None = Field(default=None, description="Behaviour weights for this request.")
     dependencies: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     @classmethod
@@ -179,7 +138,7 @@ class ChatRequest(_Weighted, ChatCompletionRequest):
             "example": {
                 "model": "demo",
                 "messages": [{"role": "user", "content": "Hello!"}],
-                "eft": _EXAMPLE,
+                "eft": EXAMPLE,
             }
         }
     )
@@ -208,9 +167,10 @@ class TextRequest(_Weighted, CompletionRequest):
     """A text completion with behaviour weights."""
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"model": "demo", "prompt": "Once upon", "eft": _EXAMPLE}}
+        json_schema_extra={"example": {"model": "demo", "prompt": "Once upon", "eft": EXAMPLE}}
     )
     table = fields.COMPLETION
+    eft: TextBehaviourRequest | None = Field(default=None, description="Behaviour weights for this request.")
     stop: Stop = Field(default_factory=list)
 
     @classmethod
@@ -230,7 +190,7 @@ class ResponseRequest(_Weighted, ResponsesRequest):
     """A response with behaviour weights."""
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"model": "demo", "input": "Hello!", "eft": _EXAMPLE}}
+        json_schema_extra={"example": {"model": "demo", "input": "Hello!", "eft": EXAMPLE}}
     )
     table = fields.RESPONSE
     stop: Stop = Field(default_factory=list)
@@ -270,7 +230,7 @@ class ScoreRequest(_Weighted, BaseModel):
                     {"prompt": "Once upon", "completion": " a time"},
                 ],
                 "members": True,
-                "eft": _EXAMPLE,
+                "eft": EXAMPLE,
             }
         }
     )
