@@ -1,6 +1,6 @@
 """What `test_blend_kernels.py` runs under Triton's interpreter: both ways to blend, against float64.
 
-Shape suffixes: R rows, V vocabulary, M members, W a mixture's numbers, K mixtures.
+Shape suffixes: R rows, V vocabulary, M members, W a vector's numbers, K vectors.
 """
 
 import math
@@ -38,7 +38,7 @@ def _poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def mixture(*weights: float, delta: Sequence[float] = (), kind: int = 0, top_p: float = 0.0) -> list[float]:
+def vector(*weights: float, delta: Sequence[float] = (), kind: int = 0, top_p: float = 0.0) -> list[float]:
     return [*weights, *(delta or [0.0] * len(weights)), float(kind), top_p]
 
 
@@ -90,11 +90,11 @@ def inside(judged_V: torch.Tensor, top_p: float) -> torch.Tensor:
 def assert_exact(
     found_RV: torch.Tensor,
     logits_M: Sequence[torch.Tensor],
-    mixtures: Sequence[Sequence[float]],
+    vectors: Sequence[Sequence[float]],
     unshared: Sequence[int],
 ) -> None:
-    assert found_RV.dtype == torch.float32 and found_RV.shape == (len(mixtures), logits_M[0].shape[-1])
-    for row, numbers in enumerate(mixtures):
+    assert found_RV.dtype == torch.float32 and found_RV.shape == (len(vectors), logits_M[0].shape[-1])
+    for row, numbers in enumerate(vectors):
         # Float32 may fall on the other side of a nucleus's edge.
         either = [exactly(logits_M, numbers, row, unshared, slack) for slack in (-2e-6, 2e-6)]
         close = [torch.isclose(found_RV[row].double(), one, 1e-6, 3e-5, equal_nan=True) for one in either]
@@ -109,21 +109,21 @@ def assert_exact(
 
 
 def in_torch(
-    logits_M: Sequence[torch.Tensor], mixtures: Sequence[Sequence[float]], unshared: Sequence[int]
+    logits_M: Sequence[torch.Tensor], vectors: Sequence[Sequence[float]], unshared: Sequence[int]
 ) -> torch.Tensor:
-    coefficients_RM, filters = taken_apart(torch.tensor(mixtures))
-    filtering = any(numbers[-2] for numbers in mixtures)
+    coefficients_RM, filters = taken_apart(torch.tensor(vectors))
+    filtering = any(numbers[-2] for numbers in vectors)
     return blend(
         logits_M, coefficients_RM, torch.tensor(unshared, dtype=torch.int64), filters if filtering else None
     )
 
 
-def reading(mixtures: Sequence[Sequence[float]], member: int) -> list[int]:
+def reading(vectors: Sequence[Sequence[float]], member: int) -> list[int]:
     """The rows that need a member."""
-    members = (len(mixtures[0]) - 2) // 2
+    members = (len(vectors[0]) - 2) // 2
     return [
         row
-        for row, numbers in enumerate(mixtures)
+        for row, numbers in enumerate(vectors)
         if numbers[member] != 0
         or (numbers[-2] == EXPERT_FILTER and numbers[members + member] != 0)
         or (numbers[-2] == BASE_FILTER and member == 0)
@@ -132,19 +132,19 @@ def reading(mixtures: Sequence[Sequence[float]], member: int) -> list[int]:
 
 def in_kernels(
     logits_M: Sequence[torch.Tensor],
-    mixtures: Sequence[Sequence[float]],
+    vectors: Sequence[Sequence[float]],
     unshared: Sequence[int],
     at_once: int = 3,
     sparse: bool = False,
 ) -> torch.Tensor:
     """The same by kernels; where that is `sparse`, with no member's logits of rows that do without it."""
-    count, size = len(mixtures), logits_M[0].shape[-1]
-    filtered = [row for row, numbers in enumerate(mixtures) if numbers[-2]]
+    count, size = len(vectors), logits_M[0].shape[-1]
+    filtered = [row for row, numbers in enumerate(vectors) if numbers[-2]]
     rows = Rows.of(filtered, count, CPU) if filtered else None
-    blended = Blending(Vocabulary.of(size, unshared, CPU), torch.tensor(mixtures), rows)
+    blended = Blending(Vocabulary.of(size, unshared, CPU), torch.tensor(vectors), rows)
     items = []
     for member, logits_RV in enumerate(logits_M):
-        read = reading(mixtures, member)
+        read = reading(vectors, member)
         if not sparse or len(read) == count:
             items.append(Logits(member, logits_RV))
         elif read:
@@ -156,16 +156,16 @@ def in_kernels(
 
 def both(
     logits_M: Sequence[torch.Tensor],
-    mixtures: Sequence[Sequence[float]],
+    vectors: Sequence[Sequence[float]],
     unshared: Sequence[int] = (),
     at_once: int = 3,
     sparse: bool = False,
 ) -> torch.Tensor:
     """What the kernels return, after both ways have been held against float64."""
-    assert_exact(in_torch(logits_M, mixtures, unshared), logits_M, mixtures, unshared)
+    assert_exact(in_torch(logits_M, vectors, unshared), logits_M, vectors, unshared)
     copies_M = [logits_RV.clone() for logits_RV in logits_M]
-    found_RV = in_kernels(copies_M, mixtures, unshared, at_once, sparse)
-    assert_exact(found_RV, logits_M, mixtures, unshared)
+    found_RV = in_kernels(copies_M, vectors, unshared, at_once, sparse)
+    assert_exact(found_RV, logits_M, vectors, unshared)
     return found_RV
 
 
@@ -195,28 +195,28 @@ def test_mixed_rows_are_what_they_are_in_float64(
     members, size = len(sizes), sizes[0]
     unshared = sorted({3, 64, 95, *range(min(sizes), size)})
     rest = [0.0] * (members - 2)
-    mixtures = [
-        mixture(1.0, 0.0, *rest),
-        mixture(1.0, -0.75, *rest),
-        mixture(*([0.0] * (members - 1)), 1.0),
-        mixture(0.5, *([0.3] * (members - 1))),
+    vectors = [
+        vector(1.0, 0.0, *rest),
+        vector(1.0, -0.75, *rest),
+        vector(*([0.0] * (members - 1)), 1.0),
+        vector(0.5, *([0.3] * (members - 1))),
     ]
     if filtering:
         for place, top_p in enumerate((0.6, 0.999)):
-            expert = mixture(0.0, 1.0, *rest, delta=[1.0, -1.0, *rest], kind=EXPERT_FILTER, top_p=top_p)
-            base = mixture(1.0, *([0.25] * (members - 1)), kind=BASE_FILTER, top_p=top_p)
-            mixtures.insert(1 + 2 * place, expert)
-            mixtures.append(base)
+            expert = vector(0.0, 1.0, *rest, delta=[1.0, -1.0, *rest], kind=EXPERT_FILTER, top_p=top_p)
+            base = vector(1.0, *([0.25] * (members - 1)), kind=BASE_FILTER, top_p=top_p)
+            vectors.insert(1 + 2 * place, expert)
+            vectors.append(base)
         # Of the plain base; and a delta that begins after it.
-        mixtures.append(mixture(1.0, 0.0, *rest, kind=BASE_FILTER, top_p=0.9))
-        mixtures.append(mixture(1.0, 0.0, *rest, delta=[0.0, 0.5, *rest], kind=EXPERT_FILTER, top_p=0.9))
-    logits_M = drawn(sizes, len(mixtures), dtype, seed=size)
+        vectors.append(vector(1.0, 0.0, *rest, kind=BASE_FILTER, top_p=0.9))
+        vectors.append(vector(1.0, 0.0, *rest, delta=[0.0, 0.5, *rest], kind=EXPERT_FILTER, top_p=0.9))
+    logits_M = drawn(sizes, len(vectors), dtype, seed=size)
     for member, logits_RV in enumerate(logits_M):
-        spared = [row for row in range(len(mixtures)) if row not in reading(mixtures, member)]
+        spared = [row for row in range(len(vectors)) if row not in reading(vectors, member)]
         logits_RV[spared] = torch.tensor([NAN, INFINITE, -INFINITE])[torch.arange(len(spared)) % 3, None].to(
             dtype
         )
-    both(logits_M, mixtures, unshared, at_once, sparse)
+    both(logits_M, vectors, unshared, at_once, sparse)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -227,24 +227,24 @@ def test_a_plain_base_row_is_the_base_bit_for_bit(dtype: torch.dtype) -> None:
     logits_M[0][0, :3] = torch.tensor([-0.0, tiny, -INFINITE]).to(dtype)
     logits_M[1][0], logits_M[2][0] = NAN, INFINITE
     expected_V = logits_M[0][0].float()
-    found_RV = in_kernels(logits_M, [mixture(1.0, 0, 0), mixture(1.0, -1, 1)], [1, 299])
+    found_RV = in_kernels(logits_M, [vector(1.0, 0, 0), vector(1.0, -1, 1)], [1, 299])
     assert torch.equal(found_RV[0].view(torch.int32), expected_V.view(torch.int32))
 
 
 def test_float32_logits_of_the_base_become_the_result_also_where_they_are_sliced() -> None:
     logits_M = drawn((330, 330, 310), 3)
     logits_M = [logits_RV[:, :300] for logits_RV in logits_M]
-    mixtures = [mixture(1.0, -1, 1), mixture(1.0, 0, 0), mixture(0, 0, 1)]
-    expected_RV = in_torch(logits_M, mixtures, [299])
-    found_RV = in_kernels(logits_M, mixtures, [299])
+    vectors = [vector(1.0, -1, 1), vector(1.0, 0, 0), vector(0, 0, 1)]
+    expected_RV = in_torch(logits_M, vectors, [299])
+    found_RV = in_kernels(logits_M, vectors, [299])
     assert found_RV.data_ptr() == logits_M[0].data_ptr()
     torch.testing.assert_close(found_RV, expected_RV)
     half = drawn((300, 300), 1, torch.bfloat16)
-    assert in_kernels(half, [mixture(1.0, 1)], []).data_ptr() != half[0].data_ptr()
+    assert in_kernels(half, [vector(1.0, 1)], []).data_ptr() != half[0].data_ptr()
 
 
 def test_nobodys_logits_make_a_row_of_zeros() -> None:
-    found_RV = both(drawn((300, 300), 2), [mixture(0, 0)] * 2, [7], sparse=True)
+    found_RV = both(drawn((300, 300), 2), [vector(0, 0)] * 2, [7], sparse=True)
     assert found_RV[0, 7] == -INFINITE
     assert found_RV[0, :7].tolist() == [0.0] * 7
 
@@ -261,8 +261,8 @@ def test_no_rows_are_no_work() -> None:
 def test_what_is_not_finite_spoils_what_it_is_part_of(member: int, value: float, kind: int) -> None:
     """One value, the likeliest token's, a whole row, and the same where it takes no part."""
     weights = (1.0, -1.0, 1.0) if kind != EXPERT_FILTER else (0.0, 0.0, 1.0)
-    steered = mixture(*weights, delta=(1.0, -1.0, 0.0), kind=kind, top_p=0.7)
-    absent = mixture(*(0.0 if place == member else 1.0 for place in range(3)))
+    steered = vector(*weights, delta=(1.0, -1.0, 0.0), kind=kind, top_p=0.7)
+    absent = vector(*(0.0 if place == member else 1.0 for place in range(3)))
     logits_M = drawn((200, 200, 190), 6)
     logits_M[member][0, 180] = value
     logits_M[member][1, logits_M[2][1].argmax()] = value
@@ -275,8 +275,8 @@ def test_what_is_not_finite_spoils_what_it_is_part_of(member: int, value: float,
 def test_infinities_that_cancel_and_coefficients_that_are_none_spoil_their_row_alone() -> None:
     logits_M = drawn((300, 300, 300), 4)
     logits_M[1][0, 0] = logits_M[2][0, 0] = INFINITE
-    combined = mixture(1.0, -1, 1)
-    found_RV = both(logits_M, [combined, mixture(NAN, NAN, NAN), combined, mixture(1.0, 0, INFINITE)])
+    combined = vector(1.0, -1, 1)
+    found_RV = both(logits_M, [combined, vector(NAN, NAN, NAN), combined, vector(1.0, 0, INFINITE)])
     assert found_RV.isnan().all(dim=-1).tolist() == [True, True, False, True]
 
 
@@ -294,7 +294,7 @@ def test_tokens_of_equal_probability_are_in_a_nucleus_together(kind: int, top_p:
     other_RV = drawn((300,), rows)[0]
     logits_M = [judge_RV, other_RV, judge_RV] if kind == BASE_FILTER else [other_RV, other_RV + 1, judge_RV]
     logits_M = [logits_RV.clone() for logits_RV in logits_M]
-    row = mixture(0.0, 0, 1, delta=(1.0, 0.5, 0.0), kind=kind, top_p=top_p)
+    row = vector(0.0, 0, 1, delta=(1.0, 0.5, 0.0), kind=kind, top_p=top_p)
     found_RV = both(logits_M, [row] * rows, [3], at_once=1)
     if kind == BASE_FILTER:
         assert found_RV[2].isfinite().sum() == 299
@@ -304,16 +304,16 @@ def test_tokens_of_equal_probability_are_in_a_nucleus_together(kind: int, top_p:
 def test_a_nucleus_of_one_holds_what_sums_in_float32_would_lose() -> None:
     base_RV = drawn((300,), 1)[0]
     base_RV[0, 7], base_RV[0, 9] = 60.0, -INFINITE
-    found_RV = both([base_RV, base_RV], [mixture(0.0, 1.0, kind=BASE_FILTER, top_p=1.0)])
+    found_RV = both([base_RV, base_RV], [vector(0.0, 1.0, kind=BASE_FILTER, top_p=1.0)])
     assert found_RV.isfinite().sum() == 299
 
 
 def test_rows_that_are_said_to_have_a_filter_may_have_none() -> None:
     logits_M = drawn((300, 300), 3)
-    mixtures = [mixture(1.0, 0), mixture(1.0, -0.5), mixture(1.0, 0.5, kind=BASE_FILTER, top_p=0.4)]
-    blended = Blending(Vocabulary.of(300, [4], CPU), torch.tensor(mixtures), Rows.of([2, 1, 0], 3, CPU))
+    vectors = [vector(1.0, 0), vector(1.0, -0.5), vector(1.0, 0.5, kind=BASE_FILTER, top_p=0.4)]
+    blended = Blending(Vocabulary.of(300, [4], CPU), torch.tensor(vectors), Rows.of([2, 1, 0], 3, CPU))
     blended.add(*(Logits(member, logits_RV.clone()) for member, logits_RV in enumerate(logits_M)))
-    assert_exact(blended.finish(), logits_M, mixtures, [4])
+    assert_exact(blended.finish(), logits_M, vectors, [4])
 
 
 def test_members_come_in_the_familys_order() -> None:
@@ -338,15 +338,15 @@ def test_scores_are_those_of_the_blended_rows(dtype: torch.dtype) -> None:
     logits_M[1][4, 17] = NAN
     targets_R = torch.tensor([0, 300, 5, 150, 20, int((logits_M[0][5] - logits_M[1][5].mean()).argmax())])
     unshared = [5, *range(290, 301)]
-    mixtures = [mixture(1.0, -1, 1), mixture(1.0, 0, 0), mixture(0.0, 0, 1), mixture(0.0, 1, 0)]
+    vectors = [vector(1.0, -1, 1), vector(1.0, 0, 0), vector(0.0, 0, 1), vector(0.0, 1, 0)]
     vocabulary = Vocabulary.of(301, unshared, CPU)
     found = score(
         vocabulary,
         [Logits(m, logits_RV) for m, logits_RV in enumerate(logits_M)],
-        torch.tensor(mixtures),
+        torch.tensor(vectors),
         targets_R,
     )
-    for k, numbers in enumerate(mixtures):
+    for k, numbers in enumerate(vectors):
         blended_RV = in_torch(logits_M, [numbers] * 6, unshared)
         chosen_R, likeliest_R, ranks_R = scored_in_torch(blended_RV, targets_R)
         for each, expected_R in ((found.chosen[k], chosen_R), (found.likeliest[k], likeliest_R)):
@@ -358,11 +358,11 @@ def test_scores_are_those_of_the_blended_rows(dtype: torch.dtype) -> None:
     assert torch.equal(again.ranks, found.ranks[-1:])
 
 
-def test_scores_need_no_member_that_no_mixture_reads() -> None:
+def test_scores_need_no_member_that_no_vector_reads() -> None:
     base_RV, _, expert_RV = drawn((300, 300, 300), 2)
     targets_R = torch.tensor([1, 299])
-    mixtures_KW = torch.tensor([mixture(1.0, 0, 0.5), mixture(0.0, 0, 1)])
+    vectors_KW = torch.tensor([vector(1.0, 0, 0.5), vector(0.0, 0, 1)])
     logits = [Logits(0, base_RV), Logits(2, expert_RV)]
-    found = score(Vocabulary.of(300, [], CPU), logits, mixtures_KW, targets_R)
+    found = score(Vocabulary.of(300, [], CPU), logits, vectors_KW, targets_R)
     torch.testing.assert_close(found.chosen[0], scored_in_torch(base_RV + 0.5 * expert_RV, targets_R)[0])
     torch.testing.assert_close(found.chosen[1], scored_in_torch(expert_RV, targets_R)[0])

@@ -42,23 +42,23 @@ def compile_only() -> None:
 
 
 def launch_all() -> None:
-    """Plain, filtered and scored rows of three members, and the mixtures of a step."""
+    """Plain, filtered and scored rows of three members, and the vectors of a step."""
     logits_M = [torch.empty(2, size, dtype=torch.bfloat16) for size in (SIZE, SIZE - 128, SIZE - 128)]
     vocabulary = Vocabulary.of(SIZE, range(SIZE - 399, SIZE), CPU)
-    mixtures_RW = torch.zeros(2, 8)
-    plain = Blending(vocabulary, mixtures_RW)
+    vectors_RW = torch.zeros(2, 8)
+    plain = Blending(vocabulary, vectors_RW)
     plain.add(*(Logits(member, logits_RV) for member, logits_RV in enumerate(logits_M)))
     plain.finish()
     rows = Rows.of([1], 2, CPU)
-    filtered = Blending(vocabulary, mixtures_RW, rows)
+    filtered = Blending(vocabulary, vectors_RW, rows)
     filtered.add(Logits(0, logits_M[0]))
     filtered.add(Logits(2, logits_M[2], rows))
     filtered.finish()
     logits = [Logits(member, logits_RV) for member, logits_RV in enumerate(logits_M)]
-    score(vocabulary, logits, mixtures_RW, torch.zeros(2, dtype=torch.int64))
+    score(vocabulary, logits, vectors_RW, torch.zeros(2, dtype=torch.int64))
     slots, starts = torch.zeros(2, dtype=torch.int32), torch.zeros(3, dtype=torch.int32)
     fill_graphs()
-    runner._spread_kernel[(2,)](mixtures_RW, mixtures_RW, slots, starts, 8, WIDTH=8, BLOCK=64)
+    runner._spread_kernel[(2,)](vectors_RW, vectors_RW, slots, starts, 8, WIDTH=8, BLOCK=64)
 
 
 def fill_graphs() -> None:

@@ -39,24 +39,24 @@ class Reference:
     def _compute(self, member: int, tokens: tuple[int, ...]) -> torch.Tensor:
         return self.models[member](torch.tensor([tokens])).logits[0].float()
 
-    def logits(self, text: Text, mixture: Sequence[float]) -> torch.Tensor:
-        """(T, V): position t's row is for the token after text[t]. A mixture may have a filter behind it.
+    def logits(self, text: Text, vector: Sequence[float]) -> torch.Tensor:
+        """(T, V): position t's row is for the token after text[t]. A vector may have a filter behind it.
 
         Texts of the members' own end together; there are as many rows as the shortest has tokens.
         """
         count = len(self.models)
         tokens = text if isinstance(text[0], Sequence) else [text] * count
-        total = self._combined(tokens, mixture[:count])
-        if len(mixture) == count or mixture[-2] == 0:
+        total = self._combined(tokens, vector[:count])
+        if len(vector) == count or vector[-2] == 0:
             return total
         members = [self._shared_logprobs(tokens, member) for member in range(count)]
-        delta = sum(c * row for c, row in zip(mixture[count:-2], members, strict=True) if c)
+        delta = sum(c * row for c, row in zip(vector[count:-2], members, strict=True) if c)
         rows = []
         for position, row in enumerate(total):
             row[self.shared :] = -torch.inf
-            judge = row if mixture[-2] == 1 else members[0][position]
-            inside = nucleus(judge.tolist(), mixture[-1])
-            if mixture[-2] == 1:
+            judge = row if vector[-2] == 1 else members[0][position]
+            inside = nucleus(judge.tolist(), vector[-1])
+            if vector[-2] == 1:
                 rows.append(torch.where(inside, row + delta[position].nan_to_num(nan=-torch.inf), row))
             else:
                 rows.append(torch.where(inside, row, -torch.inf))
@@ -82,15 +82,15 @@ class Reference:
             total[:, self.shared :] = -torch.inf
         return total
 
-    def logprobs(self, text: Text, mixture: Sequence[float]) -> torch.Tensor:
+    def logprobs(self, text: Text, vector: Sequence[float]) -> torch.Tensor:
         """The same, normalised."""
-        return self.logits(text, mixture).log_softmax(-1)
+        return self.logits(text, vector).log_softmax(-1)
 
-    def greedy(self, prompt: Text, mixture: Sequence[float], count: int) -> list[int]:
+    def greedy(self, prompt: Text, vector: Sequence[float], count: int) -> list[int]:
         """The `count` tokens that greedy decoding appends."""
         tokens: list[int] = []
         for _ in range(count):
-            tokens.append(int(self.logits(continued(prompt, tokens), mixture)[-1].argmax()))
+            tokens.append(int(self.logits(continued(prompt, tokens), vector)[-1].argmax()))
         return tokens
 
 

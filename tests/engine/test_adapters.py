@@ -98,7 +98,7 @@ SETTINGS = [
     [1.0, -0.4, 0.0, -0.5, 0.9, 0.0, 0.0],
     [0.2, -0.9, 0.3, 0.3, 0.3, 0.5, 0.3],
 ]
-"""Every member alone, the references as plain members among them, and mixtures."""
+"""Every member alone, the references as plain members among them, and vectors."""
 
 
 def test_adapters_equal_merged_checkpoints_in_a_batch_of_mixed_weights(running: Running) -> None:

@@ -216,7 +216,7 @@ OWN_PROMPTS = [prompt(151 + member, length) for member, length in enumerate((6, 
 
 
 @pytest.mark.parametrize(
-    ("text", "mixture", "wrong"),
+    ("text", "vector", "wrong"),
     [
         (prompt(150, 6), MIXED, [1.0, -1.2, 0.9, 0.3]),
         (prompt(150, 6), [1.0, -1.0, 0.2, 0.8], [1.0, -1.0, 0.8, 0.2]),
@@ -227,18 +227,18 @@ OWN_PROMPTS = [prompt(151 + member, length) for member, length in enumerate((6, 
     ids=["mixed", "lambda 0.2", "expert filter", "base filter", "own prompts"],
 )
 def test_samples_follow_the_composites_distribution(
-    running: Running, text: Text, mixture: list[float], wrong: list[float]
+    running: Running, text: Text, vector: list[float], wrong: list[float]
 ) -> None:
     """Chi-square of the second token (under speculation the first that may be drafted); a wrong blend fails it."""
     count = 128 if running.v2 else 1024
     own = isinstance(text[0], list)
     request = greedy(
-        max(text, key=len) if own else text, mixture, 3, temperature=1.0, seed=11, n=count, logprobs=None
+        max(text, key=len) if own else text, vector, 3, temperature=1.0, seed=11, n=count, logprobs=None
     )
     request |= {"prompts": text} if own else {}
     choices = running.engine.generate([request])[0]["choices"]
     sampled = np.array([choice["tokens"][1] for choice in choices])
-    assert p_value(sampled, second_token(running, text, mixture)) > 1e-3
+    assert p_value(sampled, second_token(running, text, vector)) > 1e-3
     assert p_value(sampled, second_token(running, text, wrong)) < 1e-6
 
 

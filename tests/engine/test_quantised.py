@@ -93,8 +93,8 @@ def quantised_members(folder: Path) -> Iterator[Engine]:
     engine.close()
 
 
-def alone_and_together(mixture: list[float]) -> list[list[float]]:
-    return [*([float(i == j) for j in range(len(mixture))] for i in range(len(mixture))), mixture]
+def alone_and_together(vector: list[float]) -> list[list[float]]:
+    return [*([float(i == j) for j in range(len(vector))] for i in range(len(vector))), vector]
 
 
 def test_a_quantised_base_runs_beside_float_and_quantised_members(

@@ -59,7 +59,7 @@ def hidden(count: int, members: int = 4) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "mixtures",
+    "vectors",
     [
         [BASE] * 3,
         [UP_SCALED, UP_SCALED],
@@ -71,38 +71,38 @@ def hidden(count: int, members: int = 4) -> list[torch.Tensor]:
     ],
     ids=["base", "up-scaled", "alone", "narrow", "wide", "mixed", "filtered"],
 )
-def test_rows_are_what_all_heads_on_all_rows_would_give(mixtures: list[tuple[float, ...]]) -> None:
-    heads, hidden_M = Heads(), hidden(len(mixtures))
-    mixture_RW = torch.tensor(mixtures)
-    found = RowBlender(heads.all, UNSHARED, SIZES[0]).blend(hidden_M, mixture_RW)  # type: ignore[arg-type]
-    needed = np.array([counting(mixture) for mixture in mixtures]).sum(axis=0).tolist()
+def test_rows_are_what_all_heads_on_all_rows_would_give(vectors: list[tuple[float, ...]]) -> None:
+    heads, hidden_M = Heads(), hidden(len(vectors))
+    vector_RW = torch.tensor(vectors)
+    found = RowBlender(heads.all, UNSHARED, SIZES[0]).blend(hidden_M, vector_RW)  # type: ignore[arg-type]
+    needed = np.array([counting(vector) for vector in vectors]).sum(axis=0).tolist()
     assert heads.asked == needed
     everything = [head(states) for head, states in zip(Heads().all, hidden_M, strict=True)]  # type: ignore[operator]
-    expected = blend(everything, taken_apart(mixture_RW)[0], UNSHARED, taken_apart(mixture_RW)[1])
+    expected = blend(everything, taken_apart(vector_RW)[0], UNSHARED, taken_apart(vector_RW)[1])
     assert found is not None
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("mixture", [BASE, NARROW, WIDE], ids=["base", "narrow", "wide"])
+@pytest.mark.parametrize("vector", [BASE, NARROW, WIDE], ids=["base", "narrow", "wide"])
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
 def test_rows_of_one_member_that_are_broken_are_nan_throughout(
-    mixture: tuple[float, ...], broken: float
+    vector: tuple[float, ...], broken: float
 ) -> None:
     hidden_M = hidden(3)
     for states in hidden_M:
         states[1, 0] = broken
-    found = RowBlender(Heads().all, UNSHARED, SIZES[0]).blend(hidden_M, torch.tensor([mixture] * 3))  # type: ignore[arg-type]
+    found = RowBlender(Heads().all, UNSHARED, SIZES[0]).blend(hidden_M, torch.tensor([vector] * 3))  # type: ignore[arg-type]
     assert found is not None
     assert found.isnan().all(dim=-1).tolist() == [False, True, False]
     assert not found[0].isnan().any()
 
 
 def test_many_rows_are_blended_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    mixture_RW = torch.tensor([UP_SCALED, ALL, BASE, BY_EXPERT, ALONE, BASE, UP_SCALED])
+    vector_RW = torch.tensor([UP_SCALED, ALL, BASE, BY_EXPERT, ALONE, BASE, UP_SCALED])
     blender = RowBlender(Heads().all, UNSHARED, SIZES[0])  # type: ignore[arg-type]
-    whole = blender.blend(hidden(7), mixture_RW)
+    whole = blender.blend(hidden(7), vector_RW)
     monkeypatch.setattr(rows, "_LOGITS_AT_ONCE", 3 * SIZES[0])
-    in_parts = blender.blend(hidden(7), mixture_RW)
+    in_parts = blender.blend(hidden(7), vector_RW)
     assert whole is not None and in_parts is not None
     assert torch.equal(whole, in_parts)
 
@@ -120,16 +120,16 @@ def test_off_the_first_rank_every_head_is_asked_all_the_same() -> None:
     assert asked == [0, 1, 2]
 
 
-def test_scores_of_several_mixtures_take_each_head_once() -> None:
-    heads, mixtures = Heads(), [BASE, UP_SCALED, BY_EXPERT]
+def test_scores_of_several_vectors_take_each_head_once() -> None:
+    heads, vectors = Heads(), [BASE, UP_SCALED, BY_EXPERT]
     targets = torch.tensor([5, 93])
     blender = RowBlender(heads.all, UNSHARED, SIZES[0])  # type: ignore[arg-type]
-    found = blender.score(hidden(2), mixtures, targets)
+    found = blender.score(hidden(2), vectors, targets)
     assert found is not None
     assert heads.asked == [2, 2, 2, 0]
-    for index, mixture in enumerate(mixtures):
+    for index, vector in enumerate(vectors):
         one = RowBlender(Heads().all, UNSHARED, SIZES[0])  # type: ignore[arg-type]
-        blended = one.blend(hidden(2), torch.tensor([mixture] * 2))
+        blended = one.blend(hidden(2), torch.tensor([vector] * 2))
         assert blended is not None
         expected = blended.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         assert found.chosen[index].tolist() == pytest.approx(expected.tolist())
@@ -147,14 +147,14 @@ def test_no_more_memory_than_two_rows_of_floats_and_one_members_logits(
     heads = [lambda states: states.new_zeros((len(states), size)) for _ in range(members)]
     blender = KernelBlender(heads, Vocabulary.of(size, range(100), torch.device("cpu")))
     delta = [1.0, -1.0] + [0.0] * (members - 2)
-    mixture = [*([0.5] * members), *(delta if filtered else [0.0] * members), float(filtered), 0.9]
-    mixture_RW = torch.tensor([mixture] * count)
-    needs = Needs.alike(counting(mixture), count, filtered=filtered)
+    vector = [*([0.5] * members), *(delta if filtered else [0.0] * members), float(filtered), 0.9]
+    vector_RW = torch.tensor([vector] * count)
+    needs = Needs.alike(counting(vector), count, filtered=filtered)
     blender.needs = lambda _: needs
     states = [torch.zeros((count, 8), dtype=dtype) for _ in range(members)]
     launches = Launches()
     with launches, launches.of_our_kernels(run=False):
-        assert blender.blend(states, mixture_RW) is not None
+        assert blender.blend(states, vector_RW) is not None
     assert launches.waits == 0
     # What kernels note of each block of ids is some hundredths.
     assert launches.peak_bytes <= 1.03 * count * size * (2 * 4 + dtype.itemsize)

@@ -39,7 +39,7 @@ def test_memory_is_measured_with_the_most_that_a_step_may_ask_for(
         assert len(targets_R) == len(hidden_RC)
         logits(hidden_RC)
 
-    def score(hidden_RC: torch.Tensor, mixtures: Any, targets_R: torch.Tensor) -> None:
+    def score(hidden_RC: torch.Tensor, vectors: Any, targets_R: torch.Tensor) -> None:
         asked.append(("score", len(hidden_RC), False))
 
     monkeypatch.setattr(

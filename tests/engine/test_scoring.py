@@ -1,4 +1,4 @@
-"""Given tokens under several mixtures at once, against plain transformers, on both model runners."""
+"""Given tokens under several vectors at once, against plain transformers, on both model runners."""
 
 import math
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ EVERYBODY = [MIXED, BASE, REFERENCE_ALONE, EXPERT_ALONE, B_ALONE]
 
 
 def score(
-    text: Text, targets: Sequence[int], mixtures: Sequence[Sequence[float]] = EVERYBODY
+    text: Text, targets: Sequence[int], vectors: Sequence[Sequence[float]] = EVERYBODY
 ) -> dict[str, Any]:
     """A request to score these tokens behind a text, or behind each member's own."""
     own = isinstance(text[0], Sequence)
     read = continued(text, targets[:-1])
     longest = max(read, key=len) if own else read
     first = len(longest) - len(targets)
-    scoring = {"first": first, "targets": list(targets), "mixtures": [list(m) for m in mixtures]}
+    scoring = {"first": first, "targets": list(targets), "vectors": [list(m) for m in vectors]}
     return {"prompt": longest, "text": text, "scoring": scoring} | ({"prompts": read} if own else {})
 
 
@@ -45,17 +45,17 @@ def check_scores(running: Running, requests: Sequence[dict[str, Any]]) -> list[d
     """Run requests to score in one batch; every number must be the reference's."""
     outputs = running.engine.generate([{k: v for k, v in r.items() if k != "text"} for r in requests])
     for request, output in zip(requests, outputs, strict=True):
-        mixtures = request["scoring"]["mixtures"]
-        for mixture, found in zip(mixtures, output["scored"], strict=True):
-            assert_scored(running, request["text"], request["scoring"]["targets"], mixture, found)
+        vectors = request["scoring"]["vectors"]
+        for vector, found in zip(vectors, output["scored"], strict=True):
+            assert_scored(running, request["text"], request["scoring"]["targets"], vector, found)
     return outputs
 
 
 def assert_scored(
-    running: Running, text: Text, targets: Sequence[int], mixture: Sequence[float], found: dict[str, Any]
+    running: Running, text: Text, targets: Sequence[int], vector: Sequence[float], found: dict[str, Any]
 ) -> None:
     """Log-probability, rank and likeliest of every token."""
-    rows = running.reference.logprobs(continued(text, targets[:-1]), mixture)[-len(targets) :]
+    rows = running.reference.logprobs(continued(text, targets[:-1]), vector)[-len(targets) :]
     for place, (token, row) in enumerate(zip(targets, rows, strict=True)):
         expected = float(row[token])
         assert found["logprobs"][place] == pytest.approx(expected, abs=TOLERANCE)
@@ -64,7 +64,7 @@ def assert_scored(
         assert near[0] <= found["ranks"][place] - 1 <= near[1]
 
 
-def test_one_pass_scores_a_text_under_every_mixture(running: Running) -> None:
+def test_one_pass_scores_a_text_under_every_vector(running: Running) -> None:
     filtered = [FILTERED_BY_EXPERT, BASE, FILTERED_BY_BASE, NEGATIVE]
     requests = [
         score(prompt(400, 9), prompt(401, 12)),
@@ -96,8 +96,8 @@ def test_chunks_and_neighbours_change_nothing(running: Running) -> None:
     requests = [beside[0], *({k: v for k, v in s.items() if k != "text"} for s in scores), beside[1]]
     outputs = running.engine.generate([dict(request) for request in requests])
     for request, output in zip(scores, outputs[1:4], strict=True):
-        for mixture, found in zip(EVERYBODY, output["scored"], strict=True):
-            assert_scored(running, request["text"], request["scoring"]["targets"], mixture, found)
+        for vector, found in zip(EVERYBODY, output["scored"], strict=True):
+            assert_scored(running, request["text"], request["scoring"]["targets"], vector, found)
     for request, output in zip(beside, (outputs[0], outputs[4]), strict=True):
         tokens = output["choices"][0]["tokens"]
         assert tokens == running.reference.greedy(request["prompt"], request["coefficients"], 6)
@@ -131,5 +131,5 @@ def test_rows_that_are_not_finite_say_so_and_disturb_nobody(running: Running) ->
     own, other = outputs[0]["scored"]
     assert all(map(math.isfinite, own["logprobs"]))
     assert all(map(math.isnan, other["logprobs"]))
-    for mixture, found in zip(EVERYBODY, outputs[1]["scored"], strict=True):
-        assert_scored(running, fine["text"], fine["scoring"]["targets"], mixture, found)
+    for vector, found in zip(EVERYBODY, outputs[1]["scored"], strict=True):
+        assert_scored(running, fine["text"], fine["scoring"]["targets"], vector, found)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from eft_server.family.family import BASE
 from eft_server.family.file import Filter, ServerConfig
 
-__all__ = ["BASE_FILTER", "EXPERT_FILTER", "Mixture", "float32", "mix", "reference_shares"]
+__all__ = ["BASE_FILTER", "EXPERT_FILTER", "Coefficients", "float32", "mix", "reference_shares"]
 
 EXPERT_FILTER = 1
 """The filter that drops the up-scaling delta outside the emulated small model's nucleus."""
@@ -31,34 +31,34 @@ _KINDS = {"expert": EXPERT_FILTER, "base": BASE_FILTER}
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Coefficients:
     """What one row of logits is made of.
 
     Attributes:
-        coefficients: one number a member, in the order of `ServerConfig.members`; float32-representable.
+        members: one number for each, in the order of the family; float32-representable.
         delta: the part of them that an expert filter applies to, amplify · u; all zero for other rows.
         filter: none where top_p is 1.
     """
 
-    coefficients: tuple[float, ...]
+    members: tuple[float, ...]
     delta: tuple[float, ...]
     filter: Filter | None = None
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """As the engine reads it (`engine.coefficients`): M numbers without a filter, else 2M + 2.
+        """As the engine reads it (`engine.worker.columns`): M numbers without a filter, else 2M + 2.
 
         With a filter, the first M leave the delta out.
         """
         if self.filter is None:
-            return self.coefficients
-        always = tuple(float32(c - d) for c, d in zip(self.coefficients, self.delta, strict=True))
+            return self.members
+        always = tuple(float32(c - d) for c, d in zip(self.members, self.delta, strict=True))
         return (*always, *self.delta, float(_KINDS[self.filter.kind]), float32(self.filter.top_p))
 
     @property
     def counting(self) -> frozenset[int]:
         """The members' places that make a difference to the row."""
-        places = {m for m, pair in enumerate(zip(self.coefficients, self.delta, strict=True)) if any(pair)}
+        places = {m for m, pair in enumerate(zip(self.members, self.delta, strict=True)) if any(pair)}
         return frozenset(places | ({0} if self.filter and self.filter.kind == "base" else set()))
 
 
@@ -84,8 +84,8 @@ def mix(
     scale: float = 1.0,
     amplify: float = 1.0,
     keep: Filter | None = None,
-) -> Mixture:
-    """Turn a behaviour into a mixture.
+) -> Coefficients:
+    """Turn a behaviour into coefficients.
 
     Weights are rounded to float32 before they are summed, so that a reference cancels its expert exactly.
 
@@ -113,7 +113,7 @@ def mix(
         if by_expert:
             delta = {m: float32(amplify * part) for m, part in upscaling.items()}
     coefficients = tuple(float32(math.fsum(terms[m])) for m in config.family.names)
-    return Mixture(coefficients, tuple(delta.values()), keep if filtered else None)
+    return Coefficients(coefficients, tuple(delta.values()), keep if filtered else None)
 
 
 def float32(value: float) -> float:

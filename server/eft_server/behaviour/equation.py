@@ -22,7 +22,7 @@ class Filters:
     Attributes:
         delta_RM: float32; the up-scaling delta's coefficients u, on log-probabilities. They add up to zero and
             count for rows of the expert kind, whose other coefficients leave the delta out.
-        kind_R: float32; 0 for no filter, `mixture.EXPERT_FILTER` or `mixture.BASE_FILTER`.
+        kind_R: float32; 0 for no filter, `coefficients.EXPERT_FILTER` or `coefficients.BASE_FILTER`.
         top_p_R: float32; the probability that the nucleus holds, 0 to 1.
     """
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from eft_server.behaviour.coefficients import Mixture, float32, mix, reference_shares
+from eft_server.behaviour.coefficients import Coefficients, float32, mix, reference_shares
 from eft_server.behaviour.request import BehaviourRequest
 from eft_server.errors import BehaviourError, ConfigError, UnknownModelError, shown
 from eft_server.family.family import BASE
@@ -32,7 +32,7 @@ class Resolved:
         scale: The factor on all weights; 1 for a plain member.
         amplify: The factor on the up-scaling delta; 1 for a plain member.
         filter: Where the small models are trusted; None for everywhere.
-        mixture: What the engine is told.
+        coefficients: What the engine computes with.
         plain: Whether one member answers alone.
         own_coefficients: The request's coefficients by member, where it gave them in place of weights.
     """
@@ -42,14 +42,9 @@ class Resolved:
     scale: float
     amplify: float
     filter: Filter | None
-    mixture: Mixture
+    coefficients: Coefficients
     plain: bool = False
     own_coefficients: dict[str, float] | None = None
-
-    @property
-    def coefficients(self) -> tuple[float, ...]:
-        """One float32-representable number per member, in the order of ``ServerConfig.members``."""
-        return self.mixture.coefficients
 
 
 @dataclass(frozen=True)
@@ -182,8 +177,8 @@ class Behaviours:
             raise BehaviourError(message, asked.param(*key))
         self._require_up_scaling(asked, weights, amplify, keep)
         weights = {name: float(weight) for name, weight in weights.items()}
-        mixture = mix(self._config, weights, float(scale), float(amplify), keep)
-        return Resolved(model, weights, float(scale), float(amplify), mixture.filter, mixture)
+        coefficients = mix(self._config, weights, float(scale), float(amplify), keep)
+        return Resolved(model, weights, float(scale), float(amplify), coefficients.filter, coefficients)
 
     def _weights(self, asked: BehaviourRequest, weights: Mapping[str, float]) -> dict[str, float]:
         experts = self._config.experts
@@ -234,14 +229,14 @@ class Behaviours:
             raise BehaviourError(message, asked.param("filter"))
         values = self._checked_coefficients(asked, coefficients, allowed)
         keep = keep if keep is not None and keep.top_p < 1 else None
-        mixture = replace(_linear(values), filter=keep)
+        combined = replace(_linear(values), filter=keep)
         return Resolved(
             model,
             {},
             1.0,
             1.0,
             keep,
-            mixture,
+            combined,
             own_coefficients=dict(zip(self._config.family.names, values, strict=True)),
         )
 
@@ -262,5 +257,5 @@ class Behaviours:
         return values
 
 
-def _linear(coefficients: tuple[float, ...]) -> Mixture:
-    return Mixture(coefficients, (0.0,) * len(coefficients))
+def _linear(coefficients: tuple[float, ...]) -> Coefficients:
+    return Coefficients(coefficients, (0.0,) * len(coefficients))

@@ -90,8 +90,8 @@ def main(
         for family in families or ["demo", "smollm2"]:
             config = load_config(_path(family))
             report = inspect_family(config)
-            mixtures = _mixtures(config, weights or ())
-            measured = Measured(batch, tokens, prompt, prefill, rounds, rest, report.vocabulary, mixtures)
+            vectors = _vectors(config, weights or ())
+            measured = Measured(batch, tokens, prompt, prefill, rounds, rest, report.vocabulary, vectors)
             speculation = Speculation(draft or next(iter(config.experts)), drafted)
             _measure(config, report, measured, speculation, output)
 
@@ -108,7 +108,7 @@ class Measured:
         rounds: how often each is measured.
         rest_s: seconds before each measurement.
         vocabulary: what prompts are made of.
-        mixtures: what the composite's requests ask for, beside the family's defaults, by name.
+        vectors: what the composite's requests ask for, beside the family's defaults, by name.
     """
 
     batches: Sequence[int]
@@ -118,7 +118,7 @@ class Measured:
     rounds: int
     rest_s: float
     vocabulary: Vocabulary
-    mixtures: Mapping[str, tuple[float, ...]]
+    vectors: Mapping[str, tuple[float, ...]]
 
     def jobs(self) -> Iterator[tuple[str, list[Job]]]:
         """Each measurement's title and its jobs, the one to warm up first."""
@@ -127,8 +127,8 @@ class Measured:
             prompts = self._prompts(size, self.prompt, shuffled)
             short, whole = Job(prompts, max(4, self.tokens // 8)), Job(prompts, self.tokens)
             yield f"batch {size}", [short, *(whole for _ in range(self.rounds))]
-            for title, mixture in self.mixtures.items():
-                other = replace(whole, mixtures=[mixture])
+            for title, vector in self.vectors.items():
+                other = replace(whole, vectors=[vector])
                 yield f"batch {size}, {title}", [short, *(other for _ in range(self.rounds))]
         for size in self.batches if self.prefill else ():
             fresh = [self._prompts(size, self.prefill, shuffled) for _ in range(self.rounds + 1)]
@@ -155,11 +155,11 @@ class Speculation:
         return tuple(self.name(tokens) for tokens in self.tokens)
 
 
-def _mixtures(config: ServerConfig, asked: Sequence[str]) -> dict[str, tuple[float, ...]]:
+def _vectors(config: ServerConfig, asked: Sequence[str]) -> dict[str, tuple[float, ...]]:
     behaviours = Behaviours(config)
     weights = {text: parse_weights(text) for text in asked}
     return {
-        text: behaviours.resolve(config.name, {"weights": value}).mixture.numbers
+        text: behaviours.resolve(config.name, {"weights": value}).coefficients.numbers
         for text, value in weights.items()
     }
 
@@ -221,19 +221,19 @@ def _contestants(
         drafting = config.model_dump() | {"speculative": {"draft": speculation.draft, "tokens": tokens}}
         planned = plan(ServerConfig.model_validate(drafting), report)
         yield stopped(composite(speculation.name(tokens), planned))
-    yield stopped(loop(LOOP, config, Behaviours(config).resolve(config.name).coefficients))
+    yield stopped(loop(LOOP, config, Behaviours(config).resolve(config.name).coefficients.members))
 
 
 def _with_variants(config: ServerConfig, contestants: dict[str, Contestant]) -> dict[str, Timed]:
     """The composite thrice more: with a filter of either kind on every row, and with prompts of the members' own."""
     behaviours = Behaviours(config)
     filters = {name: {"filter": {"kind": kind, "top_p": 0.9}} for kind, name in FILTERED.items()}
-    mixtures = {name: behaviours.resolve(config.name, asked).mixture for name, asked in filters.items()}
+    vectors = {name: behaviours.resolve(config.name, asked).coefficients for name, asked in filters.items()}
     skipped = (0, *(8 for _ in config.family.names[1:]))
     composite = contestants[COMPOSITE]
     return {
         **contestants,
-        **{name: Variant(composite, {"mixtures": [mixture.numbers]}) for name, mixture in mixtures.items()},
+        **{name: Variant(composite, {"vectors": [vector.numbers]}) for name, vector in vectors.items()},
         APART: Variant(composite, {"skipped": skipped}),
     }
 

@@ -28,13 +28,13 @@ class Step(NamedTuple):
     Attributes:
         name: what it is.
         logits_M: the members' logits.
-        mixture: one row's numbers, `engine.coefficients`; all rows have the same.
+        vector: one row's numbers, `engine.worker.columns`; all rows have the same.
         held: how many tokens are in a row's nucleus.
     """
 
     name: str
     logits_M: list["torch.Tensor"]
-    mixture: list[float]
+    vector: list[float]
     held: float | None
 
 
@@ -135,8 +135,8 @@ def steps(sizes: Sizes, device: "torch.device") -> Iterator[Step]:
         ):
             top_p_R = torch.full((sizes.rows,), TOP_P, device=device)
             held = nucleus(logits_M[place].float(), top_p_R).sum(dim=-1).float().mean().item()
-            mixture = [*weights, 1.0, -1.0, 0.0, *rest, float(kind), TOP_P]
-            yield Step(f"{name}, {sized}", logits_M, mixture, held)
+            vector = [*weights, 1.0, -1.0, 0.0, *rest, float(kind), TOP_P]
+            yield Step(f"{name}, {sized}", logits_M, vector, held)
 
 
 Make = Callable[[int, int], list["torch.Tensor"]]
@@ -153,25 +153,25 @@ def in_torch(step: Step, sizes: Sizes) -> Way:
     from eft_server.engine.worker.columns import taken_apart
 
     device = step.logits_M[0].device
-    coefficients_RM, filters = taken_apart(torch.tensor([step.mixture] * sizes.rows, device=device))
+    coefficients_RM, filters = taken_apart(torch.tensor([step.vector] * sizes.rows, device=device))
     unshared_U = torch.tensor(sizes.unshared_ids, dtype=torch.int64, device=device)
-    chosen = filters if step.mixture[-2] else None
+    chosen = filters if step.vector[-2] else None
     return lambda make: blend(make(0, sizes.members), coefficients_RM, unshared_U, chosen)
 
 
 def in_kernels(step: Step, sizes: Sizes) -> Way:
-    """Prepare to blend a step with `engine.blending`, which wants as many members' logits as there is room for."""
+    """Prepare to blend a step with `worker.v2.blending`, which wants as many members' logits as there is room for."""
     import torch
 
     from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, Vocabulary
 
     device = step.logits_M[0].device
-    mixtures_RW = torch.tensor([step.mixture] * sizes.rows, device=device)
+    vectors_RW = torch.tensor([step.vector] * sizes.rows, device=device)
     vocabulary = Vocabulary.of(sizes.vocabulary, sizes.unshared_ids, device)
-    filtered = Rows.of(range(sizes.rows), sizes.rows, device) if step.mixture[-2] else None
+    filtered = Rows.of(range(sizes.rows), sizes.rows, device) if step.vector[-2] else None
 
     def blend(make: Make) -> torch.Tensor:
-        blending = Blending(vocabulary, mixtures_RW, filtered)
+        blending = Blending(vocabulary, vectors_RW, filtered)
         member = 0
         while member < sizes.members:
             end = min(member + blending.at_once(member), sizes.members)

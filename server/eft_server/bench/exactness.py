@@ -56,7 +56,7 @@ class Case:
 
     prompt: tuple[int, ...]
     coefficients: tuple[float, ...]
-    mixture: tuple[float, ...]
+    vector: tuple[float, ...]
     scores_prompt: bool
 
 
@@ -173,11 +173,11 @@ def _cases(config: ServerConfig, vocabulary: Vocabulary, count: int, context: in
             name: shuffled.choice((0.0, 0.3, 0.5, 1.0)) / len(config.experts) for name in config.experts
         }
         asked: dict[str, Any] | None = {"weights": weights}
-        mixture = behaviours.resolve(config.name, asked if number % 4 else {"scale": 0.0}).mixture.numbers
+        vector = behaviours.resolve(config.name, asked if number % 4 else {"scale": 0.0}).coefficients.numbers
         length = shuffled.randint(*PROMPT_TOKENS)
         begin = shared if number % 8 < 4 else []
         prompt = (*begin, *random_ids(length, vocabulary, shuffled))
-        yield Case(prompt, mixture[: len(config.family)], mixture, scores_prompt=number % 3 == 2)
+        yield Case(prompt, vector[: len(config.family)], vector, scores_prompt=number % 3 == 2)
 
 
 def _ask(planned: "EnginePlan", cases: Sequence[Case], tokens: int) -> tuple[str, list[list[Answer]], int]:
@@ -194,7 +194,7 @@ def _ask(planned: "EnginePlan", cases: Sequence[Case], tokens: int) -> tuple[str
             ignore_eos=True,
             logprobs=LOGPROBS,
             prompt_logprobs=LOGPROBS if case.scores_prompt else None,
-            extra_args=extra_args(case.mixture),
+            extra_args=extra_args(case.vector),
         )
         for case in cases
     ]

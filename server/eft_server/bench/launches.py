@@ -46,7 +46,7 @@ class Launches(TorchDispatchMode):
 
     @contextlib.contextmanager
     def of_our_kernels(self, *, run: bool) -> Iterator[None]:
-        """Count `engine.blending`'s kernels, too.
+        """Count `engine.worker.v2.blending`'s kernels, too.
 
         Args:
             run: whether to launch them. The counts do not depend on it.

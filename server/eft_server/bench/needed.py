@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eft_client.progress import Progress
-from eft_server.behaviour.coefficients import Mixture
+from eft_server.behaviour.coefficients import Coefficients
 from eft_server.behaviour.resolve import Behaviours
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import spread
@@ -76,12 +76,12 @@ class Asked:
     """A batch of requests, by what each asks of the members."""
 
     title: str
-    mixtures: tuple[Mixture, ...]
+    vectors: tuple[Coefficients, ...]
 
     @property
     def needed(self) -> Counter[int]:
         """By member, how many of the requests need it."""
-        return Counter(place for mixture in self.mixtures for place in mixture.counting)
+        return Counter(place for vector in self.vectors for place in vector.counting)
 
 
 def _five(folder: Path) -> Path:
@@ -104,16 +104,17 @@ def _five(folder: Path) -> Path:
 
 def _batches(config: ServerConfig, batch: int) -> Iterator[Asked]:
     behaviours = Behaviours(config)
-    alone = {name: behaviours.resolve(f"{config.name}/{name}").mixture for name in config.family.names}
+    alone = {name: behaviours.resolve(f"{config.name}/{name}").coefficients for name in config.family.names}
     scaled = {
-        name: behaviours.resolve(config.name, {"weights": {name: 1.0}}).mixture for name in config.experts
+        name: behaviours.resolve(config.name, {"weights": {name: 1.0}}).coefficients
+        for name in config.experts
     }
     for count in (1, batch):
         yield Asked(f"{BASE} alone, {count} at once", (alone[BASE],) * count)
     for name in config.family.names[1:]:
         yield Asked(f"{name} alone, {batch} at once", (alone[name],) * batch)
-    for name, mixture in scaled.items():
-        yield Asked(f"{name} up-scaled, {batch} at once", (mixture,) * batch)
+    for name, vector in scaled.items():
+        yield Asked(f"{name} up-scaled, {batch} at once", (vector,) * batch)
     kinds = [alone[BASE], *scaled.values(), *(alone[name] for name in config.experts)]
     yield Asked(f"all of these, {batch} at once", tuple(kinds[i % len(kinds)] for i in range(batch)))
 
@@ -155,7 +156,7 @@ def _rounds(
 ) -> tuple[list[float], list[float]]:
     """The composite's tokens per second, and of its bound, by round."""
     drawn = random.Random(0)
-    count = len(asked.mixtures)
+    count = len(asked.vectors)
     rates, ratios = [], []
     for number in range(sizes.rounds + 1):
         prompts = [random_ids(sizes.prompt, report.vocabulary, drawn) for _ in range(count)]
@@ -163,7 +164,7 @@ def _rounds(
         alone = {(str(config.family.members[m].checkpoint.model), n) for m, n in asked.needed.items()}
         measured: list[tuple[str, int]] = [*sorted(alone), (COMPOSITE, count)]
         for name, size in drawn.sample(measured, len(measured)):
-            numbers = [mixture.numbers for mixture in asked.mixtures] if name == COMPOSITE else None
+            numbers = [vector.numbers for vector in asked.vectors] if name == COMPOSITE else None
             job = Job(prompts[:size], sizes.tokens, numbers)
             time.sleep(sizes.rest_s)
             seconds[name, size] = contestants[name].time(job).seconds

@@ -29,13 +29,13 @@ class Job:
     Attributes:
         prompts: token ids.
         tokens: how many are generated behind each.
-        mixtures: for the composite, `mixture.Mixture.numbers` of the requests, in turns; None for the defaults.
+        vectors: for the composite, `Coefficients.numbers` of the requests, in turns; None for the defaults.
         skipped: for the composite, how many of a prompt's first tokens each member does not read; None for none.
     """
 
     prompts: Sequence[Sequence[int]]
     tokens: int
-    mixtures: Sequence[tuple[float, ...]] | None = None
+    vectors: Sequence[tuple[float, ...]] | None = None
     skipped: tuple[int, ...] | None = None
 
     @property
@@ -51,7 +51,7 @@ class Job:
     def extra_args(self, index: int, defaults: Sequence[float] | None) -> dict[str, Any]:
         """What goes with one prompt, as the server sends it; the defaults are a family's."""
         prompt = self.prompts[index]
-        numbers = self.mixtures[index % len(self.mixtures)] if self.mixtures is not None else defaults
+        numbers = self.vectors[index % len(self.vectors)] if self.vectors is not None else defaults
         if numbers is None:
             return {}
         own = None if self.skipped is None else [prompt[count:] for count in self.skipped]

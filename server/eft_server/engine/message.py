@@ -1,6 +1,6 @@
 """All that crosses the processes: the family, inside the base's config, and requests, in their `SamplingParams`.
 
-Shape suffixes: M members, C scored tokens, K mixtures, W numbers of a mixture.
+Shape suffixes: M members, C scored tokens, K vectors, W numbers of a vector.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,7 +55,7 @@ class Manifest:
         members: the other members, in the order of the coefficients.
         unshared: half-open ranges of token ids that not all members share.
         draft: the member that drafts in speculative decoding, if one does.
-        defaults: the family's own mixture (see `coefficients`), for steps without requests, such as profiling.
+        defaults: the family's own vector (see `coefficients`), for steps without requests, such as profiling.
         rows: how many token ids each member can read, in the order of the coefficients.
     """
 
@@ -74,7 +74,7 @@ class Manifest:
 
     @property
     def width(self) -> int:
-        """W: how many numbers a mixture is."""
+        """W: how many numbers a vector is."""
         return len(self.defaults)
 
     def place(self, name: str) -> int:
@@ -140,12 +140,12 @@ class Scoring:
     Attributes:
         first: the scheduler's position whose row is the first token's: the prompt's last.
         targets: the tokens, C of them.
-        mixtures: under which they are scored, K times `Mixture.numbers`; the first is the request's own.
+        vectors: under which they are scored, K times `Coefficients.numbers`; the first is the request's own.
     """
 
     first: int
     targets: tuple[int, ...]
-    mixtures: tuple[tuple[float, ...], ...]
+    vectors: tuple[tuple[float, ...], ...]
 
     @property
     def stop(self) -> int:
@@ -161,7 +161,7 @@ def extra_args(
     """Write what `EngineRequest.read` reads: a request's `SamplingParams.extra_args`.
 
     Args:
-        numbers: its mixture, `Mixture.numbers`.
+        numbers: its vector, `Coefficients.numbers`.
         prompts: each member's prompt, where they do not all read the engine's.
         scoring: what is to be scored, if anything.
     """
@@ -172,7 +172,7 @@ def extra_args(
         written[_SCORING_KEY] = {
             "first": scoring.first,
             "targets": list(scoring.targets),
-            "mixtures": [list(mixture) for mixture in scoring.mixtures],
+            "vectors": [list(vector) for vector in scoring.vectors],
         }
     return written
 
@@ -182,7 +182,7 @@ class EngineRequest:
     """A request as the scheduler and the model runners see it.
 
     Attributes:
-        mixture: W numbers.
+        vector: W numbers.
         prompts: the members' own, None where all of them read the same.
         scoring: what is to be scored, None where nothing is.
         counting: by member, whether it makes a difference to what is sampled.
@@ -190,7 +190,7 @@ class EngineRequest:
         needed: by member, whether it has to run for the request: those, and a member that drafts.
     """
 
-    mixture: tuple[float, ...]
+    vector: tuple[float, ...]
     prompts: Prompts | None
     scoring: Scoring | None
     counting: tuple[bool, ...]
@@ -199,19 +199,19 @@ class EngineRequest:
 
     @classmethod
     def read(cls, extra_args: Mapping[str, Any] | None, manifest: Manifest) -> "EngineRequest":
-        """Read it; what is missing or malformed becomes NaN (see `mixture_of`).
+        """Read it; what is missing or malformed becomes NaN (see `vector_of`).
 
         Args:
             extra_args: the request's.
             manifest: the family's.
         """
-        mixture = mixture_of(extra_args, manifest.width)
+        vector = vector_of(extra_args, manifest.width)
         scoring = scoring_of(extra_args, manifest.width)
-        mixtures = (mixture,) if scoring is None else (mixture, *scoring.mixtures)
-        reading = _reading(mixtures)
+        vectors = (vector,) if scoring is None else (vector, *scoring.vectors)
+        reading = _reading(vectors)
         drafting = manifest.place(manifest.draft) if manifest.draft is not None else None
         needed = tuple(reads or place == drafting for place, reads in enumerate(reading))
-        return cls(mixture, _prompts_of(extra_args), scoring, counting(mixture), reading, needed)
+        return cls(vector, _prompts_of(extra_args), scoring, counting(vector), reading, needed)
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -231,16 +231,16 @@ class EngineRequest:
         return frozenset(np.flatnonzero(self.needed).tolist())
 
 
-def _reading(mixtures: Sequence[Sequence[float]]) -> tuple[bool, ...]:
-    counted = [counting(mixture) for mixture in mixtures]
+def _reading(vectors: Sequence[Sequence[float]]) -> tuple[bool, ...]:
+    counted = [counting(vector) for vector in vectors]
     reading = [any(of_member) for of_member in zip(*counted, strict=True)]
     # A row that nothing counts in is all zeros; vLLM expects that somebody reads its tokens all the same.
     reading[0] |= not any(reading)
     return tuple(reading)
 
 
-def mixture_of(extra_args: Mapping[str, Any] | None, width: int) -> tuple[float, ...]:
-    """Read a request's mixture out of its `SamplingParams.extra_args`: W numbers, or M where it has no filter.
+def vector_of(extra_args: Mapping[str, Any] | None, width: int) -> tuple[float, ...]:
+    """Read a request's vector out of its `SamplingParams.extra_args`: W numbers, or M where it has no filter.
 
     The server validates before it sends. What is missing or malformed all the same must not pass for another
     request's setting and must not stop the engine: it becomes NaN, and the request fails as every non-finite one does.
@@ -266,17 +266,17 @@ def _prompts_of(extra_args: Mapping[str, Any] | None) -> Prompts | None:
 
 
 def scoring_of(extra_args: Mapping[str, Any] | None, width: int) -> Scoring | None:
-    """Read what is to be scored of a request; None where nothing is. For the arguments see `mixture_of`."""
+    """Read what is to be scored of a request; None where nothing is. For the arguments see `vector_of`."""
     given = (extra_args or {}).get(_SCORING_KEY)
     if given is None:
         return None
-    mixtures = tuple(mixture_of({KEY: numbers}, width) for numbers in given["mixtures"])
-    return Scoring(int(given["first"]), tuple(given["targets"]), mixtures)
+    vectors = tuple(vector_of({KEY: numbers}, width) for numbers in given["vectors"])
+    return Scoring(int(given["first"]), tuple(given["targets"]), vectors)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What came out under one mixture, for each of C tokens.
+    """What came out under one vector, for each of C tokens.
 
     Attributes:
         logprobs: the token's log-probability; −inf where it cannot be, NaN where the logits were not finite.
@@ -307,14 +307,14 @@ def scoring_params(scoring: Scoring, prompts: Sequence[Sequence[int]] | None = N
         # vLLM reads everything where a prompt's log-probabilities are wanted; here its beginning is not.
         skip_reading_prefix_cache=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
-        extra_args=extra_args(scoring.mixtures[0], prompts, scoring),
+        extra_args=extra_args(scoring.vectors[0], prompts, scoring),
     )
 
 
 def scored(output: RequestOutput, scoring: Scoring) -> tuple[Scored, ...]:
-    """Read `Scores.tensors` out of what the engine answered, for each mixture."""
+    """Read `Scores.tensors` out of what the engine answered, for each vector."""
     flat = output.prompt_logprobs
-    count, width = len(scoring.mixtures), len(scoring.targets)
+    count, width = len(scoring.vectors), len(scoring.targets)
     assert isinstance(flat, FlatLogprobs) and len(flat.logprobs) == 2 * count * width
     found = []
     for begin in range(0, count * width, width):

@@ -15,7 +15,7 @@ from .modes import graphed
 
 pytestmark = pytest.mark.engine
 
-MIXTURES = [[1.0, 0.0, 0.0], [1.0, -1.0, 1.0], [0.0, 0.0, 1.0]]
+VECTORS = [[1.0, 0.0, 0.0], [1.0, -1.0, 1.0], [0.0, 0.0, 1.0]]
 ADAPTED = {"q_proj": 4, "o_proj": 4, "up_proj": 4, "down_proj": 4}
 
 
@@ -33,7 +33,7 @@ def start_twice(folder: Path, expert: str, checkpoints: list[Path]) -> list[dict
         ) as engine:
             facts.append(engine.facts["ahead_of_time"])
             running = Running(engine, reference, v2=True, speculative=False)
-            check(running, [greedy(prompt(i, 5 + 9 * i), mixture, 4) for i, mixture in enumerate(MIXTURES)])
+            check(running, [greedy(prompt(i, 5 + 9 * i), vector, 4) for i, vector in enumerate(VECTORS)])
     return facts
 
 

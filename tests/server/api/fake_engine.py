@@ -162,13 +162,11 @@ class FakeEngine:
         )
 
     def _scores(self, asked: dict[str, Any]) -> FlatLogprobs:
-        """Under a mixture of these numbers, a token's log-probability is their sum's, less a tenth of its id."""
-        count = len(asked["mixtures"]) * len(asked["targets"])
+        """Under a vector of these numbers, a token's log-probability is their sum's, less a tenth of its id."""
+        count = len(asked["vectors"]) * len(asked["targets"])
         own = [
-            self.unlikely.get(
-                token, -token / 10 - sum(place * number for place, number in enumerate(mixture))
-            )
-            for mixture in asked["mixtures"]
+            self.unlikely.get(token, -token / 10 - sum(place * number for place, number in enumerate(vector)))
+            for vector in asked["vectors"]
             for token in asked["targets"]
         ]
         flat = FlatLogprobs()

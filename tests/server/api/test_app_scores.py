@@ -46,7 +46,7 @@ async def ask(client: httpx.AsyncClient, *items: Any, **fields: Any) -> httpx.Re
     return await client.post(PATH, json={"items": list(items)} | fields)
 
 
-async def test_the_engine_is_asked_once_for_a_text_and_every_mixture(
+async def test_the_engine_is_asked_once_for_a_text_and_every_vector(
     client: httpx.AsyncClient, engine: FakeEngine, tokenizer: AutoTokenizer
 ) -> None:
     item = {"messages": HELLO, "completion": "Hello the fox"}
@@ -57,12 +57,12 @@ async def test_the_engine_is_asked_once_for_a_text_and_every_mixture(
     asked = params.extra_args["eft_scoring"]
     assert asked["first"] == len(ids(tokenizer, CHAT)) - 1
     assert asked["targets"] == completion == answer["data"][0]["token_ids"]
-    assert asked["mixtures"] == [[1.0, -0.75, 0.75, 0.0], *ALONE.values()]
-    assert params.extra_args["eft"] == asked["mixtures"][0]
+    assert asked["vectors"] == [[1.0, -0.75, 0.75, 0.0], *ALONE.values()]
+    assert params.extra_args["eft"] == asked["vectors"][0]
     assert params.max_tokens == 1
 
 
-async def test_every_column_of_the_answer_is_its_own_mixtures(client: httpx.AsyncClient) -> None:
+async def test_every_column_of_the_answer_is_its_own_vectors(client: httpx.AsyncClient) -> None:
     response = await ask(client, ITEM, {"prompt": "Hi", "completion": [7]}, eft={"weights": {"helpful": 1}})
     answer = response.json()
     assert response.status_code == 200
@@ -101,7 +101,7 @@ async def test_tokens_are_shown_as_text_and_all_that_is_read_is_counted(
 
 
 @pytest.mark.parametrize(
-    ("fields", "shown", "rewarded", "mixtures"),
+    ("fields", "shown", "rewarded", "vectors"),
     [
         ({"members": False}, [], [], [[1, -1, 0.5, 0.5]]),
         ({"members": ["base"]}, ["base"], [], [[1, -1, 0.5, 0.5], ALONE["base"]]),
@@ -121,18 +121,18 @@ async def test_tokens_are_shown_as_text_and_all_that_is_read_is_counted(
         ),
     ],
 )
-async def test_a_mixture_is_computed_once_and_only_if_it_is_needed(
+async def test_a_vector_is_computed_once_and_only_if_it_is_needed(
     client: httpx.AsyncClient,
     engine: FakeEngine,
     fields: dict[str, Any],
     shown: list[str],
     rewarded: list[str],
-    mixtures: list[list[float]],
+    vectors: list[list[float]],
 ) -> None:
     answer = (await ask(client, ITEM, **fields)).json()
     assert list(answer["data"][0]["members"]) == shown
     assert list(answer["data"][0]["rewards"]) == rewarded
-    assert engine.asked[0].extra_args["eft_scoring"]["mixtures"] == mixtures
+    assert engine.asked[0].extra_args["eft_scoring"]["vectors"] == vectors
 
 
 async def test_the_end_of_a_turn_is_scored_where_it_is_asked_for(
@@ -289,7 +289,7 @@ async def test_coefficients_are_scored_where_they_are_allowed(engine: FakeEngine
     config = ServerConfig.model_validate(FAMILY | {"limits": {"coefficients": {"min": -1, "max": 1}}})
     async with client_of(create_app(engine, config)) as client:
         await ask(client, ITEM, eft={"coefficients": {"helpful": 0.5}}, members=False)
-    assert engine.asked[0].extra_args["eft_scoring"]["mixtures"] == [[0, 0, 0.5, 0]]
+    assert engine.asked[0].extra_args["eft_scoring"]["vectors"] == [[0, 0, 0.5, 0]]
 
 
 async def test_the_document_describes_it_with_an_example(client: httpx.AsyncClient) -> None:

@@ -56,7 +56,7 @@ def test_a_spread_is_the_median_with_its_ends():
 
 def test_what_is_read_is_never_the_same_twice_and_what_is_generated_from_is():
     measured = Measured(
-        [2], tokens=16, prompt=4, prefill=8, rounds=3, rest_s=0, vocabulary=VOCABULARY, mixtures={}
+        [2], tokens=16, prompt=4, prefill=8, rounds=3, rest_s=0, vocabulary=VOCABULARY, vectors={}
     )
     (_, batch), (_, reading) = measured.jobs()
     assert len({tuple(map(tuple, job.prompts)) for job in reading}) == len(reading) == 4
@@ -66,14 +66,14 @@ def test_what_is_read_is_never_the_same_twice_and_what_is_generated_from_is():
 
 
 def test_other_weights_are_measured_beside_the_defaults():
-    mixtures = {"helpful=1": (1.0, -1.0, 1.0)}
+    vectors = {"helpful=1": (1.0, -1.0, 1.0)}
     measured = Measured(
-        [1], tokens=16, prompt=4, prefill=0, rounds=1, rest_s=0, vocabulary=VOCABULARY, mixtures=mixtures
+        [1], tokens=16, prompt=4, prefill=0, rounds=1, rest_s=0, vocabulary=VOCABULARY, vectors=vectors
     )
     planned = dict(measured.jobs())
     assert list(planned) == ["batch 1", "batch 1, helpful=1"]
-    assert planned["batch 1, helpful=1"][1].mixtures == [(1.0, -1.0, 1.0)]
-    assert planned["batch 1"][1].mixtures is None
+    assert planned["batch 1, helpful=1"][1].vectors == [(1.0, -1.0, 1.0)]
+    assert planned["batch 1"][1].vectors is None
 
 
 def test_every_number_of_drafted_tokens_is_a_contestant():

@@ -110,9 +110,9 @@ class Guarded:
         if max(allowed) >= size:
             message = f"allowed_token_ids: {max(allowed)} is not a token id; allowed: 0 to {size - 1}."
             raise ApiError(message, param="allowed_token_ids", code="invalid_value")
-        mixture = request.mixture
-        plain_base = mixture[0] == 1 and counting(mixture)[1:] == (False,) * (len(self._manifest.names) - 1)
-        if plain_base and not is_filtered(mixture):
+        vector = request.vector
+        plain_base = vector[0] == 1 and counting(vector)[1:] == (False,) * (len(self._manifest.names) - 1)
+        if plain_base and not is_filtered(vector):
             return
         if all(any(start <= i < stop for start, stop in self._manifest.unshared) for i in allowed):
             message = (
@@ -129,7 +129,9 @@ def _weighed(prompt: Any, sampling_params: SamplingParams) -> tuple[Any, Samplin
     if asking.resolved is None or asking.has_prompts != (prompts is not None):
         raise RuntimeError("a request is on its way to the engine without all that its members need")
     weighed = copy(sampling_params)
-    weighed.extra_args = (weighed.extra_args or {}) | extra_args(asking.resolved.mixture.numbers, prompts)
+    weighed.extra_args = (weighed.extra_args or {}) | extra_args(
+        asking.resolved.coefficients.numbers, prompts
+    )
     return own, weighed
 
 

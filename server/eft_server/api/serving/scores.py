@@ -1,6 +1,6 @@
 """Scores: from a request's items to what the engine is asked, and from what comes out to the answer.
 
-One pass over a text serves every mixture that a request needs: the composite's, and those of members alone.
+One pass over a text serves every vector of coefficients that a request needs: the composite's, and single members'.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class Column(BaseModel):
-    """What one mixture says of each token. Null stands for minus infinity: a token that cannot be."""
+    """What one combination of members says of each token. Null stands for minus infinity: a token that cannot be."""
 
     logprobs: list[float | None]
     total: float | None
@@ -121,16 +121,16 @@ class ScoreAnswer(BaseModel):
 
 @dataclass(frozen=True)
 class _Columns:
-    """The mixtures that a request needs, each once, and where the answer's columns are among them.
+    """The vectors that a request needs, each once, and where the answer's columns are among them.
 
     Attributes:
-        mixtures: `Mixture.numbers`; the composite's is the first.
+        vectors: `Coefficients.numbers`; the composite's is the first.
         counting: the places of the members that make a difference to any of them.
-        members: a place among the mixtures for each member to be shown.
+        members: a place among the vectors for each member to be shown.
         rewards: an expert's and its reference's, for each expert to be shown.
     """
 
-    mixtures: tuple[tuple[float, ...], ...]
+    vectors: tuple[tuple[float, ...], ...]
     counting: frozenset[int]
     members: dict[str, int]
     rewards: dict[str, tuple[int, int]]
@@ -140,19 +140,16 @@ class _Columns:
         experts = {name: config.family.reference_of(name) for name in names if name in config.experts}
         needed = dict.fromkeys((*names, *experts.values()))
         alone = {name: tuple(float(name == member) for member in config.family.names) for name in needed}
-        mixtures = tuple(dict.fromkeys((resolved.mixture.numbers, *alone.values())))
+        vectors = tuple(dict.fromkeys((resolved.coefficients.numbers, *alone.values())))
         return cls(
-            mixtures,
-            resolved.mixture.counting | {config.family[name].place for name in needed},
-            {name: mixtures.index(alone[name]) for name in names},
-            {
-                name: (mixtures.index(alone[name]), mixtures.index(alone[ref]))
-                for name, ref in experts.items()
-            },
+            vectors,
+            resolved.coefficients.counting | {config.family[name].place for name in needed},
+            {name: vectors.index(alone[name]) for name in names},
+            {name: (vectors.index(alone[name]), vectors.index(alone[ref])) for name, ref in experts.items()},
         )
 
     def shown(self, scored: Sequence[Scored]) -> dict[str, Any]:
-        """The parts of an answer's item, from what came out under each mixture."""
+        """The parts of an answer's item, from what came out under each vector."""
         return {
             "composite": _column(scored[0]),
             "members": {name: _column(scored[place]) for name, place in self.members.items()},
@@ -223,13 +220,13 @@ def _names(config: ServerConfig, asked: bool | list[str]) -> tuple[str, ...]:
 
 
 def _check_amount(config: ServerConfig, columns: _Columns, texts: Iterable[_Text]) -> None:
-    width, most = len(columns.mixtures), config.server.max_scores
+    width, most = len(columns.vectors), config.server.max_scores
     tokens = sum(len(text.completion) for text in texts)
     if tokens * width > most:
         raise _refusal(
             "items",
-            f"{tokens} tokens under {width} mixtures are {tokens * width} scores; allowed: up to {most}; send "
-            "fewer items at a time, or ask for fewer members",
+            f"{tokens} tokens under {width} combinations of members are {tokens * width} scores; allowed: up to "
+            f"{most}; send fewer items at a time, or ask for fewer members",
         )
 
 
@@ -324,7 +321,7 @@ async def _run(
     async def one(index: int, text: _Text) -> tuple[Scored, ...]:
         async with places:
             request_id = f"{request.request_id}-{index}"
-            scoring = Scoring(len(text.prompt) - 1, tuple(text.completion), columns.mixtures)
+            scoring = Scoring(len(text.prompt) - 1, tuple(text.completion), columns.vectors)
             try:
                 return await _ask(service, request_id, request.cache_salt, scoring, text)
             except ApiError as error:
@@ -367,8 +364,8 @@ def _items(
 ) -> list[ScoredItem]:
     """The answer's items: with megabytes of numbers, too long for the event loop."""
     return [
-        ScoredItem(index=index, token_ids=text.completion, tokens=own, **columns.shown(by_mixture))
-        for index, (text, own, by_mixture) in enumerate(zip(texts, tokens, found, strict=True))
+        ScoredItem(index=index, token_ids=text.completion, tokens=own, **columns.shown(by_vector))
+        for index, (text, own, by_vector) in enumerate(zip(texts, tokens, found, strict=True))
     ]
 
 

@@ -67,7 +67,7 @@ class Service:
         resolved = self.behaviours.resolve(model, eft, payload.get("vllm_xargs"))
         request.model = self.config.name
         asking = current()
-        asking.resolved, asking.counting = resolved, resolved.mixture.counting
+        asking.resolved, asking.counting = resolved, resolved.coefficients.counting
         _logger.info(
             "%s %s model=%s eft=%s user=%r",
             asking.id,

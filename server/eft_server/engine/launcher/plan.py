@@ -302,7 +302,7 @@ def _family_options(
         architectures=tuple(models[BASE].architectures),
         members=tuple(_loaded(member) for member in config.family if member.role is not Role.BASE),
         unshared=tuple(_complement(report.vocabulary.shared, report.vocabulary.size)),
-        defaults=_default_mixture(config),
+        defaults=_default_vector(config),
         rows=tuple(member.vocab_size for member in report.members),
         draft=_drafting_member(config),
     )
@@ -325,8 +325,8 @@ def _family_options(
     return options | _speculation(config)
 
 
-def _default_mixture(config: ServerConfig) -> tuple[float, ...]:
-    numbers = Behaviours(config).resolve(config.name).mixture.numbers
+def _default_vector(config: ServerConfig) -> tuple[float, ...]:
+    numbers = Behaviours(config).resolve(config.name).coefficients.numbers
     return (*numbers, *(0.0,) * (2 * len(config.family) + 2 - len(numbers)))
 
 

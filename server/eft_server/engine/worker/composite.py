@@ -47,9 +47,9 @@ class Part(Protocol):
 
 
 class EftForCausalLM(nn.Module):
-    """The composite. Its `hidden states` are all members', with each token's mixture behind them.
+    """The composite. Its `hidden states` are all members', with each token's vector behind them.
 
-    Shape suffixes: T tokens, R rows, M members (the base first), W numbers of a mixture, H a member's hidden size,
+    Shape suffixes: T tokens, R rows, M members (the base first), W numbers of a vector, H a member's hidden size,
     C columns of all of these, V the base's vocabulary.
 
     Attributes:
@@ -152,7 +152,7 @@ class EftForCausalLM(nn.Module):
         positions: torch.Tensor,
         intermediate_tensors: IntermediateTensors | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        mixture_TW: torch.Tensor | None = None,
+        vector_TW: torch.Tensor | None = None,
         parts: Mapping[str, Part | None] | None = None,
         idle: Mapping[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
@@ -166,13 +166,13 @@ class EftForCausalLM(nn.Module):
             positions: shape (T,).
             intermediate_tensors: unused, there is no pipeline parallelism.
             inputs_embeds: unused, inputs are token ids.
-            mixture_TW: float32; only a step `without_requests` may have none.
+            vector_TW: float32; only a step `without_requests` may have none.
             parts: by name, the members that run; None for one that reads the whole step. Without it, all do.
             idle: by name, rows in which a member is needed and has nothing to read: they become zero.
 
         Returns:
             (T, C), valid until the next call: each member's states in the rows that it has read, and anything in the
-            others; behind them the mixtures (see `coefficients`).
+            others; behind them the vectors (see `coefficients`).
 
         Raises:
             RuntimeError: A step has requests and no coefficients. Nobody's may be others'.
@@ -187,11 +187,11 @@ class EftForCausalLM(nn.Module):
                 states_TH.copy_(self.run_member(name, input_ids, positions))
         for name, rows_T in (idle or {}).items():
             self.states(self.names.index(name))[rows_T] = 0
-        if mixture_TW is None:
+        if vector_TW is None:
             if not self._without_requests:
                 raise RuntimeError("vLLM runs a step of requests without their coefficients")
-            mixture_TW = self.defaults_W.expand(len(input_ids), -1).contiguous()
-        attach(columns_TC, mixture_TW)
+            vector_TW = self.defaults_W.expand(len(input_ids), -1).contiguous()
+        attach(columns_TC, vector_TW)
         return columns_TC
 
     @contextmanager
@@ -244,24 +244,24 @@ class EftForCausalLM(nn.Module):
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Blend the logits of any rows of `forward`'s result: float32 (R, V), or None off the first rank."""
-        hidden_M, mixture_RW = detach(hidden_states, self._sizes_M)
-        return self.blender.blend(hidden_M, mixture_RW)
+        hidden_M, vector_RW = detach(hidden_states, self._sizes_M)
+        return self.blender.blend(hidden_M, vector_RW)
 
     def score(
-        self, hidden_states: torch.Tensor, mixtures: Sequence[Sequence[float]], targets_R: torch.Tensor
+        self, hidden_states: torch.Tensor, vectors: Sequence[Sequence[float]], targets_R: torch.Tensor
     ) -> RowScores | None:
-        """Score one target for each row of `forward`'s result under several mixtures, whatever rides with them.
+        """Score one target for each row of `forward`'s result under several vectors, whatever rides with them.
 
         Args:
             hidden_states: any rows, R of them.
-            mixtures: W numbers each.
+            vectors: W numbers each.
             targets_R: int64.
 
         Returns:
             None off the first rank.
         """
         hidden_M, _ = detach(hidden_states, self._sizes_M)
-        return self.blender.score(hidden_M, mixtures, targets_R)
+        return self.blender.score(hidden_M, vectors, targets_R)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Hand every member its own checkpoint, which the loader streams one after the other."""

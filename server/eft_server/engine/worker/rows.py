@@ -2,8 +2,8 @@
 
 This is how CPUs do it, where looking at a number costs nothing; `rows_v2` is for GPUs.
 
-Shape suffixes: R rows, N some of them, M members, H a member's hidden size, V the base's vocabulary, K mixtures, W
-numbers of a mixture, U ids that not all members share.
+Shape suffixes: R rows, N some of them, M members, H a member's hidden size, V the base's vocabulary, K vectors, W
+numbers of a vector, U ids that not all members share.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ Head = Callable[[torch.Tensor], torch.Tensor | None]
 
 @dataclass(frozen=True)
 class RowScores:
-    """What is found out about each row's target under each mixture, all of shape (K, R).
+    """What is found out about each row's target under each vector, all of shape (K, R).
 
     Attributes:
         chosen: float32; the target's log-probability: −inf where it cannot be, NaN where the row is broken.
@@ -41,14 +41,14 @@ class RowScores:
     likeliest: torch.Tensor
     ranks: torch.Tensor
 
-    def of(self, mixture: int) -> "RowScores":
-        """Those of one mixture: (1, R)."""
-        one = slice(mixture, mixture + 1)
+    def of(self, vector: int) -> "RowScores":
+        """Those of one vector: (1, R)."""
+        one = slice(vector, vector + 1)
         return RowScores(self.chosen[one], self.likeliest[one], self.ranks[one])
 
     @classmethod
     def together(cls, scores: Sequence["RowScores"]) -> "RowScores":
-        """Those of several mixtures, in order."""
+        """Those of several vectors, in order."""
         fields = [(one.chosen, one.likeliest, one.ranks) for one in scores]
         return cls(*(torch.cat(values) for values in zip(*fields, strict=True)))
 
@@ -82,25 +82,25 @@ class RowBlender:
     def __init__(self, heads_M: Sequence[Head], unshared_U: torch.Tensor, vocabulary: int) -> None:
         self._heads_M, self._unshared_U, self._vocabulary = heads_M, unshared_U, vocabulary
 
-    def blend(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
+    def blend(self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor) -> torch.Tensor | None:
         """Blend rows as `blend.blend` does: float32 (R, V), or None off the first rank."""
         at_once = rows_at_once(self._vocabulary)
-        if len(mixture_RW) <= at_once:
-            return self._blend_all(hidden_M, mixture_RW)
-        blended_RV = torch.empty((len(mixture_RW), self._vocabulary), dtype=torch.float32)
+        if len(vector_RW) <= at_once:
+            return self._blend_all(hidden_M, vector_RW)
+        blended_RV = torch.empty((len(vector_RW), self._vocabulary), dtype=torch.float32)
         whole = True
-        for start in range(0, len(mixture_RW), at_once):
+        for start in range(0, len(vector_RW), at_once):
             part = slice(start, start + at_once)
-            found_NV = self._blend_all([hidden_RH[part] for hidden_RH in hidden_M], mixture_RW[part])
+            found_NV = self._blend_all([hidden_RH[part] for hidden_RH in hidden_M], vector_RW[part])
             whole &= found_NV is not None
             if found_NV is not None:
                 blended_RV[part] = found_NV
         return blended_RV if whole else None
 
-    def _blend_all(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
-        if len(mixture_RW) and bool((mixture_RW == mixture_RW[0]).all()):
-            return self._blend_alike(hidden_M, mixture_RW)
-        coefficients_RM, filters = taken_apart(mixture_RW)
+    def _blend_all(self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor) -> torch.Tensor | None:
+        if len(vector_RW) and bool((vector_RW == vector_RW[0]).all()):
+            return self._blend_alike(hidden_M, vector_RW)
+        coefficients_RM, filters = taken_apart(vector_RW)
         counted_RM = counting_rows(coefficients_RM, filters)
         logits_M = self._logits(hidden_M, counted_RM)
         if logits_M is None:
@@ -108,15 +108,15 @@ class RowBlender:
         groups = list(_groups(counted_RM))
         if len(groups) == 1:
             return self._blend(logits_M, coefficients_RM, filters, groups[0][0])
-        blended_RV = torch.empty((len(mixture_RW), self._vocabulary), dtype=torch.float32)
+        blended_RV = torch.empty((len(vector_RW), self._vocabulary), dtype=torch.float32)
         for members, rows_N in groups:
             own_M = [None if logits is None else logits.at(rows_N) for logits in logits_M]
             blended_RV[rows_N] = self._blend(own_M, coefficients_RM[rows_N], filters.at(rows_N), members)
         return blended_RV
 
-    def _blend_alike(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
-        """Rows of one mixture, the usual step: with small models, telling rows apart takes longer than the blend."""
-        counted_M = counting(numbers := mixture_RW[0].tolist())
+    def _blend_alike(self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor) -> torch.Tensor | None:
+        """Rows of one vector, the usual step: with small models, telling rows apart takes longer than the blend."""
+        counted_M = counting(numbers := vector_RW[0].tolist())
         found = [
             head(hidden_RH) if counts else None
             for head, hidden_RH, counts in zip(self._heads_M, hidden_M, counted_M, strict=True)
@@ -127,7 +127,7 @@ class RowBlender:
         if len(members) == 1 and numbers[members[0]] == 1 and not is_filtered(numbers):
             (logits_RV,) = (logits for logits in found if logits is not None)
             return self._alone(logits_RV, members[0])
-        coefficients_RM, filters = taken_apart(mixture_RW)
+        coefficients_RM, filters = taken_apart(vector_RW)
         logits_M = [None if logits_RV is None else _Logits(logits_RV) for logits_RV in found]
         return self._blend(logits_M, coefficients_RM, filters, members)
 
@@ -142,23 +142,23 @@ class RowBlender:
         return own_RV.masked_fill_(broken_R1, torch.nan) if broken_R1.any() else own_RV
 
     def score(
-        self, hidden_M: Sequence[torch.Tensor], mixtures: Sequence[Sequence[float]], targets_R: torch.Tensor
+        self, hidden_M: Sequence[torch.Tensor], vectors: Sequence[Sequence[float]], targets_R: torch.Tensor
     ) -> RowScores | None:
-        """Score one target a row under several mixtures, whatever rides with the rows; None off the first rank.
+        """Score one target a row under several vectors, whatever rides with the rows; None off the first rank.
 
         Args:
             hidden_M: the members' hidden states, (R, H) each.
-            mixtures: K of them, W numbers each.
+            vectors: K of them, W numbers each.
             targets_R: int64, 0 to V − 1.
         """
-        rows, mixtures_KW = len(targets_R), torch.tensor(mixtures, dtype=torch.float32)
-        counted_KM = counting_rows(*taken_apart(mixtures_KW))
+        rows, vectors_KW = len(targets_R), torch.tensor(vectors, dtype=torch.float32)
+        counted_KM = counting_rows(*taken_apart(vectors_KW))
         logits_M = self._logits(hidden_M, counted_KM.any(dim=0).expand(rows, -1))
         if logits_M is None:
             return None
         found = []
-        for mixture_W, counted_M in zip(mixtures_KW, counted_KM, strict=True):
-            coefficients_RM, filters = taken_apart(mixture_W.expand(rows, -1))
+        for vector_W, counted_M in zip(vectors_KW, counted_KM, strict=True):
+            coefficients_RM, filters = taken_apart(vector_W.expand(rows, -1))
             blended_RV = self._blend(logits_M, coefficients_RM, filters, _members(counted_M))
             found.append(_scored(blended_RV, targets_R))
         return RowScores(*(torch.stack(values) for values in zip(*found, strict=True)))
@@ -201,7 +201,7 @@ class RowBlender:
 def _scored(
     blended_RV: torch.Tensor, targets_R: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As `RowScores`, for one mixture."""
+    """As `RowScores`, for one vector."""
     total_R = blended_RV.logsumexp(dim=-1)
     chosen_R1 = blended_RV.gather(-1, targets_R.unsqueeze(-1))
     likelier_R = (blended_RV > chosen_R1).sum(dim=-1, dtype=torch.int32)

@@ -1,10 +1,10 @@
-"""Scoring: the log-probabilities of given tokens under several mixtures at once, from one pass over their text.
+"""Scoring: the log-probabilities of given tokens under several vectors at once, from one pass over their text.
 
 A request that is to be scored is an ordinary one of a single token, whose prompt is the text without its last token:
-the hidden states of all members are there after one prefill, and a mixture more costs a blend, no forward pass. The
+the hidden states of all members are there after one prefill, and a vector more costs a blend, no forward pass. The
 rows that are scored begin with the prompt's last, so nothing in front of them has to be computed if it is in the cache.
 
-Shape suffixes: C scored tokens, R rows of a chunk, K mixtures, W numbers of a mixture, T tokens of a step, V
+Shape suffixes: C scored tokens, R rows of a chunk, K vectors, W numbers of a vector, T tokens of a step, V
 vocabulary, X columns of `attach`.
 """
 
@@ -35,7 +35,7 @@ class Scores:
     def __init__(self, scoring: Scoring, device: torch.device) -> None:
         self._scoring = scoring
         self._targets_C = async_tensor_h2d(np.array(scoring.targets, dtype=np.int64), device=device)
-        shape = (len(scoring.mixtures), len(scoring.targets))
+        shape = (len(scoring.vectors), len(scoring.targets))
         self._chosen_KC = torch.full(shape, torch.nan, device=device)
         self._likeliest_KC = torch.full(shape, torch.nan, device=device)
         self._ranks_KC = torch.zeros(shape, dtype=torch.int32, device=device)
@@ -62,7 +62,7 @@ class Scores:
         return computed < stop <= computed + len(hidden_TX)
 
     def _score(self, model: Any, hidden_RX: torch.Tensor, places: slice) -> None:
-        found = model.score(hidden_RX, self._scoring.mixtures, self._targets_C[places])
+        found = model.score(hidden_RX, self._scoring.vectors, self._targets_C[places])
         if found is not None:  # Off the first rank nobody asks.
             self._chosen_KC[:, places] = found.chosen
             self._likeliest_KC[:, places] = found.likeliest
@@ -71,7 +71,7 @@ class Scores:
     def tensors(self) -> LogprobsTensors:
         """All of it, as vLLM sends log-probabilities of a prompt: one column of 2 · K · C rows.
 
-        The tokens' own come first, mixture by mixture, with their ranks (1 and the number of likelier tokens); those of
+        The tokens' own come first, vector by vector, with their ranks (1 and the number of likelier tokens); those of
         the likeliest tokens follow in the same order.
         """
         values = torch.cat([self._chosen_KC.flatten(), self._likeliest_KC.flatten()])

@@ -30,9 +30,9 @@ from eft_server.engine.worker.v1.drafting import MemberProposer
 
 
 class CoefficientRunner(WholeWindows, GPUModelRunner):
-    """vLLM's runner, bringing every scheduled token its request's mixture, and every member its tokens.
+    """vLLM's runner, bringing every scheduled token its request's vector, and every member its tokens.
 
-    Shape suffixes: T tokens, R requests, S sampled of each (−1 where there are fewer), W numbers of a mixture.
+    Shape suffixes: T tokens, R requests, S sampled of each (−1 where there are fewer), W numbers of a vector.
     """
 
     _rows_R: list[int]
@@ -142,8 +142,8 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
         return read(step, self.member_attention)
 
     def _fill(self, num_scheduled_tokens: np.ndarray) -> None:
-        mixtures_RW = np.array([asked.mixture for asked in self.batch], dtype=np.float32)
-        scheduled_TW = np.repeat(mixtures_RW, num_scheduled_tokens, axis=0)
+        vectors_RW = np.array([asked.vector for asked in self.batch], dtype=np.float32)
+        scheduled_TW = np.repeat(vectors_RW, num_scheduled_tokens, axis=0)
         self._buffer_TW[: len(scheduled_TW)].copy_(torch.from_numpy(scheduled_TW))
 
     @cached_property
@@ -176,7 +176,7 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
             intermediate_tensors,
             inputs_embeds,
             **model_kwargs,
-            mixture_TW=self._buffer_TW[: len(input_ids)],  # type: ignore[arg-type]
+            vector_TW=self._buffer_TW[: len(input_ids)],  # type: ignore[arg-type]
             parts=parts,
             idle=idle,
         )

@@ -1,4 +1,4 @@
-"""The kernels behind `engine.blending`, in Triton. A program has one row and one block of ids, or a whole row.
+"""The kernels behind `blending`, in Triton. A program has one row and one block of ids, or a whole row.
 
 What counts as one argument for each member of a launch is a tuple: `member_ptr` its logits, `member_stride` and
 `member_size` their rows' distance and ids, `member_rows_ptr` the map of rows or None, `member_index` its place in the
@@ -25,8 +25,8 @@ def add_kernel(
     member_peaks_ptr: tl.tensor,
     member_masses_ptr: tl.tensor,
     slots_ptr: tl.tensor,
-    mixtures_ptr: tl.tensor,
-    mixtures_stride: tl.tensor,
+    vectors_ptr: tl.tensor,
+    vectors_stride: tl.tensor,
     unshared_ptr: tl.tensor,
     member_ptr: tl.tensor,
     member_stride: tl.tensor,
@@ -51,14 +51,14 @@ def add_kernel(
     ids = block * BLOCK + tl.arange(0, BLOCK)
     inside = ids < vocabulary
     row_ptr = total_ptr + row * total_stride
-    mixture_ptr = mixtures_ptr + row * mixtures_stride
+    vector_ptr = vectors_ptr + row * vectors_stride
     unshared = _is_unshared(unshared_ptr, ids, inside)
-    slot, by_expert, by_base = _filter(slots_ptr, mixture_ptr, row, members, FILTERED)
+    slot, by_expert, by_base = _filter(slots_ptr, vector_ptr, row, members, FILTERED)
     touched = (row >= 0) if FIRST else (row < 0)
     noted = touched & (by_expert | by_base)
     for n in tl.static_range(COUNT):
         place = _place(member_rows_ptr[n], row)
-        of_total, of_delta, judges = _reads(mixture_ptr, member_index[n], members, place, by_expert, by_base)
+        of_total, of_delta, judges = _reads(vector_ptr, member_index[n], members, place, by_expert, by_base)
         touched = touched | of_total
         noted = noted | of_delta | judges
     changing = tl.where(touched, inside, False)
@@ -73,23 +73,23 @@ def add_kernel(
     for n in tl.static_range(COUNT):
         index = member_index[n]
         place = _place(member_rows_ptr[n], row)
-        of_total, of_delta, judges = _reads(mixture_ptr, index, members, place, by_expert, by_base)
+        of_total, of_delta, judges = _reads(vector_ptr, index, members, place, by_expert, by_base)
         own = inside & (ids < member_size[n])
         loaded = tl.where(of_total | of_delta | judges, own, False)
         z = tl.load(member_ptr[n] + place * member_stride[n] + ids, mask=loaded, other=0.0).to(tl.float32)
         # A first product is not added to zero, which would lose the sign of −0.
-        added = _plus(total, z, tl.load(mixture_ptr + index), FIRST and n == 0)
+        added = _plus(total, z, tl.load(vector_ptr + index), FIRST and n == 0)
         total = tl.where(tl.where(of_total, own, False), added, total)
         if FILTERED:
             shared = tl.where(own & ~unshared, z, float("-inf"))
-            added = tl.fma(z, tl.load(mixture_ptr + members + index), extra)
+            added = tl.fma(z, tl.load(vector_ptr + members + index), extra)
             extra = tl.where(tl.where(of_delta, own, False), added, tl.where(judges, shared, extra))
             if of_delta | judges:
                 at = (slot * members + index) * tl.num_programs(1) + block
                 peak = _peak(shared, inside)
                 tl.store(member_peaks_ptr + at, peak)
                 tl.store(member_masses_ptr + at, _mass(shared, peak))
-    steered = _is_steered(mixture_ptr, members, WIDTH) | by_expert | by_base
+    steered = _is_steered(vector_ptr, members, WIDTH) | by_expert | by_base
     total = tl.where(tl.where(steered, unshared, False), float("-inf"), total)
     tl.store(row_ptr + ids, total, mask=changing)
     tl.store(peaks_ptr + row * tl.num_programs(1) + block, _peak(total, inside), mask=touched)
@@ -108,8 +108,8 @@ def nucleus_kernel(
     rows_ptr: tl.tensor,
     member_peaks_ptr: tl.tensor,
     member_masses_ptr: tl.tensor,
-    mixtures_ptr: tl.tensor,
-    mixtures_stride: tl.tensor,
+    vectors_ptr: tl.tensor,
+    vectors_stride: tl.tensor,
     vocabulary: tl.tensor,
     members: tl.tensor,
     blocks: tl.tensor,
@@ -120,9 +120,9 @@ def nucleus_kernel(
     """Find a filtered row's smallest logit in the nucleus (NaN if it is broken), and sum of u_m · log-sum-exp z_m."""
     slot = tl.program_id(0).to(tl.int64)
     row = tl.load(rows_ptr + slot).to(tl.int64)
-    mixture_ptr = mixtures_ptr + row * mixtures_stride
-    kind = tl.load(mixture_ptr + 2 * members)
-    top_p = tl.load(mixture_ptr + 2 * members + 1)
+    vector_ptr = vectors_ptr + row * vectors_stride
+    kind = tl.load(vector_ptr + 2 * members)
+    top_p = tl.load(vector_ptr + 2 * members + 1)
     own_ptr = slot * members * blocks
     block = tl.arange(0, BLOCKS)
     judged_ptr = total_ptr + row * total_stride
@@ -141,7 +141,7 @@ def nucleus_kernel(
         least = _least_inside(judged_ptr, top, top_p, vocabulary, BLOCK)
     tl.store(least_ptr + slot, tl.where(broken, float("nan"), least))
     member = tl.arange(0, WIDTH)
-    share = tl.load(mixture_ptr + members + member, mask=member < members, other=0.0)
+    share = tl.load(vector_ptr + members + member, mask=member < members, other=0.0)
     counts = tl.where(kind == _EXPERT, share != 0, False)
     at = own_ptr + member[:, None] * blocks + block[None, :]
     noted = counts[:, None] & (block[None, :] < blocks)
@@ -160,8 +160,8 @@ def filter_kernel(
     peaks_ptr: tl.tensor,
     extra_ptr: tl.tensor,
     rows_ptr: tl.tensor,
-    mixtures_ptr: tl.tensor,
-    mixtures_stride: tl.tensor,
+    vectors_ptr: tl.tensor,
+    vectors_stride: tl.tensor,
     vocabulary: tl.tensor,
     members: tl.tensor,
     BLOCK: tl.constexpr,
@@ -170,7 +170,7 @@ def filter_kernel(
     slot = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     row = tl.load(rows_ptr + slot).to(tl.int64)
-    kind = tl.load(mixtures_ptr + row * mixtures_stride + 2 * members)
+    kind = tl.load(vectors_ptr + row * vectors_stride + 2 * members)
     least = tl.load(least_ptr + slot)
     shift = tl.load(shift_ptr + slot)
     ids = block * BLOCK + tl.arange(0, BLOCK)
@@ -207,15 +207,15 @@ def finish_kernel(
             tl.store(total_ptr + row * total_stride + ids, spoilt, mask=ids < vocabulary)
 
 
-@triton.jit(do_not_specialize=["mixtures"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["vectors"])  # type: ignore[untyped-decorator]
 def score_kernel(
     chosen_ptr: tl.tensor,
     peaks_ptr: tl.tensor,
     masses_ptr: tl.tensor,
     likelier_ptr: tl.tensor,
     targets_ptr: tl.tensor,
-    mixtures_ptr: tl.tensor,
-    mixtures_stride: tl.tensor,
+    vectors_ptr: tl.tensor,
+    vectors_stride: tl.tensor,
     unshared_ptr: tl.tensor,
     member_ptr: tl.tensor,
     member_stride: tl.tensor,
@@ -224,12 +224,12 @@ def score_kernel(
     member_index: tl.tensor,
     vocabulary: tl.tensor,
     members: tl.tensor,
-    mixtures: tl.tensor,
+    vectors: tl.tensor,
     COUNT: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Blend one block of one row for each mixture, and note its maximum, its mass and how many beat the target."""
+    """Blend one block of one row for each vector, and note its maximum, its mass and how many beat the target."""
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     ids = block * BLOCK + tl.arange(0, BLOCK)
@@ -237,13 +237,13 @@ def score_kernel(
     unshared = _is_unshared(unshared_ptr, ids, inside)
     target = tl.load(targets_ptr + row)
     target_unshared = _is_unshared(unshared_ptr, target, target < vocabulary)
-    for k in range(mixtures):
-        mixture_ptr = mixtures_ptr + k * mixtures_stride
+    for k in range(vectors):
+        vector_ptr = vectors_ptr + k * vectors_stride
         total = tl.zeros((BLOCK,), tl.float32)
         goal = tl.full((), 0.0, tl.float32)
         for n in tl.static_range(COUNT):
             place = _place(member_rows_ptr[n], row)
-            weight = tl.load(mixture_ptr + member_index[n])
+            weight = tl.load(vector_ptr + member_index[n])
             reads = (weight != 0) & (place >= 0)
             own_ptr = member_ptr[n] + place * member_stride[n]
             own = tl.where(reads, inside & (ids < member_size[n]), False)
@@ -252,11 +252,11 @@ def score_kernel(
             held = (target < member_size[n]) & reads
             target_z = tl.load(own_ptr + target, mask=held, other=0.0).to(tl.float32)
             goal = tl.where(held, tl.fma(target_z, weight, goal), goal)
-        steered = _is_steered(mixture_ptr, members, WIDTH)
+        steered = _is_steered(vector_ptr, members, WIDTH)
         total = tl.where(tl.where(steered, unshared, False) | ~inside, float("-inf"), total)
         goal = tl.where(target_unshared & steered, float("-inf"), goal)
         peak = _peak(total, inside)
-        at = (row * mixtures + k) * tl.num_programs(1) + block
+        at = (row * vectors + k) * tl.num_programs(1) + block
         tl.store(peaks_ptr + at, peak)
         tl.store(masses_ptr + at, _mass(total, peak))
         tl.store(likelier_ptr + at, tl.sum((total > goal).to(tl.int32), axis=0))
@@ -274,18 +274,18 @@ def scored_kernel(
     blocks: tl.tensor,
     BLOCKS: tl.constexpr,
 ) -> None:
-    """Put one row's blocks together for one mixture."""
+    """Put one row's blocks together for one vector."""
     row = tl.program_id(0).to(tl.int64)
-    mixture = tl.program_id(1)
+    vector = tl.program_id(1)
     block = tl.arange(0, BLOCKS)
-    at = (row * tl.num_programs(1) + mixture) * blocks + block
+    at = (row * tl.num_programs(1) + vector) * blocks + block
     peak = tl.load(peaks_ptr + at, mask=block < blocks, other=float("-inf"))
     mass = tl.load(masses_ptr + at, mask=block < blocks, other=0.0)
     likelier = tl.sum(tl.load(likelier_ptr + at, mask=block < blocks, other=0), axis=0)
     highest = tl.max(peak, axis=0)
     broken = tl.abs(highest) == float("inf")
     total = tl.where(broken, float("nan"), _log_sum_exp(peak, mass, 0))
-    place = mixture * tl.num_programs(0) + row
+    place = vector * tl.num_programs(0) + row
     tl.store(chosen_ptr + place, tl.load(chosen_ptr + place) - total)
     tl.store(likeliest_ptr + place, highest - total)
     tl.store(ranks_ptr + place, tl.where(broken, 0, likelier) + 1)
@@ -298,16 +298,16 @@ def _is_unshared(unshared_ptr: tl.tensor, ids: tl.tensor, inside: tl.tensor) -> 
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _is_steered(mixture_ptr: tl.tensor, members: tl.tensor, WIDTH: tl.constexpr) -> tl.tensor:
-    """Whether a mixture is anything but (1, 0, …, 0)."""
+def _is_steered(vector_ptr: tl.tensor, members: tl.tensor, WIDTH: tl.constexpr) -> tl.tensor:
+    """Whether a vector is anything but (1, 0, …, 0)."""
     member = tl.arange(0, WIDTH)
-    weight = tl.load(mixture_ptr + member, mask=member < members, other=0.0)
+    weight = tl.load(vector_ptr + member, mask=member < members, other=0.0)
     return tl.sum((weight != (member == 0).to(tl.float32)).to(tl.int32), axis=0) > 0
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _filter(
-    slots_ptr: tl.tensor, mixture_ptr: tl.tensor, row: tl.tensor, members: tl.tensor, FILTERED: tl.constexpr
+    slots_ptr: tl.tensor, vector_ptr: tl.tensor, row: tl.tensor, members: tl.tensor, FILTERED: tl.constexpr
 ) -> tl.tensor:
     """A row's slot, and whether it has an expert filter or a base filter."""
     slot = row
@@ -315,7 +315,7 @@ def _filter(
     by_base = row < 0
     if FILTERED:
         slot = tl.load(slots_ptr + row).to(tl.int64)
-        kind = tl.load(mixture_ptr + 2 * members)
+        kind = tl.load(vector_ptr + 2 * members)
         by_expert = (slot >= 0) & (kind == _EXPERT)
         by_base = (slot >= 0) & (kind != 0) & (kind != _EXPERT)
     return slot, by_expert, by_base
@@ -323,7 +323,7 @@ def _filter(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _reads(
-    mixture_ptr: tl.tensor,
+    vector_ptr: tl.tensor,
     index: tl.tensor,
     members: tl.tensor,
     place: tl.tensor,
@@ -332,8 +332,8 @@ def _reads(
 ) -> tl.tensor:
     """Whether a member counts for a row's sum, for its filter's delta, and for its filter's nucleus."""
     there = place >= 0
-    of_total = (tl.load(mixture_ptr + index) != 0) & there
-    of_delta = (tl.load(mixture_ptr + members + index) != 0) & there & by_expert
+    of_total = (tl.load(vector_ptr + index) != 0) & there
+    of_delta = (tl.load(vector_ptr + members + index) != 0) & there & by_expert
     return of_total, of_delta, there & by_base & (index == 0)
 
 

@@ -5,7 +5,7 @@ filtered one is six, with one more float32 row for each filtered row. Nothing wa
 the order in which programs run, and what a member holds in a row that does without it is not even loaded.
 
 Shape suffixes: R rows, N rows of one member's tensor, F filtered rows, V the base's vocabulary, M members, B blocks of
-ids, K mixtures, W numbers of a mixture (`engine.coefficients`: M coefficients c, M delta coefficients u, the filter's
+ids, K vectors, W numbers of a vector (`engine.worker.columns`: M coefficients c, M delta coefficients u, the filter's
 kind and its top_p).
 """
 
@@ -120,21 +120,21 @@ class Blending:
 
     Args:
         vocabulary: the base's.
-        mixtures_RW: float32 of shape (R, 2M + 2).
+        vectors_RW: float32 of shape (R, 2M + 2).
         filtered: the rows that have a filter, or may have; the others' filters count for nothing. None for none.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, mixtures_RW: torch.Tensor, filtered: Rows | None = None
+        self, vocabulary: Vocabulary, vectors_RW: torch.Tensor, filtered: Rows | None = None
     ) -> None:
-        assert mixtures_RW.dtype == torch.float32 and mixtures_RW.stride(-1) == 1
+        assert vectors_RW.dtype == torch.float32 and vectors_RW.stride(-1) == 1
         self._vocabulary = vocabulary
-        self._mixtures_RW = mixtures_RW
-        self._members = (mixtures_RW.shape[-1] - 2) // 2
+        self._vectors_RW = vectors_RW
+        self._members = (vectors_RW.shape[-1] - 2) // 2
         self._filtered = filtered if filtered is not None and len(filtered.rows_N) else None
         self._total_RV: torch.Tensor | None = None
         self._last = -1
-        self._peaks_RB = self._floats(len(mixtures_RW), vocabulary.blocks)
+        self._peaks_RB = self._floats(len(vectors_RW), vocabulary.blocks)
         count = 0 if self._filtered is None else len(self._filtered.rows_N)
         self._extra_FV = self._floats(count, vocabulary.size)
         self._peaks_FMB = self._floats(count, self._members, vocabulary.blocks)
@@ -172,8 +172,8 @@ class Blending:
             self._peaks_FMB,
             self._masses_FMB,
             self._filtered and self._filtered.places_R,
-            self._mixtures_RW,
-            self._mixtures_RW.stride(0),
+            self._vectors_RW,
+            self._vectors_RW.stride(0),
             self._vocabulary.unshared,
             *_apart(logits),
             self._vocabulary.size,
@@ -210,11 +210,11 @@ class Blending:
         return total_RV
 
     def _floats(self, *shape: int) -> torch.Tensor:
-        return self._mixtures_RW.new_empty(shape)
+        return self._vectors_RW.new_empty(shape)
 
     def _start(self, logits: Sequence[Logits]) -> torch.Tensor:
         """Where the result goes: (R, V)."""
-        rows, size = len(self._mixtures_RW), self._vocabulary.size
+        rows, size = len(self._vectors_RW), self._vocabulary.size
         if not logits or logits[0].member or logits[0].rows is not None:
             return self._floats(rows, size)
         base_RV = logits[0].values_NV
@@ -225,63 +225,63 @@ class Blending:
         vocabulary, count = self._vocabulary, len(rows_F)
         least_F, shift_F = self._floats(2, count)
         row = (total_RV, total_RV.stride(0), self._peaks_RB, self._extra_FV, rows_F)
-        mixture = (self._mixtures_RW, self._mixtures_RW.stride(0), vocabulary.size, self._members)
+        vector = (self._vectors_RW, self._vectors_RW.stride(0), vocabulary.size, self._members)
         nucleus_kernel[(count,)](
             least_F,
             shift_F,
             *row,
             self._peaks_FMB,
             self._masses_FMB,
-            *mixture,
+            *vector,
             vocabulary.blocks,
             WIDTH=next_power_of_2(self._members),
             BLOCKS=next_power_of_2(vocabulary.blocks),
             BLOCK=NUCLEUS_BLOCK,
             num_warps=16,
         )
-        filter_kernel[(count, vocabulary.blocks)](least_F, shift_F, *row, *mixture, BLOCK=BLOCK)
+        filter_kernel[(count, vocabulary.blocks)](least_F, shift_F, *row, *vector, BLOCK=BLOCK)
 
 
 def score(
-    vocabulary: Vocabulary, logits: Sequence[Logits], mixtures_KW: torch.Tensor, targets_R: torch.Tensor
+    vocabulary: Vocabulary, logits: Sequence[Logits], vectors_KW: torch.Tensor, targets_R: torch.Tensor
 ) -> RowScores:
-    """Score one target a row under several mixtures without a filter, in two launches that write no row.
+    """Score one target a row under several vectors without a filter, in two launches that write no row.
 
     Args:
         vocabulary: the base's.
-        logits: of every member that a mixture reads, all at once and in the family's order.
-        mixtures_KW: float32 of shape (K, 2M + 2); the filters count for nothing.
+        logits: of every member that a vector reads, all at once and in the family's order.
+        vectors_KW: float32 of shape (K, 2M + 2); the filters count for nothing.
         targets_R: int64, 0 to V − 1.
     """
-    rows, mixtures, blocks = len(targets_R), len(mixtures_KW), vocabulary.blocks
-    assert mixtures_KW.stride(-1) == 1 and [item.member for item in logits] == sorted(
+    rows, vectors, blocks = len(targets_R), len(vectors_KW), vocabulary.blocks
+    assert vectors_KW.stride(-1) == 1 and [item.member for item in logits] == sorted(
         item.member for item in logits
     )
-    chosen_KR, likeliest_KR = mixtures_KW.new_empty((2, mixtures, rows))
-    found = RowScores(chosen_KR, likeliest_KR, targets_R.new_empty((mixtures, rows), dtype=torch.int32))
-    peaks_RKB, masses_RKB = mixtures_KW.new_empty((2, rows, mixtures, blocks))
-    likelier_RKB = targets_R.new_empty((rows, mixtures, blocks), dtype=torch.int32)
-    if not rows or not mixtures:
+    chosen_KR, likeliest_KR = vectors_KW.new_empty((2, vectors, rows))
+    found = RowScores(chosen_KR, likeliest_KR, targets_R.new_empty((vectors, rows), dtype=torch.int32))
+    peaks_RKB, masses_RKB = vectors_KW.new_empty((2, rows, vectors, blocks))
+    likelier_RKB = targets_R.new_empty((rows, vectors, blocks), dtype=torch.int32)
+    if not rows or not vectors:
         return found
-    members = (mixtures_KW.shape[-1] - 2) // 2
+    members = (vectors_KW.shape[-1] - 2) // 2
     score_kernel[(rows, blocks)](
         found.chosen,
         peaks_RKB,
         masses_RKB,
         likelier_RKB,
         targets_R,
-        mixtures_KW,
-        mixtures_KW.stride(0),
+        vectors_KW,
+        vectors_KW.stride(0),
         vocabulary.unshared,
         *_apart(logits),
         vocabulary.size,
         members,
-        mixtures,
+        vectors,
         COUNT=len(logits),
         WIDTH=next_power_of_2(members),
         BLOCK=BLOCK,
     )
-    scored_kernel[(rows, mixtures)](
+    scored_kernel[(rows, vectors)](
         found.chosen,
         found.likeliest,
         found.ranks,
@@ -295,7 +295,7 @@ def score(
 
 
 def score_blended(vocabulary: Vocabulary, blended_RV: torch.Tensor, targets_R: torch.Tensor) -> RowScores:
-    """Score rows that `Blending.finish` returned, as those of mixtures with a filter have to be: K is 1."""
+    """Score rows that `Blending.finish` returned, as those of vectors with a filter have to be: K is 1."""
     as_it_is_1W = torch.eye(1, 4, dtype=torch.float32, device=blended_RV.device)
     return score(vocabulary, [Logits(0, blended_RV)], as_it_is_1W, targets_R)
 

@@ -1,7 +1,7 @@
 """From the members' hidden states to blended logits on GPUs, by kernels: what `rows` does on CPUs.
 
 Nothing here waits for the device: which rows need which members is known on the host. Shape suffixes: R rows, M
-members, H a member's hidden size, V the base's vocabulary, K mixtures, W numbers of a mixture.
+members, H a member's hidden size, V the base's vocabulary, K vectors, W numbers of a vector.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -63,21 +63,21 @@ class KernelBlender:
     def __init__(self, heads_M: Sequence[Head], vocabulary: Vocabulary) -> None:
         self._heads_M, self._vocabulary = heads_M, vocabulary
 
-    def blend(self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor) -> torch.Tensor | None:
+    def blend(self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor) -> torch.Tensor | None:
         """Blend rows as `blend.blend` does: float32 (R, V), or None off the first rank."""
-        return self._blend(hidden_M, mixture_RW, self.needs(len(mixture_RW)))
+        return self._blend(hidden_M, vector_RW, self.needs(len(vector_RW)))
 
     def _blend(
-        self, hidden_M: Sequence[torch.Tensor], mixture_RW: torch.Tensor, needs: Needs
+        self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor, needs: Needs
     ) -> torch.Tensor | None:
         """Blend rows of which is known what they need.
 
         The members' logits are asked for one or two at a time, so that they never lie side by side in memory.
         """
-        device = mixture_RW.device
+        device = vector_RW.device
         filtered = np.flatnonzero(needs.filtered_R)
-        rows = Rows.of(filtered, len(mixture_RW), device) if len(filtered) else None
-        blending = Blending(self._vocabulary, mixture_RW, rows)
+        rows = Rows.of(filtered, len(vector_RW), device) if len(filtered) else None
+        blending = Blending(self._vocabulary, vector_RW, rows)
         members = np.flatnonzero(needs.counting_RM.any(axis=0)).tolist()
         whole = True
         while members:
@@ -96,45 +96,45 @@ class KernelBlender:
         return logits is not None
 
     def score(
-        self, hidden_M: Sequence[torch.Tensor], mixtures: Sequence[Sequence[float]], targets_R: torch.Tensor
+        self, hidden_M: Sequence[torch.Tensor], vectors: Sequence[Sequence[float]], targets_R: torch.Tensor
     ) -> RowScores | None:
-        """Score one target a row under several mixtures, whatever rides with the rows; None off the first rank.
+        """Score one target a row under several vectors, whatever rides with the rows; None off the first rank.
 
         Args:
             hidden_M: the members' hidden states, (R, H) each.
-            mixtures: K of them, W numbers each.
+            vectors: K of them, W numbers each.
             targets_R: int64, 0 to V − 1.
         """
         of_each: dict[int, RowScores | None] = {}
-        for place, mixture in enumerate(mixtures):
-            if is_filtered(mixture):  # Its rows have to be written out.
-                needs = Needs.alike(counting(mixture), len(targets_R), filtered=True)
-                mixture_1W = _sent([mixture], targets_R.device)
-                blended_RV = self._blend(hidden_M, mixture_1W.repeat(len(targets_R), 1), needs)
+        for place, vector in enumerate(vectors):
+            if is_filtered(vector):  # Its rows have to be written out.
+                needs = Needs.alike(counting(vector), len(targets_R), filtered=True)
+                vector_1W = _sent([vector], targets_R.device)
+                blended_RV = self._blend(hidden_M, vector_1W.repeat(len(targets_R), 1), needs)
                 of_each[place] = (
                     None if blended_RV is None else score_blended(self._vocabulary, blended_RV, targets_R)
                 )
-        plain = [place for place in range(len(mixtures)) if place not in of_each]
+        plain = [place for place in range(len(vectors)) if place not in of_each]
         if plain:
-            found = self._scores(hidden_M, [mixtures[place] for place in plain], targets_R)
+            found = self._scores(hidden_M, [vectors[place] for place in plain], targets_R)
             for index, place in enumerate(plain):
                 of_each[place] = None if found is None else found.of(index)
         scores = [one for _, one in sorted(of_each.items()) if one is not None]
-        return RowScores.together(scores) if len(scores) == len(mixtures) else None
+        return RowScores.together(scores) if len(scores) == len(vectors) else None
 
     def _scores(
         self,
         hidden_M: Sequence[torch.Tensor],
-        mixtures: Sequence[Sequence[float]],
+        vectors: Sequence[Sequence[float]],
         targets_R: torch.Tensor,
     ) -> RowScores | None:
-        """Those of mixtures without filters, for which no row is written."""
-        counted_M = np.any([counting(mixture) for mixture in mixtures], axis=0)
+        """Those of vectors without filters, for which no row is written."""
+        counted_M = np.any([counting(vector) for vector in vectors], axis=0)
         every_RM = np.ones((len(targets_R), len(counted_M)), dtype=bool)
         logits = self._logits(hidden_M, every_RM, np.flatnonzero(counted_M).tolist())
         if logits is None:
             return None
-        return score(self._vocabulary, logits, _sent(mixtures, targets_R.device), targets_R)
+        return score(self._vocabulary, logits, _sent(vectors, targets_R.device), targets_R)
 
     def _logits(
         self, hidden_M: Sequence[torch.Tensor], counting_RM: np.ndarray, members: Sequence[int]
@@ -153,6 +153,6 @@ class KernelBlender:
         return None if values_NV is None else Logits(member, values_NV, rows)
 
 
-def _sent(mixtures: Sequence[Sequence[float]], device: torch.device) -> torch.Tensor:
-    """Mixtures on the device: float32 (K, W). Nothing waits for them to arrive."""
-    return async_tensor_h2d(np.array(mixtures, dtype=np.float32), device=device)
+def _sent(vectors: Sequence[Sequence[float]], device: torch.device) -> torch.Tensor:
+    """Vectors on the device: float32 (K, W). Nothing waits for them to arrive."""
+    return async_tensor_h2d(np.array(vectors, dtype=np.float32), device=device)

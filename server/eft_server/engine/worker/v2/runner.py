@@ -1,6 +1,6 @@
 """Coefficients on vLLM's Model Runner V2, which asks the model for a state of its own.
 
-Shape suffixes: T tokens, Q request slots, W numbers of a mixture.
+Shape suffixes: T tokens, Q request slots, W numbers of a vector.
 """
 
 from collections.abc import Iterator, Sequence
@@ -85,7 +85,7 @@ class EftModelState(DefaultModelState):
 
     @property
     def defaults(self) -> tuple[float, ...]:
-        """The family's mixture, W numbers."""
+        """The family's vector, W numbers."""
         return self._manifest.defaults
 
     def set_up(
@@ -104,9 +104,9 @@ class EftModelState(DefaultModelState):
         params = new_req_data.sampling_params
         asked = EngineRequest.read(params.extra_args if params else None, self._manifest)
         self._slot_of[new_req_data.req_id] = req_index
-        self._table_QW.stage_write(req_index, 0, asked.mixture)
+        self._table_QW.stage_write(req_index, 0, asked.vector)
         self._sent_offset_QM.stage_write(req_index, 0, asked.offsets)
-        self._filtered_Q[req_index] = is_filtered(asked.mixture)
+        self._filtered_Q[req_index] = is_filtered(asked.vector)
         self._needed_QM[req_index] = asked.needed
         self._counting_QM[req_index] = asked.counting
         self._offset_QM[req_index] = asked.offsets
@@ -231,14 +231,14 @@ class EftModelState(DefaultModelState):
                 WIDTH=triton.next_power_of_2(self._manifest.width),
                 BLOCK=64,
             )
-        mixture_TW = self._tokens_TW[: input_batch.num_tokens_after_padding]
-        return {**inputs, "mixture_TW": mixture_TW, "parts": self._parts, "idle": self._idle}
+        vector_TW = self._tokens_TW[: input_batch.num_tokens_after_padding]
+        return {**inputs, "vector_TW": vector_TW, "parts": self._parts, "idle": self._idle}
 
     @override
     def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
         """The same buffer, for profiling and for graph capture."""
         inputs = super().prepare_dummy_inputs(num_reqs, num_tokens)
-        return {**inputs, "mixture_TW": self._tokens_TW[:num_tokens]}
+        return {**inputs, "vector_TW": self._tokens_TW[:num_tokens]}
 
     @override
     def custom_sampler(self, sampler: Sampler) -> tuple[Sampler, RejectionSampler | None]:
@@ -327,7 +327,7 @@ class ScoringWorker(PromptLogprobsWorker):
 
     Attributes:
         model: the composite.
-        width: how many numbers a mixture is.
+        width: how many numbers a vector is.
         scores: of the requests that are to be scored.
     """
 

@@ -41,21 +41,21 @@ def by_member(values):
 
 def test_amplify_scales_what_the_base_adds_and_scale_what_the_expert_adds():
     """The worked example of the README."""
-    amplified = by_member(mix(CONFIG, ONE, amplify=2).coefficients)
-    scaled = by_member(mix(CONFIG, ONE, scale=2).coefficients)
+    amplified = by_member(mix(CONFIG, ONE, amplify=2).members)
+    scaled = by_member(mix(CONFIG, ONE, scale=2).members)
     assert (amplified["base"], amplified["small"], amplified["helpful"]) == (2, -2, 1)
     assert (scaled["base"], scaled["small"], scaled["helpful"]) == (1, -2, 2)
 
 
 def test_without_amplification_the_small_models_answer_alone():
-    values = by_member(mix(CONFIG, ONE, amplify=0).coefficients)
+    values = by_member(mix(CONFIG, ONE, amplify=0).members)
     assert {member: value for member, value in values.items() if value} == {"helpful": 1}
 
 
 @given(weights, st.floats(0, 2), st.floats(0, 2))
 def test_coefficients_still_add_up_to_one_when_amplified(chosen, scale, amplify):
     assume(any(chosen.values()))
-    values = mix(CONFIG, chosen, scale, amplify).coefficients
+    values = mix(CONFIG, chosen, scale, amplify).members
     assert math.isclose(math.fsum(values), 1, abs_tol=1e-5)
 
 
@@ -65,9 +65,9 @@ def test_the_parts_that_a_filter_divides_add_up_to_the_unfiltered_whole(chosen, 
     whole = mix(CONFIG, chosen, 1.0, amplify)
     divided = mix(CONFIG, chosen, 1.0, amplify, EXPERT)
     always, delta = divided.numbers[:M], divided.numbers[M : 2 * M]
-    assert divided.coefficients == whole.coefficients
+    assert divided.members == whole.members
     assert math.isclose(math.fsum(delta), 0, abs_tol=1e-6)
-    for total, first, second in zip(whole.coefficients, always, delta, strict=True):
+    for total, first, second in zip(whole.members, always, delta, strict=True):
         assert math.isclose(total, first + second, abs_tol=1e-6)
 
 
@@ -86,7 +86,7 @@ def test_several_references_share_the_delta_by_their_experts_weights():
 
 def test_a_base_filter_leaves_the_coefficients_whole():
     numbers = mix(CONFIG, ONE, keep=BASE).numbers
-    assert numbers[:M] == mix(CONFIG, ONE).coefficients
+    assert numbers[:M] == mix(CONFIG, ONE).members
     assert numbers[M:] == (*(0,) * M, BASE_FILTER, pytest.approx(0.9))
 
 
@@ -100,16 +100,16 @@ def test_the_friendly_fields_are_sugar_over_coefficients(chosen, scale, amplify)
     assume(any(chosen[name] for name in ("helpful", "harmless", "polite")))
     friendly = {"weights": chosen, "scale": scale, "amplify": amplify}
     sugar = BEHAVIOURS.resolve("fam", friendly)
-    plain = BEHAVIOURS.resolve("fam", {"coefficients": by_member(sugar.coefficients)})
-    assert plain.mixture == sugar.mixture
-    assert plain.own_coefficients == by_member(sugar.coefficients)
+    plain = BEHAVIOURS.resolve("fam", {"coefficients": by_member(sugar.coefficients.members)})
+    assert plain.coefficients == sugar.coefficients
+    assert plain.own_coefficients == by_member(sugar.coefficients.members)
 
 
 def test_coefficients_may_have_a_base_filter():
     asked = {"coefficients": {"base": 1, "polite": 0.5}, "filter": {"kind": "base", "top_p": 0.5}}
     resolved = BEHAVIOURS.resolve("fam", asked)
     assert resolved.filter == Filter(kind="base", top_p=0.5)
-    assert by_member(resolved.coefficients) == dict.fromkeys(CONFIG.family.names, 0) | {
+    assert by_member(resolved.coefficients.members) == dict.fromkeys(CONFIG.family.names, 0) | {
         "base": 1,
         "polite": 0.5,
     }
@@ -118,7 +118,7 @@ def test_coefficients_may_have_a_base_filter():
 def test_an_alias_may_amplify_and_filter_and_a_request_may_switch_that_off():
     assert BEHAVIOURS.resolve("careful").filter == EXPERT
     assert BEHAVIOURS.resolve("careful").amplify == 1.5
-    assert BEHAVIOURS.resolve("careful", {"filter": None, "amplify": 1}).mixture == mix(CONFIG, ONE)
+    assert BEHAVIOURS.resolve("careful", {"filter": None, "amplify": 1}).coefficients == mix(CONFIG, ONE)
 
 
 def test_flat_arguments_mean_the_same_as_the_field():

@@ -40,7 +40,7 @@ settings = st.fixed_dictionaries({}, optional={name: bounded.map(abs) for name i
 
 def coefficients(weights, scale=1.0):
     resolved = BEHAVIOURS.resolve("fam", {"weights": weights, "scale": scale})
-    return dict(zip(CONFIG.family.names, resolved.coefficients, strict=True))
+    return dict(zip(CONFIG.family.names, resolved.coefficients.members, strict=True))
 
 
 def refusal(eft=None, xargs=None, model="fam"):
@@ -97,8 +97,8 @@ def test_a_reference_cancels_its_only_expert_exactly(weight):
 @pytest.mark.parametrize("eft", [{"weights": {}}, {"weights": {"helpful": 0, "polite": -0.0}}, {"scale": 0}])
 def test_zero_weights_are_the_base_alone(eft):
     # By text, because a negative zero equals a zero.
-    assert str(BEHAVIOURS.resolve("fam", eft).coefficients) == str(
-        BEHAVIOURS.resolve("fam/base").coefficients
+    assert str(BEHAVIOURS.resolve("fam", eft).coefficients.members) == str(
+        BEHAVIOURS.resolve("fam/base").coefficients.members
     )
 
 
@@ -123,7 +123,7 @@ def test_flat_arguments_mean_the_same_as_the_field():
 def test_a_plain_member_has_a_single_one(index):
     resolved = BEHAVIOURS.resolve(f"fam/{CONFIG.family.names[index]}")
     assert resolved.plain
-    assert resolved.coefficients == tuple(
+    assert resolved.coefficients.members == tuple(
         float(position == index) for position in range(len(CONFIG.family.names))
     )
 
