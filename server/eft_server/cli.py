@@ -19,7 +19,8 @@ from eft_server import __version__
 from eft_server.ending import errors_in_words
 from eft_server.environment import LogLevel, log_vllm, use_hub
 from eft_server.errors import ConfigError, EftError
-from eft_server.family.file import ServerConfig, bundled_families, load_config
+from eft_server.family.file import ServerConfig
+from eft_server.family.load import bundled_families, load_config
 
 if TYPE_CHECKING:
     from eft_server.batch.run import Batch

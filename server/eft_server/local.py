@@ -18,7 +18,8 @@ from typing_extensions import override
 from eft_server.behaviour.resolve import Behaviours
 from eft_server.environment import LogLevel, log_vllm, use_hub
 from eft_server.errors import RequestError
-from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.file import ServerConfig
+from eft_server.family.load import load_config
 
 if TYPE_CHECKING:
     from eft_server.api.in_process import InProcess

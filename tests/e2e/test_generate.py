@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from eft_server.family.file import bundled_families
+from eft_server.family.load import bundled_families
 
 from ..server.hub_cache import COMMIT, add_to_cache
 

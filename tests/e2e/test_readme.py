@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eft_server.family.file import load_config
+from eft_server.family.load import load_config
 
 from .conftest import Server, start_server, stop_server
 

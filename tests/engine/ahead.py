@@ -86,8 +86,8 @@ def _settings(family: Path) -> Any:
     from vllm.config import CompilationMode
 
     from eft_server.engine.launcher.plan import plan
-    from eft_server.family.file import load_config
     from eft_server.family.inspection import inspect_family
+    from eft_server.family.load import load_config
 
     config = load_config(str(family), ["vllm.enforce_eager=false"])
     settings = EngineArgs(**plan(config, inspect_family(config)).options).create_engine_config()

@@ -13,7 +13,7 @@ from eft_server.behaviour.coefficients import BASE_FILTER, EXPERT_FILTER
 from eft_server.behaviour.equation import blend
 from eft_server.engine.worker.columns import taken_apart
 from eft_server.engine.worker.v2 import blending
-from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, Vocabulary, score, score_blended
+from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, SharedIds, score, score_blended
 
 from .interpreted import patch_once
 
@@ -141,7 +141,7 @@ def in_kernels(
     count, size = len(vectors), logits_M[0].shape[-1]
     filtered = [row for row, numbers in enumerate(vectors) if numbers[-2]]
     rows = Rows.of(filtered, count, CPU) if filtered else None
-    blended = Blending(Vocabulary.of(size, unshared, CPU), torch.tensor(vectors), rows)
+    blended = Blending(SharedIds.of(size, unshared, CPU), torch.tensor(vectors), rows)
     items = []
     for member, logits_RV in enumerate(logits_M):
         read = reading(vectors, member)
@@ -250,7 +250,7 @@ def test_nobodys_logits_make_a_row_of_zeros() -> None:
 
 
 def test_no_rows_are_no_work() -> None:
-    blended = Blending(Vocabulary.of(300, [], CPU), torch.zeros(0, 6), Rows.of([], 0, CPU))
+    blended = Blending(SharedIds.of(300, [], CPU), torch.zeros(0, 6), Rows.of([], 0, CPU))
     blended.add(Logits(0, torch.zeros(0, 300)), Logits(1, torch.zeros(0, 300)))
     assert blended.finish().shape == (0, 300)
 
@@ -311,13 +311,13 @@ def test_a_nucleus_of_one_holds_what_sums_in_float32_would_lose() -> None:
 def test_rows_that_are_said_to_have_a_filter_may_have_none() -> None:
     logits_M = drawn((300, 300), 3)
     vectors = [vector(1.0, 0), vector(1.0, -0.5), vector(1.0, 0.5, kind=BASE_FILTER, top_p=0.4)]
-    blended = Blending(Vocabulary.of(300, [4], CPU), torch.tensor(vectors), Rows.of([2, 1, 0], 3, CPU))
+    blended = Blending(SharedIds.of(300, [4], CPU), torch.tensor(vectors), Rows.of([2, 1, 0], 3, CPU))
     blended.add(*(Logits(member, logits_RV.clone()) for member, logits_RV in enumerate(logits_M)))
     assert_exact(blended.finish(), logits_M, vectors, [4])
 
 
 def test_members_come_in_the_familys_order() -> None:
-    blended = Blending(Vocabulary.of(300, [], CPU), torch.zeros(1, 8))
+    blended = Blending(SharedIds.of(300, [], CPU), torch.zeros(1, 8))
     blended.add(Logits(1, torch.zeros(1, 300)))
     for member in (0, 1):
         with pytest.raises(AssertionError, match="order"):
@@ -339,7 +339,7 @@ def test_scores_are_those_of_the_blended_rows(dtype: torch.dtype) -> None:
     targets_R = torch.tensor([0, 300, 5, 150, 20, int((logits_M[0][5] - logits_M[1][5].mean()).argmax())])
     unshared = [5, *range(290, 301)]
     vectors = [vector(1.0, -1, 1), vector(1.0, 0, 0), vector(0.0, 0, 1), vector(0.0, 1, 0)]
-    vocabulary = Vocabulary.of(301, unshared, CPU)
+    vocabulary = SharedIds.of(301, unshared, CPU)
     found = score(
         vocabulary,
         [Logits(m, logits_RV) for m, logits_RV in enumerate(logits_M)],
@@ -363,6 +363,6 @@ def test_scores_need_no_member_that_no_vector_reads() -> None:
     targets_R = torch.tensor([1, 299])
     vectors_KW = torch.tensor([vector(1.0, 0, 0.5), vector(0.0, 0, 1)])
     logits = [Logits(0, base_RV), Logits(2, expert_RV)]
-    found = score(Vocabulary.of(300, [], CPU), logits, vectors_KW, targets_R)
+    found = score(SharedIds.of(300, [], CPU), logits, vectors_KW, targets_R)
     torch.testing.assert_close(found.chosen[0], scored_in_torch(base_RV + 0.5 * expert_RV, targets_R)[0])
     torch.testing.assert_close(found.chosen[1], scored_in_torch(expert_RV, targets_R)[0])

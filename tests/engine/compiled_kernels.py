@@ -16,7 +16,7 @@ from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 
 from eft_server.engine.worker.member_inputs import Inputs
 from eft_server.engine.worker.v2 import runner
-from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, Vocabulary, score
+from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, SharedIds, score
 from eft_server.engine.worker.v2.graphs import GraphBatch, GraphInputs, GraphPart
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def compile_only() -> None:
 def launch_all() -> None:
     """Plain, filtered and scored rows of three members, and the vectors of a step."""
     logits_M = [torch.empty(2, size, dtype=torch.bfloat16) for size in (SIZE, SIZE - 128, SIZE - 128)]
-    vocabulary = Vocabulary.of(SIZE, range(SIZE - 399, SIZE), CPU)
+    vocabulary = SharedIds.of(SIZE, range(SIZE - 399, SIZE), CPU)
     vectors_RW = torch.zeros(2, 8)
     plain = Blending(vocabulary, vectors_RW)
     plain.add(*(Logits(member, logits_RV) for member, logits_RV in enumerate(logits_M)))

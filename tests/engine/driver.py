@@ -185,8 +185,8 @@ def start(path: str, overrides: Sequence[str]) -> Any:
     from eft_server.engine.launcher import fork_server
     from eft_server.engine.launcher.launch import open_offline
     from eft_server.engine.launcher.plan import plan
-    from eft_server.family.file import load_config
     from eft_server.family.inspection import inspect_family
+    from eft_server.family.load import load_config
 
     graphed = ["vllm.enforce_eager=false", f"vllm.compilation_config={json.dumps(compilation)}"]
     config = load_config(path, [*overrides, *(graphed if compilation else [])])

@@ -47,8 +47,8 @@ def _measure(family: Path) -> dict[str, int]:
     from vllm.model_executor.model_loader import base_loader, get_model
 
     from eft_server.engine.launcher.plan import plan
-    from eft_server.family.file import load_config
     from eft_server.family.inspection import inspect_family
+    from eft_server.family.load import load_config
 
     torch.accelerator.empty_cache = lambda: None  # There is no accelerator; vLLM's CPU worker does the same.
     base_loader.process_weights_after_loading = lambda *_: None

@@ -17,8 +17,8 @@ from vllm.model_executor.layers.linear import (
 from eft_server.engine.launcher.plan import plan
 from eft_server.engine.worker.adapters import LowRank, own_share, share_weights
 from eft_server.errors import FamilyError
-from eft_server.family.file import load_config
 from eft_server.family.inspection import inspect_family
+from eft_server.family.load import load_config
 
 from .adapters import write_adapter, write_merged
 from .checkpoints import write_checkpoint

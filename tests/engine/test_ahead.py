@@ -14,8 +14,8 @@ from vllm.config import VllmConfig
 from eft_server.engine.launcher.plan import plan
 from eft_server.engine.worker import composite
 from eft_server.engine.worker.compiled import LABEL
-from eft_server.family.file import load_config
 from eft_server.family.inspection import inspect_family
+from eft_server.family.load import load_config
 
 from .adapters import write_adapter
 from .ahead import compiled_ahead

@@ -22,9 +22,9 @@ experts: {a: ./a}
 vllm: {dtype: float32, max_model_len: 128, max_num_seqs: 4, block_size: 32, kv_cache_memory_bytes: 16777216}
 """
 ADAPTED = {"q_proj": 4, "o_proj": 4, "up_proj": 4, "down_proj": 4}
-CONTESTANT = """
+TARGET = """
 import multiprocessing, sys, threading, time
-from eft_server.bench.targets import Contestant, Drafts, Job
+from eft_server.bench.targets import Target, Drafts, Job
 
 class WithProcess:
     def __init__(self):
@@ -37,18 +37,18 @@ class WithProcess:
         time.sleep(2)
 
 if __name__ == "__main__":
-    contestant = Contestant("sleeper", WithProcess)
-    contestant.wait_until_ready()
+    target = Target("sleeper", WithProcess)
+    target.wait_until_ready()
 """
-KILLED = f"""{CONTESTANT}
+KILLED = f"""{TARGET}
     if BUSY:
-        threading.Thread(target=contestant.time, args=(Job([[1]], 1),)).start()
+        threading.Thread(target=target.time, args=(Job([[1]], 1),)).start()
         time.sleep(0.5)
     print("up", flush=True)
     time.sleep(600)
 """
-FAILING = f"""{CONTESTANT}
-    contestant.time(Job([[1]], 0))
+FAILING = f"""{TARGET}
+    target.time(Job([[1]], 0))
 """
 
 

@@ -15,8 +15,8 @@ from vllm.v1.worker.utils import AttentionGroup
 from eft_server.engine.launcher.plan import plan
 from eft_server.engine.worker.composite import Manifest, _base_config, _member_config
 from eft_server.engine.worker.member_prompts import MemberAttention
-from eft_server.family.file import load_config
 from eft_server.family.inspection import inspect_family
+from eft_server.family.load import load_config
 
 from .checkpoints import write_checkpoint
 from .small_family import FAMILY

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from eft_server.family.file import load_config
 from eft_server.family.inspection import inspect_family
+from eft_server.family.load import load_config
 
 from .adapters import write_adapter, write_merged
 from .checkpoints import write_checkpoint

@@ -13,8 +13,8 @@ from eft_server.engine.launcher.parsers import template_variables
 from eft_server.engine.launcher.plan import EnginePlan, parse_vllm_args, plan, thread_binding
 from eft_server.engine.message import Manifest
 from eft_server.errors import ConfigError, FamilyError
-from eft_server.family.file import load_config
 from eft_server.family.inspection import inspect_family
+from eft_server.family.load import load_config
 
 from .checkpoints import write_checkpoint
 from .small_family import SHARED

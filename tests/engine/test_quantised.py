@@ -12,8 +12,8 @@ from eft_server.engine.launcher.plan import plan
 from eft_server.engine.worker import quantisation
 from eft_server.engine.worker.cpu_kernels import adds_up_eight_bits, has_four_bit_kernel
 from eft_server.errors import FamilyError
-from eft_server.family.file import load_config
 from eft_server.family.inspection import inspect_family
+from eft_server.family.load import load_config
 
 from .adapters import terms, write_adapter
 from .checkpoints import write_checkpoint

@@ -11,7 +11,7 @@ from eft_server.bench.launches import Launches
 from eft_server.engine.worker import rows
 from eft_server.engine.worker.columns import counting, taken_apart
 from eft_server.engine.worker.rows import RowBlender
-from eft_server.engine.worker.v2.blending import Vocabulary
+from eft_server.engine.worker.v2.blending import SharedIds
 from eft_server.engine.worker.v2.rows import KernelBlender, Needs
 
 pytestmark = pytest.mark.engine
@@ -145,7 +145,7 @@ def test_no_more_memory_than_two_rows_of_floats_and_one_members_logits(
     size = 20_000
     # Each head gives logits of its own, as a product of matrices does.
     heads = [lambda states: states.new_zeros((len(states), size)) for _ in range(members)]
-    blender = KernelBlender(heads, Vocabulary.of(size, range(100), torch.device("cpu")))
+    blender = KernelBlender(heads, SharedIds.of(size, range(100), torch.device("cpu")))
     delta = [1.0, -1.0] + [0.0] * (members - 2)
     vector = [*([0.5] * members), *(delta if filtered else [0.0] * members), float(filtered), 0.9]
     vector_RW = torch.tensor([vector] * count)

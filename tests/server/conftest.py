@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.file import ServerConfig
+from eft_server.family.load import load_config
 
 WORDS = tuple(f"w{index}" for index in range(20))
 SPECIAL = ("<bos>", "<eos>")

@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.family.family import Source
-from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.file import ServerConfig
 from eft_server.family.inspection import inspect_family
+from eft_server.family.load import load_config
 
 from .conftest import save_tokenizer
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from eft_server import __version__
 from eft_server.cli import app
 from eft_server.errors import ConfigError
-from eft_server.family.file import bundled_families
+from eft_server.family.load import bundled_families
 from eft_server.family.templates import member_templates
 
 from .test_adapter import SETTINGS, pair

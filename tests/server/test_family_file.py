@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from eft_server.errors import ConfigError
-from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.file import ServerConfig
+from eft_server.family.load import load_config
 
 
 def refusal(family: Path, *overrides: str) -> str:

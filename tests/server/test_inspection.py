@@ -8,8 +8,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, T5Config
 
 from eft_server.errors import ConfigError, FamilyError
-from eft_server.family.file import load_config
 from eft_server.family.inspection import inspect_family
+from eft_server.family.load import load_config
 
 
 @pytest.fixture

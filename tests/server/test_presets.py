@@ -8,8 +8,9 @@ import re
 import pytest
 import yaml
 
-from eft_server.family.file import ServerConfig, bundled_families, load_config
+from eft_server.family.file import ServerConfig
 from eft_server.family.inspection import inspect_family
+from eft_server.family.load import bundled_families, load_config
 from eft_server.family.tables import KV_TOKENS
 
 QWEN_7B = {

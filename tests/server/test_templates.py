@@ -3,7 +3,8 @@
 import pytest
 
 from eft_server.errors import ConfigError
-from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.file import ServerConfig
+from eft_server.family.load import load_config
 from eft_server.family.templates import PLAIN, family_voices, member_templates
 
 OWN = {"helpful": "H {{ messages }}", "harmless": "N {{ messages }}"}

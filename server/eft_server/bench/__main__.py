@@ -22,14 +22,15 @@ from eft_server.behaviour.resolve import Behaviours
 from eft_server.bench import shapes, smollm2
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import Rounds, run, spread
-from eft_server.bench.targets import Contestant, Job, Timed, Variant, composite, loop, member
+from eft_server.bench.targets import Job, Target, Timed, Variant, composite, loop, member
 from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.launcher.plan import plan
 from eft_server.environment import log_vllm
 from eft_server.errors import ConfigError
-from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.file import ServerConfig
 from eft_server.family.inspection import FamilyReport, inspect_family
+from eft_server.family.load import load_config
 from eft_server.family.vocabulary import Vocabulary
 
 COMPOSITE, LOOP = "composite", "transformers loop"
@@ -140,13 +141,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Speculation:
-    """Who drafts, and how many tokens at a time; each number makes a contestant of its own."""
+    """Who drafts, and how many tokens at a time; each number makes a target of its own."""
 
     draft: str
     tokens: Sequence[int]
 
     def name(self, tokens: int) -> str:
-        """What the contestant that drafts so many is called."""
+        """What the target that drafts so many is called."""
         return f"composite, {self.draft} drafts {tokens}"
 
     @property
@@ -175,12 +176,12 @@ def _measure(
     config: ServerConfig, report: FamilyReport, measured: Measured, speculation: Speculation, output: Path
 ) -> None:
     with ExitStack() as stack:
-        contestants = _with_variants(config, _start(config, report, speculation, stack))
+        targets = _with_variants(config, _start(config, report, speculation, stack))
         planned = list(measured.jobs())
         with Progress() as progress:
-            advance = progress.begin("measuring", len(planned) * measured.rounds * len(contestants))
+            advance = progress.begin("measuring", len(planned) * measured.rounds * len(targets))
             results = [
-                run(title, contestants, jobs, lambda name: advance(now=name), rest_s=measured.rest_s)
+                run(title, targets, jobs, lambda name: advance(now=name), rest_s=measured.rest_s)
                 for title, jobs in planned
             ]
     for verb, reading in (("generated", False), ("read", True)):
@@ -191,27 +192,27 @@ def _measure(
 
 def _start(
     config: ServerConfig, report: FamilyReport, speculation: Speculation, stack: ExitStack
-) -> dict[str, Contestant]:
+) -> dict[str, Target]:
     if config.family.adapters:
         names = ", ".join(member.name for member in config.family.adapters)
         raise ConfigError(f"each member runs alone here: merge the adapters into checkpoints first ({names})")
-    starting = list(_contestants(config, report, speculation, stack))
+    starting = list(_targets(config, report, speculation, stack))
     with Progress() as progress:
         advance = progress.begin(f"{config.name}: starting", len(starting))
-        for contestant in starting:
-            contestant.wait_until_ready()
-            advance(now=contestant.name)
-    return {contestant.name: contestant for contestant in starting}
+        for target in starting:
+            target.wait_until_ready()
+            advance(now=target.name)
+    return {target.name: target for target in starting}
 
 
-def _contestants(
+def _targets(
     config: ServerConfig, report: FamilyReport, speculation: Speculation, stack: ExitStack
-) -> Iterator[Contestant]:
+) -> Iterator[Target]:
     """Start everybody's process."""
 
-    def stopped(contestant: Contestant) -> Contestant:
-        stack.callback(contestant.close)
-        return contestant
+    def stopped(target: Target) -> Target:
+        stack.callback(target.close)
+        return target
 
     plain = plan(config.model_copy(update={"speculative": None}), report)
     for name in config.family.names:
@@ -224,15 +225,15 @@ def _contestants(
     yield stopped(loop(LOOP, config, Behaviours(config).resolve(config.name).coefficients.members))
 
 
-def _with_variants(config: ServerConfig, contestants: dict[str, Contestant]) -> dict[str, Timed]:
+def _with_variants(config: ServerConfig, targets: dict[str, Target]) -> dict[str, Timed]:
     """The composite thrice more: with a filter of either kind on every row, and with prompts of the members' own."""
     behaviours = Behaviours(config)
     filters = {name: {"filter": {"kind": kind, "top_p": 0.9}} for kind, name in FILTERED.items()}
     vectors = {name: behaviours.resolve(config.name, asked).coefficients for name, asked in filters.items()}
     skipped = (0, *(8 for _ in config.family.names[1:]))
-    composite = contestants[COMPOSITE]
+    composite = targets[COMPOSITE]
     return {
-        **contestants,
+        **targets,
         **{name: Variant(composite, {"vectors": [vector.numbers]}) for name, vector in vectors.items()},
         APART: Variant(composite, {"skipped": skipped}),
     }

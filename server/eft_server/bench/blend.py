@@ -22,7 +22,7 @@ console = Console()
 console.width = max(console.width, 112)
 
 
-class Step(NamedTuple):
+class BlendStep(NamedTuple):
     """One way in which rows are blended.
 
     Attributes:
@@ -55,7 +55,7 @@ class Cost(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sizes:
+class BlendSizes:
     """What is blended."""
 
     rows: int
@@ -94,7 +94,7 @@ def main(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
     for count in rows or ((1, 16, 128) if on_gpu else (2,)):
-        sizes = Sizes(count, vocabulary, member_vocabulary, unshared, members, dtype)
+        sizes = BlendSizes(count, vocabulary, member_vocabulary, unshared, members, dtype)
         title = f"{count} rows, {vocabulary:,} ids, {members} members, {dtype}, {device}"
         table = Table(title=f"{title}; ms are medians of {rounds}", show_edge=False)
         for name in ("", "nucleus", "", "launches", "waits", "traffic", "peak", "ms"):
@@ -111,7 +111,7 @@ def main(
         console.print(table)
 
 
-def steps(sizes: Sizes, device: "torch.device") -> Iterator[Step]:
+def steps(sizes: BlendSizes, device: "torch.device") -> Iterator[BlendStep]:
     """What is measured: no filter, and filters where the nucleus holds few tokens, and many."""
     import torch
 
@@ -126,7 +126,7 @@ def steps(sizes: Sizes, device: "torch.device") -> Iterator[Step]:
     none = [0.0] * (sizes.members - 3)
     steered = [1.0, -1.0, 1.0, *rest]
     plain = [*steered, 0.0, 0.0, 0.0, *none, 0.0, 0.0]
-    yield Step("no filter", [logits_RV.to(dtype) for logits_RV in drawn_M], plain, None)
+    yield BlendStep("no filter", [logits_RV.to(dtype) for logits_RV in drawn_M], plain, None)
     for sized, sharpness in SHARPNESS.items():
         logits_M = [(logits_RV * sharpness).to(dtype) for logits_RV in drawn_M]
         for name, kind, place, weights in (
@@ -136,7 +136,7 @@ def steps(sizes: Sizes, device: "torch.device") -> Iterator[Step]:
             top_p_R = torch.full((sizes.rows,), TOP_P, device=device)
             held = nucleus(logits_M[place].float(), top_p_R).sum(dim=-1).float().mean().item()
             vector = [*weights, 1.0, -1.0, 0.0, *rest, float(kind), TOP_P]
-            yield Step(f"{name}, {sized}", logits_M, vector, held)
+            yield BlendStep(f"{name}, {sized}", logits_M, vector, held)
 
 
 Make = Callable[[int, int], list["torch.Tensor"]]
@@ -145,7 +145,7 @@ Make = Callable[[int, int], list["torch.Tensor"]]
 Way = Callable[[Make], "torch.Tensor"]
 
 
-def in_torch(step: Step, sizes: Sizes) -> Way:
+def in_torch(step: BlendStep, sizes: BlendSizes) -> Way:
     """Prepare to blend a step with `blend.blend`, which wants all members' logits at once."""
     import torch
 
@@ -159,15 +159,15 @@ def in_torch(step: Step, sizes: Sizes) -> Way:
     return lambda make: blend(make(0, sizes.members), coefficients_RM, unshared_U, chosen)
 
 
-def in_kernels(step: Step, sizes: Sizes) -> Way:
+def in_kernels(step: BlendStep, sizes: BlendSizes) -> Way:
     """Prepare to blend a step with `worker.v2.blending`, which wants as many members' logits as there is room for."""
     import torch
 
-    from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, Vocabulary
+    from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, SharedIds
 
     device = step.logits_M[0].device
     vectors_RW = torch.tensor([step.vector] * sizes.rows, device=device)
-    vocabulary = Vocabulary.of(sizes.vocabulary, sizes.unshared_ids, device)
+    vocabulary = SharedIds.of(sizes.vocabulary, sizes.unshared_ids, device)
     filtered = Rows.of(range(sizes.rows), sizes.rows, device) if step.vector[-2] else None
 
     def blend(make: Make) -> torch.Tensor:
@@ -182,7 +182,9 @@ def in_kernels(step: Step, sizes: Sizes) -> Way:
     return blend
 
 
-def counted(way: Callable[[Step, Sizes], Way], step: Step, sizes: Sizes, *, run: bool) -> Cost:
+def counted(
+    way: Callable[[BlendStep, BlendSizes], Way], step: BlendStep, sizes: BlendSizes, *, run: bool
+) -> Cost:
     """What one way to blend a step costs.
 
     Args:

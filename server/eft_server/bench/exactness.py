@@ -25,8 +25,9 @@ from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.message import KEY, Manifest, MemberWeights, extra_args
 from eft_server.environment import log_vllm
-from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.file import ServerConfig
 from eft_server.family.inspection import inspect_family
+from eft_server.family.load import load_config
 from eft_server.family.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Answer:
+class EngineAnswer:
     """A case's tokens, prompt and continuation, and what was said of its positions."""
 
     tokens: tuple[int, ...]
@@ -180,7 +181,9 @@ def _cases(config: ServerConfig, vocabulary: Vocabulary, count: int, context: in
         yield Case(prompt, vector[: len(config.family)], vector, scores_prompt=number % 3 == 2)
 
 
-def _ask(planned: "EnginePlan", cases: Sequence[Case], tokens: int) -> tuple[str, list[list[Answer]], int]:
+def _ask(
+    planned: "EnginePlan", cases: Sequence[Case], tokens: int
+) -> tuple[str, list[list[EngineAnswer]], int]:
     """What the engine says, twice, the dtype that it computes in, and how much the second run took from the cache."""
     from vllm import SamplingParams
 
@@ -207,7 +210,7 @@ def _ask(planned: "EnginePlan", cases: Sequence[Case], tokens: int) -> tuple[str
     return dtype, runs, cached
 
 
-def _answer(case: Case, output: Any) -> Answer:
+def _answer(case: Case, output: Any) -> EngineAnswer:
     generated = tuple(output.outputs[0].token_ids)
     if case.scores_prompt:
         rows, first, chosen = output.prompt_logprobs[1:], 0, [None] * len(case.prompt)
@@ -217,13 +220,13 @@ def _answer(case: Case, output: Any) -> Answer:
         Said(first + index, {key: value.logprob for key, value in row.items()}, token)
         for index, (row, token) in enumerate(zip(rows, chosen, strict=False))
     )
-    return Answer((*case.prompt, *generated), tuple(said))
+    return EngineAnswer((*case.prompt, *generated), tuple(said))
 
 
 def _reference(
     config: ServerConfig,
     cases: Sequence[Case],
-    answers: Sequence[Answer],
+    answers: Sequence[EngineAnswer],
     unshared: Sequence[int],
     dtype: str,
 ) -> list["torch.Tensor"]:
@@ -295,7 +298,7 @@ def _added(total_TV: Any, coefficient: float, logits_TV: "torch.Tensor") -> "tor
     return total_TV  # type: ignore[no-any-return]
 
 
-def _distance(answer: Answer, row_TV: "torch.Tensor", other_TV: "torch.Tensor") -> float:
+def _distance(answer: EngineAnswer, row_TV: "torch.Tensor", other_TV: "torch.Tensor") -> float:
     """Between two references, in nats: the mean over what the engine said."""
     away = [
         abs(float(row_TV[said.position][key]) - float(other_TV[said.position][key]))
@@ -305,7 +308,7 @@ def _distance(answer: Answer, row_TV: "torch.Tensor", other_TV: "torch.Tensor") 
     return sum(away) / len(away)
 
 
-def _hold_against(difference: Difference, answer: Answer, rows_TV: "torch.Tensor", cost: float) -> None:
+def _hold_against(difference: Difference, answer: EngineAnswer, rows_TV: "torch.Tensor", cost: float) -> None:
     away = list[float]()
     for said in answer.said:
         row = rows_TV[said.position]

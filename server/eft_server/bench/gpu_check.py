@@ -19,14 +19,15 @@ from eft_client.progress import Progress
 from eft_server.bench import shapes
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import Rounds, spread
-from eft_server.bench.targets import Contestant, Job, composite, member
+from eft_server.bench.targets import Job, Target, composite, member
 from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.launcher.plan import plan
 from eft_server.environment import log_vllm
 from eft_server.errors import ConfigError
-from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.file import ServerConfig
 from eft_server.family.inspection import FamilyReport, inspect_family
+from eft_server.family.load import load_config
 
 COMPOSITE, DRAFTING = "composite", "composite, drafting"
 EXACT = ("float32", "bfloat16")
@@ -108,7 +109,7 @@ class Jobs:
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineFacts:
     """What there is to say of an engine beside its speed.
 
     Attributes:
@@ -142,28 +143,28 @@ def _measure(
     jobs: Jobs,
     results: Sequence[Rounds],
     advance: Callable[..., None],
-) -> Engine:
+) -> EngineFacts:
     drawn, start = random.Random(0), time.perf_counter()
-    contestant = _start(name, config, report)
+    target = _start(name, config, report)
     try:
         advance(0, now=f"starting {name}")
-        contestant.wait_until_ready()
+        target.wait_until_ready()
         start_s = time.perf_counter() - start
         for (title, size, prompt, tokens), result in zip(jobs, results, strict=True):
             result.tokens_per_s[name] = []
             for number in range(jobs.rounds + 1):
                 prompts = [random_ids(prompt, report.vocabulary, drawn) for _ in range(size)]
                 job = Job(prompts, tokens)
-                timing = contestant.time(job)
+                timing = target.time(job)
                 advance(now=f"{name}, {title}")
                 if number:  # The first warms up.
                     result.add(name, job, timing)
-        return Engine(start_s, _memory_mib())
+        return EngineFacts(start_s, _memory_mib())
     finally:
-        contestant.close()
+        target.close()
 
 
-def _start(name: str, config: ServerConfig, report: FamilyReport) -> Contestant:
+def _start(name: str, config: ServerConfig, report: FamilyReport) -> Target:
     if name == DRAFTING:
         drafting = config.model_dump() | {"speculative": {"draft": next(iter(config.experts)), "tokens": 3}}
         return composite(name, plan(ServerConfig.model_validate(drafting), report))
@@ -171,7 +172,7 @@ def _start(name: str, config: ServerConfig, report: FamilyReport) -> Contestant:
     return composite(name, planned) if name == COMPOSITE else member(name, config, planned)
 
 
-def _print(config: ServerConfig, engines: Mapping[str, Engine], results: Sequence[Rounds]) -> None:
+def _print(config: ServerConfig, engines: Mapping[str, EngineFacts], results: Sequence[Rounds]) -> None:
     rounds = len(results[0].tokens_per_s[COMPOSITE])
     table = Table(title=f"{config.name}: tokens/s, median (lowest to highest) of {rounds}")
     table.add_column("")

@@ -19,14 +19,15 @@ from eft_server.behaviour.coefficients import Coefficients
 from eft_server.behaviour.resolve import Behaviours
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import spread
-from eft_server.bench.targets import Contestant, Job, composite, member
+from eft_server.bench.targets import Job, Target, composite, member
 from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.launcher.plan import plan
 from eft_server.environment import log_vllm
 from eft_server.family.family import BASE
-from eft_server.family.file import ServerConfig, load_config
+from eft_server.family.file import ServerConfig
 from eft_server.family.inspection import FamilyReport, inspect_family
+from eft_server.family.load import load_config
 
 COMPOSITE = "composite"
 WORK = Path(".bench")
@@ -57,11 +58,11 @@ def main(
     with errors_in_words():
         fork_server.start()
         config = load_config(str(_five(WORK / family)) if family == "five" else family)
-        _measure(config, inspect_family(config), Sizes(batch, tokens, prompt, rounds, rest))
+        _measure(config, inspect_family(config), Workload(batch, tokens, prompt, rounds, rest))
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Workload:
     """What is measured, in requests, tokens and rounds; see `main`."""
 
     batch: int
@@ -119,29 +120,29 @@ def _batches(config: ServerConfig, batch: int) -> Iterator[Asked]:
     yield Asked(f"all of these, {batch} at once", tuple(kinds[i % len(kinds)] for i in range(batch)))
 
 
-def _measure(config: ServerConfig, report: FamilyReport, sizes: Sizes) -> None:
+def _measure(config: ServerConfig, report: FamilyReport, sizes: Workload) -> None:
     asked = list(_batches(config, sizes.batch))
     planned = plan(config, report)
     with ExitStack() as stack:
-        contestants: dict[str, Contestant] = {}
+        targets: dict[str, Target] = {}
         for name in config.family.names:  # One engine serves for members of one checkpoint.
             model = str(config.family[name].checkpoint.model)
-            if model not in contestants:
-                contestants[model] = member(name, config, planned)
-                stack.callback(contestants[model].close)
-        contestants[COMPOSITE] = composite(COMPOSITE, planned)
-        stack.callback(contestants[COMPOSITE].close)
+            if model not in targets:
+                targets[model] = member(name, config, planned)
+                stack.callback(targets[model].close)
+        targets[COMPOSITE] = composite(COMPOSITE, planned)
+        stack.callback(targets[COMPOSITE].close)
         progress = stack.enter_context(Progress())
-        started = progress.begin("starting engines", len(contestants))
-        for contestant in contestants.values():
-            contestant.wait_until_ready()
+        started = progress.begin("starting engines", len(targets))
+        for target in targets.values():
+            target.wait_until_ready()
             started()
         table = Table(
             "what", "tokens/s", "of the bound", title=f"{config.name}, {sizes.rounds} rounds", min_width=60
         )
         measured = progress.begin("measuring", len(asked))
         for one in asked:
-            rates, ratios = _rounds(one, config, report, sizes, contestants)
+            rates, ratios = _rounds(one, config, report, sizes, targets)
             measured(now=one.title)
             table.add_row(one.title, spread(rates, 0), spread(ratios))
     console.print(table)
@@ -151,8 +152,8 @@ def _rounds(
     asked: Asked,
     config: ServerConfig,
     report: FamilyReport,
-    sizes: Sizes,
-    contestants: Mapping[str, Contestant],
+    sizes: Workload,
+    targets: Mapping[str, Target],
 ) -> tuple[list[float], list[float]]:
     """The composite's tokens per second, and of its bound, by round."""
     drawn = random.Random(0)
@@ -167,7 +168,7 @@ def _rounds(
             numbers = [vector.numbers for vector in asked.vectors] if name == COMPOSITE else None
             job = Job(prompts[:size], sizes.tokens, numbers)
             time.sleep(sizes.rest_s)
-            seconds[name, size] = contestants[name].time(job).seconds
+            seconds[name, size] = targets[name].time(job).seconds
         if number:  # The first warms up.
             bound_s = sum(
                 seconds[str(config.family.members[m].checkpoint.model), n] for m, n in asked.needed.items()

@@ -12,14 +12,14 @@ from eft_server.bench.targets import Drafts, Job, Timed, Timing
 
 @dataclass
 class Rounds:
-    """Tokens per second of each contestant, one value a round, at one batch size.
+    """Tokens per second of each target, one value a round, at one batch size.
 
     Attributes:
         title: what was measured.
         batch: requests at once.
         reading: were the tokens read, or generated?
-        tokens_per_s: contestant -> a value for each round; the same index is the same round.
-        drafts: contestant -> drafted and accepted tokens in all rounds, for those that draft.
+        tokens_per_s: target -> a value for each round; the same index is the same round.
+        drafts: target -> drafted and accepted tokens in all rounds, for those that draft.
     """
 
     title: str
@@ -52,7 +52,7 @@ class Rounds:
         return drafts.accepted / drafts.drafted if drafts.drafted else None
 
     def ratios(self, name: str, others: Sequence[float]) -> list[float]:
-        """A contestant over others' values, round by round."""
+        """A target over others' values, round by round."""
         return [value / other for value, other in zip(self.tokens_per_s[name], others, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
@@ -62,31 +62,31 @@ class Rounds:
 
 def run(
     title: str,
-    contestants: Mapping[str, Timed],
+    targets: Mapping[str, Timed],
     jobs: Sequence[Job],
     advance: Callable[[str], None],
     *,
     rest_s: float = 0.0,
 ) -> Rounds:
-    """Time every contestant in every round, in an order that changes, after one run to warm up.
+    """Time every target in every round, in an order that changes, after one run to warm up.
 
     Args:
         title: what is measured.
-        contestants: by name.
+        targets: by name.
         jobs: what each of them does to warm up, and then one job for each round. Prompts that are read again come
             from the prefix cache: where reading is measured, each job has its own.
         advance: called with a name after each measurement.
         rest_s: how long to wait before each measurement, so that nobody shares the cores with who was before it.
     """
     warm_up, *rounds = jobs
-    result = Rounds(title, len(warm_up.prompts), warm_up.reads, {name: [] for name in contestants})
+    result = Rounds(title, len(warm_up.prompts), warm_up.reads, {name: [] for name in targets})
     shuffled = random.Random(0)
-    for contestant in contestants.values():
-        contestant.time(warm_up)
+    for target in targets.values():
+        target.time(warm_up)
     for job in rounds:
-        for name in shuffled.sample(list(contestants), len(contestants)):
+        for name in shuffled.sample(list(targets), len(targets)):
             time.sleep(rest_s)
-            result.add(name, job, contestants[name].time(job))
+            result.add(name, job, targets[name].time(job))
             advance(name)
     return result
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from eft_client.progress import Progress
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import spread
-from eft_server.family.file import load_config
 from eft_server.family.inspection import inspect_family
+from eft_server.family.load import load_config
 from eft_server.family.vocabulary import Vocabulary
 from eft_server.local import LoadedFamily, load
 

@@ -91,7 +91,7 @@ class Generator(Protocol):
         """All drafts so far."""
 
 
-class Contestant:
+class Target:
     """A generator in a process of its own."""
 
     def __init__(self, name: str, build: Callable[..., Generator], *arguments: Any) -> None:
@@ -135,19 +135,19 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Variant:
-    """A contestant that does its jobs in another way.
+    """A target that does its jobs in another way.
 
     Attributes:
-        contestant: who.
+        target: who.
         changes: the job's attributes that are otherwise.
     """
 
-    contestant: Contestant
+    target: Target
     changes: Mapping[str, Any]
 
     def time(self, job: Job) -> Timing:
         """Run a job."""
-        return self.contestant.time(replace(job, **self.changes))
+        return self.target.time(replace(job, **self.changes))
 
 
 def _serve(pipe: Connection, build: Callable[..., Generator], arguments: Sequence[Any]) -> None:
@@ -226,23 +226,23 @@ class Engine:
 _COMPOSITE_ONLY = ("hf_overrides", "scheduler_cls", "worker_cls", "speculative_config", "served_model_name")
 
 
-def composite(name: str, plan: EnginePlan) -> Contestant:
+def composite(name: str, plan: EnginePlan) -> Target:
     """The family as this package serves it."""
-    return Contestant(name, Engine, dict(plan.options), dict(plan.environment))
+    return Target(name, Engine, dict(plan.options), dict(plan.environment))
 
 
-def member(name: str, config: ServerConfig, plan: EnginePlan) -> Contestant:
+def member(name: str, config: ServerConfig, plan: EnginePlan) -> Target:
     """One member alone in plain vLLM, with the composite's settings otherwise."""
     spec = config.family[name].checkpoint
     options = {key: value for key, value in plan.options.items() if key not in _COMPOSITE_ONLY}
     options |= {"model": spec.model, "revision": spec.revision, "tokenizer_revision": spec.revision}
     variables = {key: value for key, value in plan.environment.items() if "NANS" not in key}
-    return Contestant(name, Engine, options, variables)
+    return Target(name, Engine, options, variables)
 
 
-def loop(name: str, config: ServerConfig, coefficients: Sequence[float]) -> Contestant:
+def loop(name: str, config: ServerConfig, coefficients: Sequence[float]) -> Target:
     """What research code does: all members in transformers, one after the other, with KV caches."""
     models = [config.family[member].checkpoint.model for member in config.family.names]
     dtype = str(config.vllm.get("dtype", "auto"))
     weightless = config.vllm.get("load_format") == "dummy"
-    return Contestant(name, TransformersLoop, models, list(coefficients), dtype, weightless)
+    return Target(name, TransformersLoop, models, list(coefficients), dtype, weightless)

@@ -8,7 +8,7 @@ import pytest
 from vllm.sampling_params import StructuredOutputsParams
 
 from eft_server.api.edge.errors import ApiError
-from eft_server.api.requests.grammar_trial import rehearse
+from eft_server.api.requests.grammar_trial import trial_compile
 
 pytestmark = pytest.mark.asyncio
 
@@ -49,7 +49,7 @@ def word_list(count: int) -> str:
     ],
 )
 async def test_what_works_is_let_through(constraint: dict[str, Any]) -> None:
-    await rehearse(Asked(**constraint))
+    await trial_compile(Asked(**constraint))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ async def test_what_works_is_let_through(constraint: dict[str, Any]) -> None:
 async def test_what_does_not_is_refused_in_words_and_soon(constraint: dict[str, Any], words: str) -> None:
     start = time.monotonic()
     with pytest.raises(ApiError, match=words) as caught:
-        await rehearse(Asked(**constraint))
+        await trial_compile(Asked(**constraint))
     assert time.monotonic() - start < 10
     assert caught.value.param == "structured_outputs"
     assert caught.value.status == 400
@@ -94,5 +94,5 @@ async def test_what_does_not_is_refused_in_words_and_soon(constraint: dict[str, 
 async def test_the_parameters_of_tools_are_tried_too() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(a+)+b"}}}
     with pytest.raises(ApiError) as caught:
-        await rehearse(Asked(json=json.dumps({})), [{}, schema])
+        await trial_compile(Asked(json=json.dumps({})), [{}, schema])
     assert caught.value.param == "tools.1"

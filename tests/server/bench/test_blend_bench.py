@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from eft_server.bench.blend import Sizes, Step, counted, in_kernels, in_torch, main, steps
+from eft_server.bench.blend import BlendSizes, BlendStep, counted, in_kernels, in_torch, main, steps
 
 CPU = torch.device("cpu")
 
 
-def sizes(members: int = 3, dtype: str = "bfloat16", rows: int = 2) -> Sizes:
-    return Sizes(rows, 20_480, 20_000, 480, members, dtype)
+def sizes(members: int = 3, dtype: str = "bfloat16", rows: int = 2) -> BlendSizes:
+    return BlendSizes(rows, 20_480, 20_000, 480, members, dtype)
 
 
-def by_name(measured: Sizes) -> dict[str, Step]:
+def by_name(measured: BlendSizes) -> dict[str, BlendStep]:
     return {step.name: step for step in steps(measured, CPU)}
 
 

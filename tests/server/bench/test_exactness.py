@@ -2,8 +2,8 @@
 
 import torch
 
-from eft_server.bench.exactness import Answer, Difference, Said, _cases, _hold_against, _print
-from eft_server.family.file import load_config
+from eft_server.bench.exactness import Difference, EngineAnswer, Said, _cases, _hold_against, _print
+from eft_server.family.load import load_config
 from eft_server.family.vocabulary import Vocabulary
 
 ROWS = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]).log()
@@ -11,7 +11,7 @@ ROWS = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]).log()
 
 def held(said: Said, cost: float = 0.0) -> Difference:
     difference = Difference()
-    _hold_against(difference, Answer((0, 1), (said,)), ROWS, cost)
+    _hold_against(difference, EngineAnswer((0, 1), (said,)), ROWS, cost)
     return difference
 
 
@@ -34,7 +34,7 @@ def test_in_low_precision_a_request_counts_in_what_the_dtype_costs():
 def test_what_is_not_a_number_or_not_said_is_as_far_away_as_can_be():
     assert held(Said(1, {1: float("nan")}, chosen=1)).largest == float("inf")
     difference = Difference()
-    _hold_against(difference, Answer((0,), ()), ROWS, 0.1)
+    _hold_against(difference, EngineAnswer((0,), ()), ROWS, 0.1)
     assert difference.noises == float("inf")
 
 

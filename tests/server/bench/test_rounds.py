@@ -1,4 +1,4 @@
-"""Rounds of measurements, over contestants whose times are made up; the benchmark itself is run by hand."""
+"""Rounds of measurements, over targets whose times are made up; the benchmark itself is run by hand."""
 
 import pytest
 
@@ -24,11 +24,11 @@ def jobs(*tokens: int) -> list[Job]:
 
 
 def test_the_first_job_warms_up_and_is_not_counted():
-    contestant, seen = Scripted(Timing(9.0), Timing(2.0), Timing(4.0)), []
-    result = run("batch 2", {"a": contestant}, jobs(4, 8, 8), seen.append)
+    target, seen = Scripted(Timing(9.0), Timing(2.0), Timing(4.0)), []
+    result = run("batch 2", {"a": target}, jobs(4, 8, 8), seen.append)
     assert result.tokens_per_s == {"a": [8.0, 4.0]}
     assert not result.reading
-    assert (result.batch, seen, len(contestant.jobs)) == (2, ["a", "a"], 3)
+    assert (result.batch, seen, len(target.jobs)) == (2, ["a", "a"], 3)
 
 
 def test_reading_counts_the_tokens_of_the_prompts():
@@ -76,7 +76,7 @@ def test_other_weights_are_measured_beside_the_defaults():
     assert planned["batch 1"][1].vectors is None
 
 
-def test_every_number_of_drafted_tokens_is_a_contestant():
+def test_every_number_of_drafted_tokens_is_a_target():
     assert Speculation("helpful", (1, 4)).names == (
         "composite, helpful drafts 1",
         "composite, helpful drafts 4",

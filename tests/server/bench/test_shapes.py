@@ -1,8 +1,8 @@
 """Families of real shapes are families: their members' ids agree, though their vocabularies are padded differently."""
 
 from eft_server.bench.shapes import SHAPES, TOKENS, write_family
-from eft_server.family.file import load_config
 from eft_server.family.inspection import inspect_family
+from eft_server.family.load import load_config
 
 
 def test_a_family_of_shapes_passes_the_checks_and_is_written_once(tmp_path):

@@ -1,4 +1,4 @@
-"""A constraint's rehearsal: it is compiled and walked along here, so that the engine gets only what works.
+"""A constraint's trial compile: it is compiled and walked along here, so that the engine gets only what works.
 
 The backend is the engine's own, xgrammar, with the 256 bytes as its vocabulary. What it cannot compile is refused
 in its words. What leads nowhere, or reads the same text in ever more ways, such as ``(a+)+b``, shows in a walk of a
@@ -23,7 +23,7 @@ from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely
 from eft_server.api.edge.errors import ApiError
 from eft_server.engine.core.json_grammars import END, byte_compiler
 
-__all__ = ["rehearse"]
+__all__ = ["trial_compile"]
 
 _STEPS = 400
 _JSON_STEPS = 100
@@ -57,7 +57,7 @@ class Constrained(Protocol):
         """The one constraint that the request's fields come to, if any."""
 
 
-async def rehearse(request: Constrained, parameters: Iterable[dict[str, Any]] = ()) -> None:
+async def trial_compile(request: Constrained, parameters: Iterable[dict[str, Any]] = ()) -> None:
     """Try out a request's constraint and what its tools take, away from the event loop.
 
     Args:

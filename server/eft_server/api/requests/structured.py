@@ -2,7 +2,7 @@
 
 The engine's grammars leave out what they do not know, silently. So a schema may use only the keywords that
 they enforce, only where they do, and must not refer to itself: such a grammar would have no end. What is taken
-here is tried out in rehearsal.py before the engine gets it.
+here is tried out in grammar_trial.py before the engine gets it.
 """
 
 import re

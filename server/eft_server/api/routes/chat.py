@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from eft_server.api.edge.strict_json import parse_object
-from eft_server.api.requests.grammar_trial import rehearse
+from eft_server.api.requests.grammar_trial import trial_compile
 from eft_server.api.requests.openapi import json_body
 from eft_server.api.requests.reasoning import require_readable
 from eft_server.api.requests.schemas import ChatRequest
@@ -29,7 +29,7 @@ async def create_chat_completion(raw: Request) -> Response:
     )
     service.require_room_for(request.bad_words)
     schemas = [tool.function.parameters or {} for tool in request.tools or ()]
-    await rehearse(request, schemas)
+    await trial_compile(request, schemas)
     resolved = service.weigh(request, payload)
     # The handler does not get the HTTP request: it would read priorities, ranks and ids from its headers.
     call = service.handlers.chat.create_chat_completion(request, None)

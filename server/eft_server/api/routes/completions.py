@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from eft_server.api.edge.strict_json import parse_object
-from eft_server.api.requests.grammar_trial import rehearse
+from eft_server.api.requests.grammar_trial import trial_compile
 from eft_server.api.requests.openapi import json_body
 from eft_server.api.requests.schemas import TextRequest
 from eft_server.api.serving.service import resolved_fields, service_of
@@ -24,7 +24,7 @@ async def create_completion(raw: Request) -> Response:
     payload = parse_object(await raw.body())
     request = TextRequest.read(payload, service.config.server)
     service.require_room_for(request.bad_words)
-    await rehearse(request)
+    await trial_compile(request)
     resolved = service.weigh(request, payload)
     # The handler does not get the HTTP request: it would read priorities, ranks and ids from its headers.
     call = service.handlers.completion.create_completion(request, None)

@@ -11,7 +11,7 @@ from vllm.entrypoints.openai.responses.protocol import StreamingResponsesRespons
 
 from eft_server.api.edge.errors import from_exception
 from eft_server.api.edge.strict_json import parse_object
-from eft_server.api.requests.grammar_trial import rehearse
+from eft_server.api.requests.grammar_trial import trial_compile
 from eft_server.api.requests.openapi import json_body
 from eft_server.api.requests.reasoning import require_readable
 from eft_server.api.requests.schemas import ResponseRequest
@@ -40,7 +40,7 @@ async def create_response(raw: Request) -> Response:
     effort = request.reasoning.effort if request.reasoning else None
     variables = service.handlers.template_variables
     require_readable(request.chat_template_kwargs, effort, variables, "reasoning.effort")
-    await rehearse(
+    await trial_compile(
         request, [tool.parameters or {} for tool in request.tools if isinstance(tool, FunctionTool)]
     )
     resolved = service.weigh(request, payload)

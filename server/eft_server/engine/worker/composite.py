@@ -282,11 +282,11 @@ class EftForCausalLM(nn.Module):
 
 def _kernels(heads: Sequence[Head], unshared_U: torch.Tensor, vocabulary: int) -> "KernelBlender":
     from eft_server.engine.worker.v2.blending import (
-        Vocabulary,  # Triton's kernels, of no use to the CPU build.
+        SharedIds,  # Triton's kernels, of no use to the CPU build.
     )
     from eft_server.engine.worker.v2.rows import KernelBlender
 
-    return KernelBlender(heads, Vocabulary.of(vocabulary, unshared_U.tolist(), unshared_U.device))
+    return KernelBlender(heads, SharedIds.of(vocabulary, unshared_U.tolist(), unshared_U.device))
 
 
 def _key(name: str) -> str:

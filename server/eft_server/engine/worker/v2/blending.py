@@ -40,7 +40,7 @@ _ALIGNED = 4
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class SharedIds:
     """The base's ids, and which of them not all members share.
 
     Attributes:
@@ -124,9 +124,7 @@ class Blending:
         filtered: the rows that have a filter, or may have; the others' filters count for nothing. None for none.
     """
 
-    def __init__(
-        self, vocabulary: Vocabulary, vectors_RW: torch.Tensor, filtered: Rows | None = None
-    ) -> None:
+    def __init__(self, vocabulary: SharedIds, vectors_RW: torch.Tensor, filtered: Rows | None = None) -> None:
         assert vectors_RW.dtype == torch.float32 and vectors_RW.stride(-1) == 1
         self._vocabulary = vocabulary
         self._vectors_RW = vectors_RW
@@ -243,7 +241,7 @@ class Blending:
 
 
 def score(
-    vocabulary: Vocabulary, logits: Sequence[Logits], vectors_KW: torch.Tensor, targets_R: torch.Tensor
+    vocabulary: SharedIds, logits: Sequence[Logits], vectors_KW: torch.Tensor, targets_R: torch.Tensor
 ) -> RowScores:
     """Score one target a row under several vectors without a filter, in two launches that write no row.
 
@@ -294,7 +292,7 @@ def score(
     return found
 
 
-def score_blended(vocabulary: Vocabulary, blended_RV: torch.Tensor, targets_R: torch.Tensor) -> RowScores:
+def score_blended(vocabulary: SharedIds, blended_RV: torch.Tensor, targets_R: torch.Tensor) -> RowScores:
     """Score rows that `Blending.finish` returned, as those of vectors with a filter have to be: K is 1."""
     as_it_is_1W = torch.eye(1, 4, dtype=torch.float32, device=blended_RV.device)
     return score(vocabulary, [Logits(0, blended_RV)], as_it_is_1W, targets_R)

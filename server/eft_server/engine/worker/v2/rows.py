@@ -13,7 +13,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 
 from eft_server.engine.worker.columns import counting, is_filtered
 from eft_server.engine.worker.rows import Head, RowScores
-from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, Vocabulary, score, score_blended
+from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, SharedIds, score, score_blended
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class KernelBlender:
 
     needs: Callable[[int], Needs]
 
-    def __init__(self, heads_M: Sequence[Head], vocabulary: Vocabulary) -> None:
+    def __init__(self, heads_M: Sequence[Head], vocabulary: SharedIds) -> None:
         self._heads_M, self._vocabulary = heads_M, vocabulary
 
     def blend(self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor) -> torch.Tensor | None:
