@@ -105,11 +105,13 @@ class Stage:
 
     def reach(self, done: float, now: str, *, tell: bool = False) -> None:
         """So many steps are done, in all; where there is no terminal, `tell` writes a line of it in any case."""
+        was_over = self.is_over
         self._done, self._now = done, printable(now)
         doing = ", ".join(filter(None, (self._now, self._rate)))
         description = f"{self._stage}: {doing}" if doing else self._stage
         self._progress._bars.update(self._bar, completed=done, description=description)
-        if tell or self.is_over or time.monotonic() - self._told_s >= LINE_EVERY_S:
+        ends = self.is_over and not was_over
+        if tell or ends or time.monotonic() - self._told_s >= LINE_EVERY_S:
             self.tell()
 
     def tell(self) -> None:

@@ -88,3 +88,12 @@ def test_a_line_may_be_asked_for_and_parts_of_a_step_count(capsys: pytest.Captur
         stage.reach(2, "two")
     lines = [line.split("] ", 1)[1] for line in capsys.readouterr().err.splitlines()]
     assert lines == ["rounds: 0 of 2", "rounds: 1 of 2 (␛[2J[two])", "rounds: 2 of 2 (two)"]
+
+
+def test_the_end_is_told_once_however_much_comes_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as shown:
+        stage = shown.begin("rounds", 1)
+        for over in (1, 2, 3):
+            stage.reach(1, f"{over} requests")
+    lines = [line.split("] ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["rounds: 0 of 1", "rounds: 1 of 1 (1 requests)"]
