@@ -2,6 +2,7 @@
 
 import re
 import string
+import time
 
 import pytest
 
@@ -199,6 +200,13 @@ def test_a_wrong_answer_inside_of_a_right_one_does_not_count() -> None:
     assert contains("half an hour", ["half an hour"], ["an hour"]) == 1.0
     assert contains("an hour and half an hour", ["half an hour"], ["an hour"]) == 0.0
     assert contains("half an hour, half an hour", ["half an hour"], ["an hour"]) == 1.0
+
+
+def test_an_answer_that_only_repeats_a_symbol_takes_no_longer_than_another() -> None:
+    began_s = time.process_time()
+    assert contains("!" * 20_000, ["Paris"]) == 0.0
+    assert contains("!" * 20_000 + "Paris", ["Paris"]) == 1.0
+    assert time.process_time() - began_s < 1
 
 
 def test_a_reference_without_words_is_in_no_text() -> None:

@@ -20,7 +20,7 @@ _JOINING = frozenset("’‘‐‑")  # noqa: RUF001 (apostrophes and hyphens as
 _ASCII = str.maketrans("", "", string.punctuation)
 #: What SQuAD would glue together and nobody reads as one word: "Paris--a city", "Paris/London", "Answer:42". A comma or
 #: a colon between two digits belongs to a number or a time.
-_APART = re.compile(r"--+|\.\.+|(?!(?<=\d)[,:]\d)[!\"#$%&()*+,/:;<=>?@[\\\]^`{|}~]+[-']*(?=\w)")
+_APART = re.compile(r"--+|\.\.+|(?!(?<=\d)[,:]\d)[!\"#$%&()*+,/:;<=>?@[\\\]^`{|}~]+[-']*")
 #: "1879-1955" is two words, "COVID-19" one or two.
 _HYPHEN = re.compile(r"(?<=\w)[-‐‑](?=\d)|(?<=\d)[-‐‑](?=\w)")  # noqa: RUF001
 #: The same between digits as a full stop, a comma or a colon, and thousands parted by a space that breaks no line.
