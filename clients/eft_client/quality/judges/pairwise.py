@@ -31,8 +31,11 @@ MAX_TEMPLATE_BYTES = 1 << 16
 #: Longer answers are cut, and the judge is told so.
 MAX_ANSWER_CHARS = 8000
 _PLACES = ("question", "first", "second", "nonce")
-#: Markup that is written in letters: LaTeX's commands, HTML's tags, and the tokens that end a turn.
-_LETTERS = re.compile(r"\\[a-z]+|<\|[^<>]*\|>|</?[a-z][^<>]*>", re.IGNORECASE)
+#: Markup that is written in letters: LaTeX's commands, HTML's tags, and the tokens that end a turn. What ends in a
+#: verdict's last word is no tag.
+_LETTERS = re.compile(
+    r"\\[a-z]+|<\|[^<>]*\|>|</?(?![^<>]*\b(?:first|second|tie)>)[a-z][^<>]*>", re.IGNORECASE
+)
 _WORD = re.compile(r"[^\W_]+")
 _WORTH = {"first": 1.0, "second": 0.0, "tie": 0.5}
 
@@ -74,15 +77,17 @@ def verdict_in(reply: str, nonce: str) -> float | None:
     """1 for the first answer, 0 for the second, 0.5 for a tie; None where the last line is no verdict with the nonce.
 
     Nothing but the last line with a word counts, and its words have to be the verdict alone; how it is set (bold, as
-    code, in brackets, as an item of a list, with an end of turn) does not matter.
+    code, in brackets, as an item of a list, numbered or not, with an end of turn) does not matter.
     """
     plain = unicodedata.normalize("NFKC", seen(spoken(reply)))
     lines = [
         words for line in plain.splitlines() if (words := _WORD.findall(_LETTERS.sub(" ", line.lower())))
     ]
-    if not lines or lines[-1][:-1] != ["verdict", nonce.lower()]:
+    if not lines:
         return None
-    return _WORTH.get(lines[-1][-1])
+    *said, last = lines[-1]
+    number = 1 if said and said[0].isdecimal() else 0
+    return _WORTH.get(last) if said[number:] == ["verdict", nonce.lower()] else None
 
 
 @dataclass(frozen=True)
