@@ -14,6 +14,7 @@ __all__ = [
     "parse_filter",
     "parse_weights",
     "words_by_name",
+    "words_in",
 ]
 
 FACTORS = ("scale", "amplify")
@@ -24,8 +25,13 @@ class SettingError(WrongArgument):
     """What was typed or written of behaviour cannot be read; the message names the value and what would be right."""
 
 
+def words_in(text: str) -> list[str]:
+    """Words such as `helpful=0.7`: spaces, commas or both stand between them, and spaces may stand around a `=`."""
+    return re.sub(r"\s*=\s*", "=", text).replace(",", " ").split()
+
+
 def words_by_name(text: str, form: str = _FORM) -> dict[str, str]:
-    """The values of words such as `helpful=0.7` by their names; spaces, commas or both stand between words.
+    """The values of words such as `helpful=0.7` (`words_in`) by their names.
 
     Args:
         text: The words.
@@ -35,7 +41,7 @@ def words_by_name(text: str, form: str = _FORM) -> dict[str, str]:
         SettingError: A word has another form, or a name comes twice.
     """
     named: dict[str, str] = {}
-    for word in re.sub(r"\s*=\s*", "=", text).replace(",", " ").split():
+    for word in words_in(text):
         name, _, value = word.partition("=")
         if not name or not value:
             raise SettingError(f"{text!r:.200}: {word!r:.80} is not of the form {form}")

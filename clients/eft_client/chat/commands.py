@@ -13,7 +13,7 @@ from eft_client.chat.conversation import Conversation
 from eft_client.chat.draft import applied
 from eft_client.chat.screen import BOLD, DIM
 from eft_client.errors import WrongArgument
-from eft_client.weights import number_in, parse_behaviour, parse_filter, parse_weights
+from eft_client.weights import number_in, parse_behaviour, parse_filter, parse_weights, words_in
 
 if TYPE_CHECKING:
     from eft_client.chat.session import Chat
@@ -289,7 +289,7 @@ def _factor(chat: "Chat", key: str, argument: str) -> None:
 
 def _side(chat: "Chat", text: str) -> Behaviour:
     """One side of a comparison: a model, or the one that is asked now, with some of its settings changed."""
-    words = text.split()
+    words = words_in(text)
     names = [word for word in words if "=" not in word]
     if len(names) > 1:
         raise WrongArgument(f"{text.strip()!r} names several models: {', '.join(names)}")

@@ -110,7 +110,7 @@ def test_two_settings_answer_with_one_seed_and_remember_their_own_answers(talker
     talker.say = lambda body: [next(iter(body["eft"]["weights"]))]
     done = piped(
         talker,
-        "/compare helpful=1 | demo-careful harmless=1 scale=0.5\none\ntwo\n/compare off\n/model demo\n",
+        "/compare helpful = 1 | demo-careful harmless = 1, scale=0.5\none\ntwo\n/compare off\n/model demo\n",
     )
     assert (
         done.stdout.splitlines()
