@@ -1,5 +1,6 @@
 """Prompts by the name that `--prompts` has for them: a file, or the demo family's world."""
 
+import os.path
 from pathlib import Path
 
 from eft_client.quality.demo_prompts import DEFAULT_SIZE, demo_prompts
@@ -18,7 +19,7 @@ def prompts_of(text: str, seed: int, limit: int | None) -> list[Prompt]:
         StudyError: There is no such file, or it says something else.
     """
     name, _, size = text.partition(":")
-    if name == "demo" and not Path(text).exists():
+    if name == "demo" and not os.path.exists(text):  # also of a name that no file can have
         if size and not (size.isdecimal() and len(size) < MAX_DIGITS and int(size)):
             raise StudyError(f"prompts {text[:80]!r}: right would be demo or demo:NUMBER, as in demo:600")
         prompts = demo_prompts(int(size) if size else DEFAULT_SIZE, seed=seed)

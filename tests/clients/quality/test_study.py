@@ -239,7 +239,7 @@ def test_a_model_without_experts_is_told_apart(options: Options, server: Scripte
         ({"prompts": "nowhere.jsonl"}, "nowhere.jsonl"),
         ({"prompts": "demo:many"}, "demo:NUMBER"),
         ({"prompts": "demo:0"}, "demo:NUMBER"),
-        ({"prompts": "demo:" + "9" * 30}, "demo:NUMBER"),
+        ({"prompts": "demo:" + "9" * 300}, "demo:NUMBER"),
         ({"seed": -1}, "seed is -1; right would be 0 or more"),
         ({"concurrency": 0}, "concurrency is 0"),
         ({"judge": ["llm:m@http://judge/v1"], "judge_key_env": "NO_SUCH_KEY"}, "no variable NO_SUCH_KEY"),
