@@ -182,6 +182,22 @@ async def test_an_item_may_bring_a_prompt_for_a_member(client: httpx.AsyncClient
     assert extra["eft_scoring"]["first"] == 2
 
 
+async def test_a_prompt_for_a_member_that_does_not_count_is_refused(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    item = {"prompt": [1, 2], "prompts": {"harmless": [3, 4, 5]}, "completion": [6, 7]}
+    without = {"items": [item], "eft": {"weights": {"helpful": 1}}, "members": False}
+    response = await client.post(PATH, json=without)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == "items.0.prompts.harmless"
+    assert "harmless does not count" in error["message"]
+    assert "counting: base, small, helpful; " in error["message"]
+    assert engine.asked == []
+    for more in ({"members": ["harmless"]}, {"eft": {"weights": {"harmless": 0.5}}}):
+        assert (await client.post(PATH, json=without | more)).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

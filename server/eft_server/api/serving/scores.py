@@ -6,7 +6,7 @@ One pass over a text serves every vector of coefficients that a request needs: t
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -276,11 +276,24 @@ async def _prompt(
             asking.member_prompts = check_member_prompts(
                 item.prompts, item.prompt, places, options, "prompts"
             )
+            _require_counting(service.config.family.names, columns.counting, item.prompts)
         try:
             [engine_input] = await outcome(handlers.completion.render_completion_request(plain))
         finally:
             asking.member_prompts = {}  # A completion is read by all alike.
     return list(engine_input["prompt_token_ids"]), engine_input.get(MEMBER_PROMPTS)
+
+
+def _require_counting(names: Sequence[str], counting: Collection[int], prompts: Iterable[str]) -> None:
+    """Refuse a prompt for a member that nothing which is asked for needs: it would not be read."""
+    heard = [name for place, name in enumerate(names) if place in counting]
+    for name in prompts:
+        if name not in heard:
+            message = (
+                f"{name} does not count in this score, so nothing would read its prompt; counting: "
+                f"{', '.join(heard)}; give it a weight, or name it in members"
+            )
+            raise _refusal(f"prompts.{name}", message)
 
 
 async def _completion(service: Service, item: ScoreItem) -> list[int]:
