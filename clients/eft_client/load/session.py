@@ -26,6 +26,7 @@ from eft_client.load.records import Header, Record, read_records, write_header, 
 from eft_client.load.run import Round, Run
 from eft_client.load.statistics.comparison import Comparison, compare
 from eft_client.load.targets import Contestant
+from eft_client.printable import printable
 from eft_client.progress import Progress
 from eft_client.settings import Setting
 
@@ -168,7 +169,8 @@ def _discard(folder: Path, records: list[Record]) -> None:
 def _header(options: Options, limits: dict[str, float], now: datetime) -> Header:
     return Header(
         when=now.isoformat(timespec="seconds"),
-        command=_CREDENTIALS.sub("", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+        # What is typed may hold a file's name that is not UTF-8.
+        command=printable(_CREDENTIALS.sub("", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         workload=_workload(options),
         contestants={one.name: _CREDENTIALS.sub("", _asks(one)) for one in options.contestants},

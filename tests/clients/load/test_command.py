@@ -99,7 +99,10 @@ def test_a_run_leaves_tables_time_stamps_a_summary_and_a_page(served: Served, tm
     assert "steered" in page
 
 
-def test_a_report_is_made_again_from_its_time_stamps_alone(served: Served, tmp_path: Path) -> None:
+def test_a_report_is_made_again_from_its_time_stamps_alone(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["eft", "bench", "load", "--output", "not UTF-8: \udcff"])
     url = served.mock.url
     first = run(
         "--setting",
