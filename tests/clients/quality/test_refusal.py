@@ -26,7 +26,7 @@ def test_precision_and_recall_on_the_labelled_answers_are_those_that_the_documen
     precision, recall = right / sum(found), right / sum(labels)
     told = f"precision {100 * precision:.0f} %, recall {100 * recall:.0f} %"
     assert len(LABELLED) >= 100 and 0.4 < sum(labels) / len(labels) < 0.6
-    docs = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text()
+    docs = (Path(__file__).parents[3] / "docs" / "bench-quality.md").read_text()
     assert told in docs, told
 
 
