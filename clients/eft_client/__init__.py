@@ -3,7 +3,7 @@
 ``EftClient`` asks a server, ``AsyncEftClient`` does so in an event loop; ``eft_body`` is for OpenAI's own client.
 """
 
-from eft_client.bodies import UNSET, eft_body
+from eft_client.bodies import UNSET, ScoreItem, eft_body
 from eft_client.client import AsyncEftClient
 from eft_client.errors import (
     BadAnswer,
@@ -29,7 +29,6 @@ from eft_client.results import (
     Piece,
     Reward,
     ScoredItem,
-    ScoreItem,
     ScoreResult,
     TextResult,
     Usage,

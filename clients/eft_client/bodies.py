@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import Enum
 from numbers import Real
 from typing import Any, Final, Literal
@@ -10,9 +10,8 @@ from typing import Any, Final, Literal
 from typing_extensions import override
 
 from eft_client.errors import WrongArgument
-from eft_client.results import ScoreItem
 
-__all__ = ["UNSET", "Unset", "chat_body", "eft_body", "score_body", "text_body"]
+__all__ = ["UNSET", "ScoreItem", "Unset", "chat_body", "eft_body", "score_body", "text_body"]
 
 
 class Unset(Enum):
@@ -29,6 +28,25 @@ UNSET: Final = Unset.UNSET
 """Not given at all, where None means something: ``filter=None`` turns an alias's filter off."""
 
 Behaviour = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreItem:
+    """A text to score: what came before it, and the completion itself.
+
+    Attributes:
+        completion: The text to score, or its token ids.
+        messages: The chat that it answers; or
+        prompt: the text, or the token ids, that it continues. One of the two.
+        prompts: beside a prompt, text or token ids by member, for members that are not to read it.
+        end: Whether the end of the turn is part of the completion.
+    """
+
+    completion: str | Sequence[int]
+    messages: Sequence[Mapping[str, Any]] | None = None
+    prompt: str | Sequence[int] | None = None
+    prompts: Mapping[str, str | Sequence[int]] | None = None
+    end: bool = False
 
 
 def eft_body(

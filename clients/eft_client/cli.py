@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from eft_client.ending import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, errors_in_words, fail, require_bench
 from eft_client.errors import EftError
+from eft_client.exits import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, errors_in_words, fail, require_bench
 from eft_client.load.command import load
 from eft_client.settings import DEFAULT_URL
 

@@ -3,20 +3,31 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import httpx
 from typing_extensions import override
 
-from eft_client.bodies import UNSET, Unset, chat_body, score_body, text_body
+from eft_client.bodies import UNSET, ScoreItem, Unset, chat_body, score_body, text_body
 from eft_client.connection import Connection
 from eft_client.errors import BadAnswer, WrongArgument
-from eft_client.halves import Mender
-from eft_client.results import Behaviours, ChatResult, ModelCard, Piece, ScoreItem, ScoreResult, TextResult
+from eft_client.results import (
+    Behaviours,
+    ChatResult,
+    ModelCard,
+    Piece,
+    ScoreResult,
+    TextResult,
+    behaviours_in,
+    chat_result,
+    model_cards,
+    pieces_in,
+    score_result,
+    text_result,
+)
 from eft_client.settings import DEFAULT_URL
-from eft_client.wire import behaviours_in, chat_result, model_cards, pieces_in, score_result, text_result
+from eft_client.text import Mender
 
 __all__ = ["AsyncEftClient"]
 
@@ -221,7 +232,7 @@ class AsyncEftClient:
                 for piece in pieces_in(event):
                     ends.take(piece)
                     last = piece.finish_reason is not None
-                    yield replace(piece, text=mender.mend(piece.index, piece.text, last=last))
+                    yield piece.model_copy(update={"text": mender.mend(piece.index, piece.text, last=last)})
 
     async def _default_model(self) -> str:
         """The client's model; where it has none, the first that the server lists, asked for once."""

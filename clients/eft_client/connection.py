@@ -19,11 +19,12 @@ from eft_client.errors import (
     TimedOut,
     WrongArgument,
     answered,
+    error_in,
 )
-from eft_client.events import events_in
-from eft_client.printable import shortened
+from eft_client.results import json_object
 from eft_client.retries import Retries, retry_after_s
-from eft_client.wire import error_in, json_object
+from eft_client.sse import events_in
+from eft_client.text import shortened
 
 __all__ = ["MAX_ANSWER_BYTES", "Connection"]
 

@@ -14,9 +14,13 @@ EftError
     └── ServerFailed                     any other 5xx
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import override
 
-from eft_client.printable import shortened
+from eft_client.text import shortened
 
 __all__ = [
     "BadAnswer",
@@ -32,10 +36,12 @@ __all__ = [
     "Unauthorised",
     "WrongArgument",
     "answered",
+    "error_in",
 ]
 
 MAX_MESSAGE_CHARS = 2000
 MAX_NAME_CHARS = 200
+_STATUS_OF_TYPE = {"invalid_request_error": 400, "rate_limit_error": 429, "timeout_error": 504}
 
 
 class EftError(Exception):
@@ -136,3 +142,46 @@ def answered(status: int, message: str, **details: str | float | None) -> Server
     """The error of the kind that the status stands for; `details` are ServerAnswered's other attributes."""
     kind = _KINDS.get(status, ServerFailed if status >= 500 else ServerAnswered)
     return kind(status, message, **details)  # type: ignore[arg-type]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    message: str | None = None
+    type: str | None = None
+    param: str | None = None
+    code: str | int | None = None
+
+
+def error_in(
+    raw: Mapping[str, Any],
+    *,
+    status: int | None,
+    request_id: str | None = None,
+    retry_after_s: float | None = None,
+) -> ServerAnswered:
+    """The error that a JSON body describes, in any of the forms that servers use.
+
+    Args:
+        raw: ``{"error": {"message", "type", "param", "code"}}``, or without the outer object, or
+            ``{"detail": …}``.
+        status: The HTTP status; None for an error in a stream, whose own code or type says.
+        request_id: What the server calls the request.
+        retry_after_s: How long the server asks to wait.
+    """
+    inner = raw.get("error", raw)
+    try:
+        body = _Body.model_validate(inner if isinstance(inner, dict) else {"message": str(inner)})
+    except ValidationError:
+        body = _Body(message=str(inner))
+    if status is None:
+        numeric = body.code if isinstance(body.code, int) and 400 <= body.code < 600 else None
+        status = numeric or _STATUS_OF_TYPE.get(body.type or "", 500)
+    return answered(
+        status,
+        body.message or str(raw.get("detail") or f"the server sent no error message: {dict(raw)}"),
+        code=None if body.code is None else str(body.code),
+        param=body.param,
+        request_id=request_id,
+        retry_after_s=retry_after_s,
+    )

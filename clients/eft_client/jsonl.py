@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from eft_client.halves import HALF
+from eft_client.text import HALF
 
 __all__ = ["MAX_LINE_BYTES", "ResumableLines", "json_value"]
 

@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from eft_client.printable import printable
+from eft_client.text import printable
 
 __all__ = ["LINE_EVERY_S", "Progress", "Stage"]
 

@@ -1,14 +1,34 @@
-"""What comes back, as plain values: answers, pieces of one, models, behaviours, scores."""
+"""What servers send, checked, as plain values: answers, pieces of one, models, behaviours, scores.
 
+Strict in what makes an answer; lenient in what it does not know and in what only goes with an answer.
+"""
+
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from html import escape
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SkipValidation,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import from_json
 from typing_extensions import override
 
-from eft_client.printable import printable, shortened
+from eft_client.errors import BadAnswer, error_in
+from eft_client.text import mended, printable, shortened
 
 __all__ = [
     "Behaviours",
@@ -19,28 +39,129 @@ __all__ = [
     "ModelCard",
     "Piece",
     "Reward",
-    "ScoreItem",
     "ScoreResult",
     "ScoredItem",
     "TextResult",
     "Usage",
+    "behaviours_in",
+    "chat_result",
+    "json_object",
+    "model_cards",
+    "parsed",
+    "pieces_in",
+    "score_result",
+    "text_result",
 ]
 
 SHOWN_CHARS = 120
+_EXCERPT_CHARS = 200
+_MAX_DIGITS = 18
+
+
+# The forms that values have in JSON
+
+
+def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS:
+        return int(value)
+    return int(value) if isinstance(value, float) and math.isfinite(value) else value
+
+
+def _word(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _name(value: Any) -> str:
+    word = _word(value)
+    return word if isinstance(word, str) else ""
+
+
+def _said(value: Any) -> str:
+    """What text, null, or a list of parts of which some are text says."""
+    if isinstance(value, list):
+        return "".join(text for part in value if isinstance(text := _part(part), str))
+    if not isinstance(text := _part(value), str):
+        raise ValueError("Input should be text, or a list of its parts")
+    return text
+
+
+def _part(value: Any) -> Any:
+    if isinstance(value, dict) and value.get("type", "text") in ("text", "output_text"):
+        value = value.get("text")
+    return "" if value is None else value
+
+
+def _finite(value: Any) -> Any:
+    json.dumps(value, allow_nan=False)  # raises where a number in it is not finite
+    return value
+
+
+def _logprob(value: Any, info: ValidationInfo) -> Any:
+    if info.context is _FROM_SERVER and isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("Input should be a finite number, or null")
+    return -math.inf if value is None else value
+
+
+def _by_index(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(sorted(items, key=lambda item: item.index))
+
+
+_FROM_SERVER = object()
+_V = TypeVar("_V")
+_T = TypeVar("_T", bound=BaseModel)
 Kind = Literal["composite", "alias", "member"]
+_Object = Mapping[str, Any]
+# Taken as it came: text that ends in half a character is no str to pydantic.
+_Said = Annotated[str, PlainValidator(_said)]
+_Word = Annotated[str, BeforeValidator(_word)]
+_Whole = Annotated[int, BeforeValidator(_whole)]
+_List = Annotated[tuple[_V, ...], Field(strict=False)]
+# What only goes with an answer is left out where it has another form: the answer is of use without it.
+_Told = Annotated[_V | None, WrapValidator(_or_none)]
+_Finite = Annotated[_Object, AfterValidator(_finite)]
+# In JSON a log-probability of −inf is null; a reward that is not finite, too, and says less.
+_Logprob = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_logprob)]
+_Difference = Annotated[
+    float, Field(allow_inf_nan=True), BeforeValidator(lambda value: math.nan if value is None else value)
+]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Usage:
+class _Result(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: Any) -> Any:
+        """As in OpenAI's own client, null in place of what may be absent says no more than its absence."""
+        if not isinstance(given, dict):
+            return given
+        required = {name for name, field in cls.model_fields.items() if field.is_required()}
+        return {key: value for key, value in given.items() if value is not None or key in required}
+
+    @override
+    def __str__(self) -> str:
+        return repr(self)
+
+
+# Answers
+
+
+class Usage(_Result):
     """How many tokens a request took."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
+    prompt_tokens: _Whole = 0
+    completion_tokens: _Whole = 0
+    total_tokens: _Whole = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
+class Choice(_Result):
     """One of the answers to a request.
 
     Attributes:
@@ -52,14 +173,23 @@ class Choice:
     """
 
     index: int
-    text: str
-    finish_reason: str | None = None
-    logprobs: Mapping[str, Any] | None = None
-    message: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    text: Annotated[_Said, AfterValidator(mended)]
+    finish_reason: _Told[_Word] = None
+    logprobs: _Told[_Finite] = None
+    message: _Object = Field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class TextResult:
+class _Answer(_Result):
+    """What answers of every kind have in common."""
+
+    model: Annotated[str, BeforeValidator(_name)] = ""
+    usage: _Told[Usage] = None
+    eft: _Told[_Finite] = None
+    id: _Told[_Word] = None
+    raw: SkipValidation[_Object] = Field(default_factory=dict)
+
+
+class TextResult(_Answer):
     """The answer to a request for text.
 
     Attributes:
@@ -71,12 +201,7 @@ class TextResult:
         raw: The server's JSON, whole.
     """
 
-    choices: tuple[Choice, ...]
-    model: str
-    usage: Usage | None
-    eft: Mapping[str, Any] | None
-    id: str | None
-    raw: Mapping[str, Any]
+    choices: Annotated[_List[Choice], Field(min_length=1), AfterValidator(_by_index)]
 
     @property
     def text(self) -> str:
@@ -93,13 +218,11 @@ class TextResult:
         return self.text
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
 class ChatResult(TextResult):
     """The answer to a chat; see TextResult for its attributes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Piece:
+class Piece(_Result):
     """A piece of an answer as it is written.
 
     Attributes:
@@ -112,17 +235,23 @@ class Piece:
         delta: The server's JSON: parts of tool calls and of reasoning are in it.
     """
 
-    text: str
+    text: _Said = ""
     index: int = 0
-    finish_reason: str | None = None
-    eft: Mapping[str, Any] | None = None
-    logprobs: Mapping[str, Any] | None = None
-    usage: Usage | None = None
-    delta: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    finish_reason: _Told[_Word] = None
+    eft: _Told[_Finite] = None
+    logprobs: _Told[_Finite] = None
+    usage: _Told[Usage] = None
+    delta: _Object = Field(default_factory=dict, repr=False)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelCard:
+class _Pieces(_Result):
+    choices: _List[Piece]
+
+
+# Models
+
+
+class ModelCard(_Result):
     """One name that a server answers to.
 
     Attributes:
@@ -138,15 +267,46 @@ class ModelCard:
         max_model_len: The context, in tokens.
     """
 
-    id: str
+    id: _Word
     kind: Kind | None = None
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = Field(default_factory=dict)
     scale: float = 1.0
     amplify: float = 1.0
-    filter: Mapping[str, Any] | None = None
-    bounds: Mapping[str, Any] | None = None
+    filter: _Object | None = None
+    bounds: _Object | None = None
     description: str = ""
-    max_model_len: int | None = None
+    max_model_len: _Told[_Whole] = None
+
+
+def _card(card: Any) -> Any:
+    """A model's JSON in the form of ModelCard: what applies is in the server's `eft`, and only there."""
+    if not isinstance(card, dict):
+        return card
+    eft = {} if card.get("eft") is None else card["eft"]
+    if not isinstance(eft, dict):
+        raise ValueError("eft should be an object")
+    return {**eft, "id": card.get("id"), "max_model_len": card.get("max_model_len")}
+
+
+class _Models(_Result):
+    data: Annotated[
+        _List[Annotated[ModelCard, BeforeValidator(_card)]],
+        BeforeValidator(lambda value: [] if value is None else value),
+    ]
+
+
+class _Range(_Result):
+    min: float = -math.inf
+    max: float = math.inf
+
+
+class _Bounds(_Result):
+    """What a card's `bounds` say."""
+
+    weights: Mapping[str, _Range] = Field(default_factory=dict)
+    scale: _Range = _Range()
+    amplify: _Range = _Range()
+    total: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,27 +390,10 @@ class Behaviours:
         return f"<table>{table}</table>"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoreItem:
-    """A text to score: what came before it, and the completion itself.
-
-    Attributes:
-        completion: The text to score, or its token ids.
-        messages: The chat that it answers; or
-        prompt: the text, or the token ids, that it continues. One of the two.
-        prompts: beside a prompt, text or token ids by member, for members that are not to read it.
-        end: Whether the end of the turn is part of the completion.
-    """
-
-    completion: str | Sequence[int]
-    messages: Sequence[Mapping[str, Any]] | None = None
-    prompt: str | Sequence[int] | None = None
-    prompts: Mapping[str, str | Sequence[int]] | None = None
-    end: bool = False
+# Scores
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class MemberScores:
+class MemberScores(_Result):
     """What one model gives a completion, a number for each of its tokens.
 
     Attributes:
@@ -260,33 +403,31 @@ class MemberScores:
         top_logprobs: the log-probability of the likeliest token in the same place.
     """
 
-    logprobs: tuple[float, ...]
-    total: float
-    ranks: tuple[int, ...]
-    top_logprobs: tuple[float, ...]
+    logprobs: _List[_Logprob]
+    total: _Logprob
+    ranks: _List[int]
+    top_logprobs: _List[_Logprob]
 
     @override
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.total:.4g} over {len(self.logprobs)} tokens>"
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Reward:
+class Reward(_Result):
     """An expert's implicit reward, log π_expert − log π_reference, for each token, and its sum.
 
     A number that is not finite, where either gives a token no probability at all, is NaN.
     """
 
-    logprobs: tuple[float, ...]
-    total: float
+    logprobs: _List[_Difference]
+    total: _Difference
 
     @override
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.total:.4g} over {len(self.logprobs)} tokens>"
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class ScoredItem:
+class ScoredItem(_Result):
     """The scores of one item.
 
     Attributes:
@@ -299,11 +440,11 @@ class ScoredItem:
     """
 
     index: int
-    token_ids: tuple[int, ...]
-    tokens: tuple[str, ...]
+    token_ids: _List[int]
+    tokens: _List[str]
     composite: MemberScores
-    members: Mapping[str, MemberScores]
-    rewards: Mapping[str, Reward]
+    members: Mapping[str, MemberScores] = Field(default_factory=dict)
+    rewards: Mapping[str, Reward] = Field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:
@@ -321,8 +462,7 @@ class ScoredItem:
         return f"<ScoredItem {self.index}: {_quoted(''.join(self.tokens))} {self.composite.total:.4g}{told}>"
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class ScoreResult:
+class ScoreResult(_Answer):
     """The scores of a request's items, in their order.
 
     Attributes:
@@ -334,18 +474,16 @@ class ScoreResult:
         raw: The server's JSON, whole.
     """
 
-    items: tuple[ScoredItem, ...]
-    model: str
-    usage: Usage | None
-    eft: Mapping[str, Any] | None
-    id: str | None
-    raw: Mapping[str, Any]
+    model_config = ConfigDict(validate_by_name=True)
+
+    items: Annotated[_List[ScoredItem], AfterValidator(_by_index)] = Field(validation_alias="data")
 
     def __getitem__(self, index: int) -> ScoredItem:
         """The item at this place."""
         return self.items[index]
 
-    def __iter__(self) -> Iterator[ScoredItem]:
+    @override
+    def __iter__(self) -> Iterator[ScoredItem]:  # type: ignore[override] # the items, and not pydantic's fields
         return iter(self.items)
 
     def __len__(self) -> int:
@@ -356,6 +494,176 @@ class ScoreResult:
         lines = "".join(f"\n  {item!r}" for item in self.items[:10])
         more = f"\n  … and {len(self.items) - 10} more" if len(self.items) > 10 else ""
         return f"<ScoreResult of {shortened(self.model, 80)}{lines}{more}>"
+
+
+# From bytes to results
+
+
+def parsed(data: bytes | str) -> Any:
+    """What a server's JSON says; halves of characters are taken, as are numbers that are not finite.
+
+    Raises:
+        ValueError: It is not JSON, or nests too deeply.
+    """
+    try:
+        return from_json(data, cache_strings="keys")
+    except ValueError as error:
+        if "hex escape" not in str(error):
+            raise
+    return json.loads(data)
+
+
+def json_object(data: bytes | str) -> dict[str, Any]:
+    """Parse one JSON object.
+
+    Raises:
+        BadAnswer: It is not JSON, or nests too deeply, or is no object.
+    """
+    try:
+        value = parsed(data)
+    except (ValueError, RecursionError) as error:
+        raise BadAnswer(f"the server's answer is not JSON ({error}): {_excerpt(data)}") from None
+    if not isinstance(value, dict):
+        raise BadAnswer(f"the server's answer is no JSON object: {_excerpt(data)}")
+    return value
+
+
+def chat_result(raw: Mapping[str, Any]) -> ChatResult:
+    """The answer to a chat.
+
+    Raises:
+        BadAnswer: It has another form.
+    """
+    return _checked(ChatResult, {**raw, "choices": _flat(raw.get("choices"), _chat_choice), "raw": raw})
+
+
+def text_result(raw: Mapping[str, Any]) -> TextResult:
+    """The answer to a completion.
+
+    Raises:
+        BadAnswer: It has another form.
+    """
+    return _checked(TextResult, {**raw, "choices": _flat(raw.get("choices"), _text_choice), "raw": raw})
+
+
+def pieces_in(raw: Mapping[str, Any]) -> list[Piece]:
+    """The pieces in one event of a chat's stream: one for each choice that it adds to, or one without text.
+
+    Raises:
+        ServerAnswered: The event is an error.
+        BadAnswer: It has another form.
+    """
+    if raw.get("error"):
+        raise error_in(raw, status=None)
+    beside = {"eft": raw.get("eft"), "usage": raw.get("usage")}
+
+    def delta(choice: dict[str, Any]) -> dict[str, Any]:
+        return {**choice, **beside, "text": _content(choice.get("delta"))}
+
+    choices = _flat(raw.get("choices"), delta)
+    if choices not in (None, []):
+        return list(_checked(_Pieces, {"choices": choices}).choices)
+    piece = _checked(Piece, beside)
+    return [piece] if piece.eft or piece.usage else []
+
+
+def score_result(raw: Mapping[str, Any], asked: int) -> ScoreResult:
+    """The scores of `asked` items.
+
+    Raises:
+        BadAnswer: They have another form, or are of other items.
+    """
+    if raw.get("object") != "eft.score":
+        raise BadAnswer(
+            f"the server's answer is no scores: object is {raw.get('object')!r:.80}, expected 'eft.score'"
+        )
+    result = _checked(ScoreResult, {**raw, "raw": raw})
+    if [item.index for item in result] != list(range(asked)):
+        raise BadAnswer(f"{asked} items were to be scored, and the answer has {len(result)}, or others")
+    for item in result:
+        counts = {len(item.token_ids), len(item.tokens), len(item.composite.logprobs)}
+        if len(counts) != 1:
+            raise BadAnswer(f"item {item.index} has scores for another number of tokens than it has")
+    return result
+
+
+def model_cards(raw: Mapping[str, Any]) -> list[ModelCard]:
+    """The models that a server lists.
+
+    Raises:
+        BadAnswer: The list has another form.
+    """
+    return list(_checked(_Models, raw).data)
+
+
+def behaviours_in(cards: list[ModelCard]) -> Behaviours:
+    """What a server's models can be asked to be.
+
+    Raises:
+        BadAnswer: A bound has another form.
+    """
+    composite = next((card for card in cards if card.kind == "composite"), None)
+    bounds = _checked(_Bounds, (composite and composite.bounds) or {})
+    weights = composite.weights if composite else {}
+    limits = {name: bounds.weights.get(name, _Range()) for name in weights}
+    return Behaviours(
+        model=composite.id if composite else None,
+        experts=tuple(
+            Expert(name=name, weight=weight, min=limits[name].min, max=limits[name].max)
+            for name, weight in weights.items()
+        ),
+        scale=composite.scale if composite else 1.0,
+        scale_bounds=(bounds.scale.min, bounds.scale.max),
+        amplify=composite.amplify if composite else 1.0,
+        amplify_bounds=(bounds.amplify.min, bounds.amplify.max),
+        total=bounds.total,
+        aliases=tuple(card for card in cards if card.kind == "alias"),
+        members=tuple(card for card in cards if card.kind == "member"),
+    )
+
+
+def _flat(choices: Any, read: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """The choices' JSON in the form of Choice and Piece; an index that cannot be read is the place among them."""
+    if not isinstance(choices, list):
+        return choices
+    return [
+        {**read(choice), "index": _index(choice.get("index"), place)} if isinstance(choice, dict) else choice
+        for place, choice in enumerate(choices)
+    ]
+
+
+def _index(value: Any, place: int) -> int:
+    index = _whole(value)
+    return index if type(index) is int else place
+
+
+def _chat_choice(choice: dict[str, Any]) -> dict[str, Any]:
+    return {**choice, "text": _content(choice["message"])} if "message" in choice else {}
+
+
+def _text_choice(choice: dict[str, Any]) -> dict[str, Any]:
+    return {**choice, "message": None}
+
+
+def _content(message: Any) -> Any:
+    return message.get("content") if isinstance(message, dict) else None
+
+
+def _checked(model: type[_T], raw: Any) -> _T:
+    try:
+        return model.model_validate(raw, context=_FROM_SERVER)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = shortened(".".join(map(str, first["loc"])), _EXCERPT_CHARS) or "the whole of it"
+        raise BadAnswer(
+            f"the server's answer has another form than the protocol: {place}: {first['msg']}"
+        ) from None
+
+
+def _excerpt(data: bytes | str) -> str:
+    head = data[: _EXCERPT_CHARS * 4]
+    text = head.decode("utf-8", "replace") if isinstance(head, bytes) else head
+    return shortened(text, _EXCERPT_CHARS) or "(nothing)"
 
 
 def _weights(weights: Mapping[str, float], scale: float) -> str:

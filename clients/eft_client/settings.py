@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
-from eft_client.files import read_text
+from eft_client.text import read_text
 from eft_client.weights import FACTORS, SettingError, number_in, parse_behaviour, words_by_name
 
 __all__ = ["DEFAULT_URL", "Setting", "SettingError", "parse_setting", "read_settings", "sweep"]

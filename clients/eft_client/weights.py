@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from eft_client.errors import WrongArgument
-from eft_client.finite import finite_number
+from eft_client.text import finite_number
 
 __all__ = [
     "FACTORS",

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eft_client.cli import add_commands
-from eft_client.ending import EXIT_FAILED, EXIT_INTERRUPTED, output_in_words
+from eft_client.exits import EXIT_FAILED, EXIT_INTERRUPTED, output_in_words
 from eft_server import __version__
 from eft_server.ending import errors_in_words
 from eft_server.environment import LogLevel, log_vllm, use_hub

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from eft_client.ending import EXIT_WRONG_INPUT, fail
+from eft_client.exits import EXIT_WRONG_INPUT, fail
 from eft_server.errors import EftError
 
 __all__ = ["errors_in_words"]

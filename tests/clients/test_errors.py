@@ -29,7 +29,7 @@ def test_a_status_has_its_kind(status: int, name: str) -> None:
     assert type(answered(status, "words")) is getattr(errors, name)
 
 
-@pytest.mark.parametrize("name", [name for name in errors.__all__ if name != "answered"])
+@pytest.mark.parametrize("name", [name for name in errors.__all__ if name[0].isupper()])
 def test_every_error_survives_pickling(name: str) -> None:
     kind = getattr(errors, name)
     error = (

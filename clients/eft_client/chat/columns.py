@@ -5,7 +5,7 @@ import re
 from rich.cells import cell_len, set_cell_size
 
 from eft_client.chat.screen import Screen
-from eft_client.printable import printable
+from eft_client.text import printable
 
 __all__ = ["MIN_COLUMN", "Columns", "column_width", "wrapped"]
 

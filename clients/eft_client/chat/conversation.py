@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eft_client.errors import WrongArgument
-from eft_client.files import decoded
 from eft_client.jsonl import json_value
-from eft_client.printable import shortened
+from eft_client.text import decoded, shortened
 
 __all__ = ["Answer", "Conversation", "Turn"]
 

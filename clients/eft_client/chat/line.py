@@ -8,7 +8,7 @@ from types import ModuleType
 
 from eft_client.chat.screen import Screen
 from eft_client.errors import WrongArgument
-from eft_client.files import decoded
+from eft_client.text import decoded
 
 __all__ = ["Line"]
 

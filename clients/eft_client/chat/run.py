@@ -10,8 +10,8 @@ from typing import Any, TextIO
 from eft_client.chat.screen import Screen
 from eft_client.chat.session import Sampling, opened
 from eft_client.client import AsyncEftClient
-from eft_client.ending import EXIT_INTERRUPTED
 from eft_client.errors import WrongArgument
+from eft_client.exits import EXIT_INTERRUPTED
 from eft_client.weights import parse_filter, parse_weights
 
 __all__ = ["Wishes", "run"]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, TextIO
 
-from eft_client.printable import printable
+from eft_client.text import printable
 
 __all__ = ["Screen"]
 

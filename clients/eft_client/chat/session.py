@@ -15,10 +15,9 @@ from eft_client.chat.draft import Draft, Show
 from eft_client.chat.line import Line
 from eft_client.chat.screen import BOLD, Screen
 from eft_client.client import AsyncEftClient
-from eft_client.ending import EXIT_FAILED, EXIT_INTERRUPTED
 from eft_client.errors import BadAnswer, EftError, WrongArgument
-from eft_client.results import ModelCard
-from eft_client.wire import behaviours_in
+from eft_client.exits import EXIT_FAILED, EXIT_INTERRUPTED
+from eft_client.results import ModelCard, behaviours_in
 
 __all__ = ["Chat", "Sampling", "opened"]
 

@@ -4,9 +4,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from eft_client.files import read_text
-from eft_client.finite import finite_number
 from eft_client.load.errors import LoadError
+from eft_client.text import finite_number, read_text
 
 __all__ = ["MAX_ARRIVALS", "Closed", "Load", "Open", "Trace", "is_open", "read_trace"]
 

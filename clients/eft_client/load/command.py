@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from eft_client.ending import EXIT_FAILED, errors_in_words, fail, require_bench
+from eft_client.exits import EXIT_FAILED, errors_in_words, fail, require_bench
 from eft_client.settings import DEFAULT_URL
 
 __all__ = ["load"]

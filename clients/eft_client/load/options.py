@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eft_client.finite import finite_number
 from eft_client.load.arrivals import MAX_ARRIVALS, Closed, Load, Open, Trace
 from eft_client.load.errors import LoadError
 from eft_client.load.prompts import Prompts
 from eft_client.load.targets import Contestant
+from eft_client.text import finite_number
 
 __all__ = ["DEFAULT_REQUESTS", "LIMITED", "Endpoint", "Options", "read_limits"]
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eft_client.errors import BadAnswer
-from eft_client.events import EventParser
 from eft_client.load.exchange import Exchange
-from eft_client.printable import shortened
-from eft_client.wire import parsed
+from eft_client.results import parsed
+from eft_client.sse import EventParser
+from eft_client.text import shortened
 
 __all__ = ["Answer", "answer_in"]
 

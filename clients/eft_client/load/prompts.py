@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from eft_client.files import read_text
 from eft_client.jsonl import json_value
 from eft_client.load.errors import LoadError
+from eft_client.text import read_text
 
 __all__ = ["FromFile", "Lengths", "Prompt", "Prompts", "Rate", "Synthetic", "read_prompts"]
 

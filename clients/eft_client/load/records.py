@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, TextIO
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from eft_client.files import decoded
 from eft_client.jsonl import json_value
 from eft_client.load.errors import LoadError
+from eft_client.text import decoded
 
 __all__ = ["INTERRUPTED", "Header", "Record", "read_records", "write_header", "write_record"]
 

@@ -20,8 +20,8 @@ from eft_client.load.pieces import answer_in
 from eft_client.load.prompts import Prompt, Rate, Synthetic
 from eft_client.load.records import Record
 from eft_client.load.targets import Contestant
-from eft_client.printable import shortened
 from eft_client.settings import Setting
+from eft_client.text import shortened
 
 __all__ = ["Round", "Run", "Watcher", "rounds"]
 

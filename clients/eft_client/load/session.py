@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from eft_client.ending import EXIT_FAILED, EXIT_INTERRUPTED
+from eft_client.exits import EXIT_FAILED, EXIT_INTERRUPTED
 from eft_client.load.arrivals import Trace
 from eft_client.load.errors import LoadError, NothingAnswered
 from eft_client.load.options import DEFAULT_REQUESTS, Options, read_limits

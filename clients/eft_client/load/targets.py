@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eft_client.finite import finite_number
 from eft_client.load.errors import LoadError
 from eft_client.settings import Setting
+from eft_client.text import finite_number
 
 __all__ = ["Contestant", "Part", "contestants"]
 

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from eft_client.ending import require_bench
-from eft_client.printable import shortened
+from eft_client.exits import require_bench
 from eft_client.progress import Progress
 from eft_client.quality.options import Options, planned
 from eft_client.quality.output.tables import (
@@ -25,6 +24,7 @@ from eft_client.quality.output.tables import (
 from eft_client.quality.servers import Servers
 from eft_client.quality.study import Findings, Plan, conduct
 from eft_client.quality.summary import Summary, as_json, summarise
+from eft_client.text import shortened
 
 __all__ = ["run"]
 

@@ -18,9 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from eft_client.files import decoded
 from eft_client.jsonl import json_value
 from eft_client.quality.errors import StudyError
+from eft_client.text import decoded
 
 __all__ = ["MAX_LINE_BYTES", "MAX_PROMPTS", "Prompt", "as_json", "read_prompts"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eft_client import weights
-from eft_client.files import decoded
+from eft_client.text import decoded
 from eft_server.api.edge.strict_json import MalformedError, parse_object
 from eft_server.api.routes import chat, completions, responses, scores
 from eft_server.behaviour.resolve import Behaviours

@@ -4,7 +4,7 @@ import pytest
 
 from eft_client import WrongArgument
 from eft_client.chat.behaviour import Behaviour
-from eft_client.wire import behaviours_in, model_cards
+from eft_client.results import behaviours_in, model_cards
 
 from ..scripted import MODELS
 

@@ -189,7 +189,7 @@ def test_a_byte_order_mark_blank_lines_and_crlf_are_nothing(encoding: str, talke
     [
         (b"caf\xe9 ol\xc3\xa9\n", b"error: line 1 of the input: not UTF-8: "),
         ("one\n".encode("utf-16"), b"error: line 1 of the input: UTF-16, and not UTF-8; convert it"),
-        ("one\n".encode("utf-16-le"), b"error: line 1 of the input: bytes that are 0, as in UTF-16"),
+        ("one\n".encode("utf-16-le"), b"error: line 1 of the input: zero bytes, as in UTF-16"),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])

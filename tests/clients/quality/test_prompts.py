@@ -51,7 +51,7 @@ def test_files_that_were_joined_are_read_alike(tmp_path: Path) -> None:
     ("content", "told"),
     [
         ('{"prompt": "a"}\n'.encode("utf-16"), "line 1: UTF-16, and not UTF-8; convert it"),
-        ('{"prompt": "a"}\n'.encode("utf-16-le"), "line 1: bytes that are 0, as in UTF-16"),
+        ('{"prompt": "a"}\n'.encode("utf-16-le"), "line 1: zero bytes, as in UTF-16"),
         (b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n', "line 2: not UTF-8: "),
     ],
 )

@@ -10,7 +10,7 @@ from rich.text import Text
 from eft_client.load.records import INTERRUPTED
 from eft_client.load.statistics.comparison import COMPARED, Comparison, Outcome
 from eft_client.load.statistics.measures import FIGURES
-from eft_client.printable import printable
+from eft_client.text import printable
 
 __all__ = ["Rows", "error_rows", "figure_rows", "print_tables", "ratio_rows"]
 

@@ -15,7 +15,6 @@ from typing import Any
 from typing_extensions import override
 
 from eft_client.errors import EftError
-from eft_client.files import read_text
 from eft_client.quality.answers import Answers, spoken
 from eft_client.quality.errors import StudyError
 from eft_client.quality.journal import Journal, content_key
@@ -24,6 +23,7 @@ from eft_client.quality.prompts import Prompt
 from eft_client.quality.servers import Job, Servers, run_bounded
 from eft_client.quality.words import seen
 from eft_client.settings import Setting
+from eft_client.text import read_text
 
 __all__ = ["Agreement", "PairwiseJudge", "Preferences", "read_template", "verdict_in"]
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from eft_client.files import read_text
 from eft_client.quality.answers import Answer
 from eft_client.quality.errors import StudyError
 from eft_client.quality.judges.match import mentions, tidy
 from eft_client.quality.metrics import Metric
 from eft_client.quality.prompts import Prompt
+from eft_client.text import read_text
 
 __all__ = ["LOOK_AT_CHARACTERS", "RefusalJudge", "RefusalRules"]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eft_client.bodies import ScoreItem
 from eft_client.errors import EftError, NotFound
 from eft_client.quality.answers import Answer, Answers
 from eft_client.quality.errors import StudyError
@@ -17,7 +18,6 @@ from eft_client.quality.journal import Journal, content_key
 from eft_client.quality.metrics import Metric
 from eft_client.quality.prompts import Prompt
 from eft_client.quality.servers import Job, Servers, run_bounded
-from eft_client.results import ScoreItem
 from eft_client.settings import Setting
 
 __all__ = ["RewardJudge", "Rewards"]

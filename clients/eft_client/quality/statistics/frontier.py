@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from eft_client.finite import finite_number
 from eft_client.quality.errors import StudyError
 from eft_client.quality.metrics import Metric, find_metric
 from eft_client.quality.statistics.bootstrap import Bootstrap, Estimate
+from eft_client.text import finite_number
 
 __all__ = ["Choice", "Constraint", "Frontier", "Point", "choose", "non_dominated", "trace"]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from eft_client import BadAnswer
-from eft_client.events import Event, EventParser, events_in
+from eft_client.sse import Event, EventParser, events_in
 
 STREAM = (
     b"\xef\xbb\xbf: a comment\n\n"

@@ -11,10 +11,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from eft_client import ending
+from eft_client import exits
 from eft_client.cli import add_commands
-from eft_client.ending import errors_in_words, output_in_words
 from eft_client.errors import BadAnswer, TimedOut
+from eft_client.exits import errors_in_words, output_in_words
 
 app = typer.Typer()
 add_commands(app)
@@ -69,7 +69,7 @@ def test_prompts_and_help_are_printed_without_anything_of_the_extra(arguments):
 def test_the_extra_s_packages_are_those_that_are_looked_for():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extra = {re.split("[<>=]", needed)[0] for needed in project["optional-dependencies"]["bench"]}
-    assert extra == set(ending._BENCH_PACKAGES)
+    assert extra == set(exits._BENCH_PACKAGES)
 
 
 def test_what_a_server_said_cannot_act_on_the_terminal(capsys):

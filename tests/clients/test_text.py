@@ -1,11 +1,11 @@
-"""Files that somebody else wrote."""
+"""Text from elsewhere: files that somebody else wrote, and what cannot act on a terminal."""
 
 from pathlib import Path
 
 import pytest
 
 from eft_client.errors import WrongArgument
-from eft_client.files import read_text
+from eft_client.text import printable, read_text, shortened
 
 
 def test_a_file_of_the_largest_size_is_read(tmp_path):
@@ -32,7 +32,7 @@ def test_files_that_were_joined_have_no_mark_in_the_middle(tmp_path):
         (b"12345678", "larger than 7 bytes"),
         (b"\xff", "not UTF-8: 'utf-8' codec can't decode"),
         ("Hi".encode("utf-16"), "UTF-16, and not UTF-8; convert it, as iconv"),
-        ("Hi".encode("utf-16-be"), "bytes that are 0, as in UTF-16; right would be UTF-8"),
+        ("Hi".encode("utf-16-be"), "zero bytes, as in UTF-16; expected UTF-8"),
         (None, "No such file"),
     ],
 )
@@ -48,3 +48,43 @@ def test_what_cannot_be_read_is_an_error_that_names_the_file(content, words, tmp
 def test_nothing_is_read_beyond_the_bound():
     with pytest.raises(WrongArgument, match="larger than 1000 bytes"):
         read_text(Path("/dev/zero"), 1000, WrongArgument)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "\x1b[31mred",
+        "\x1b]0;title\x07",
+        "\x9b2J",
+        "over\rwritten",
+        "back\b\b\bspace",
+        "\x7f",
+        "right\u202eleft",
+        "\u2066isolated",
+        "\ud800",
+        "null\x00",
+        "next\x85line",
+    ],
+)
+def test_what_acts_on_a_terminal_is_shown_and_not_done(hostile: str) -> None:
+    shown = printable(hostile)
+    assert all(character.isprintable() or character in "\n\t" for character in shown)
+    shown.encode("utf-8")
+
+
+def test_ordinary_text_is_left_as_it_is() -> None:
+    text = "Zwölf Boxkämpfer jagen\tViktor\n— 犬 👩‍💻 ½ שלום"
+    assert printable(text) == text
+
+
+def test_escapes_are_seen() -> None:
+    assert printable("\x1b[31m") == "␛[31m"
+
+
+def test_a_sequence_cut_in_two_is_as_harmless() -> None:
+    assert printable("\x1b") + printable("[2J") == printable("\x1b[2J")
+
+
+def test_long_text_is_cut_and_put_on_one_line() -> None:
+    assert shortened("one\n two\tthree", 20) == "one two three"
+    assert shortened("x" * 50, 10) == "x" * 9 + "…"

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import typer
 
 from eft_client.errors import EftError
-from eft_client.printable import printable
+from eft_client.text import printable
 
 __all__ = [
     "EXIT_FAILED",
