@@ -71,13 +71,13 @@ def chat(  # noqa: PLR0913 (one for each option)
 
     echo "Who governs Market Mossop?" | eft chat --weights helpful=1
     """
-    from eft_client.chat.run import Wishes, run
+    from eft_client.chat.run import ChatOptions, run
     from eft_client.errors import WrongArgument
 
     try:
         if api_key_env is not None and not os.environ.get(api_key_env):
             raise WrongArgument(f"--api-key-env: the environment has no variable {api_key_env!r}")
-        wishes = Wishes(
+        wishes = ChatOptions(
             url=url,
             api_key=os.environ[api_key_env] if api_key_env else None,
             model=model,
@@ -251,7 +251,7 @@ def quality(  # noqa: PLR0913 (one for each option)
     eft bench quality --sweep helpful=0:1:0.1 --constraint 'harmlessness>=0.95'
     """
     with errors_in_words():
-        from eft_client.quality.named_prompts import prompts_of
+        from eft_client.quality.prompt_option import prompts_of
         from eft_client.quality.prompts import as_json
 
         if print_prompts:
@@ -264,9 +264,9 @@ def quality(  # noqa: PLR0913 (one for each option)
         from rich.console import Console
 
         from eft_client.quality.command import run
-        from eft_client.quality.options import Options
+        from eft_client.quality.options import StudyOptions
 
-        options = Options(
+        options = StudyOptions(
             prompts=prompts,
             limit=limit,
             setting=setting or (),

@@ -13,9 +13,8 @@ from eft_client.progress import Progress
 from eft_demo.build import MODELS, Workshop
 from eft_demo.evaluation import DECODINGS, Score, ask, evaluate, settings
 from eft_demo.figure import draw_frontier
-from eft_demo.recipe import FULL, SMOKE
+from eft_demo.recipe import FULL, SCALES, SMOKE
 from eft_demo.report import write_report
-from eft_demo.sizes import SCALES
 
 
 def main(argv: Sequence[str] | None = None) -> None:

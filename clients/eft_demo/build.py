@@ -10,8 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 
 from eft_demo.corpus import read_corpus
 from eft_demo.manners import MANNERS, write_lessons
-from eft_demo.recipe import Recipe
-from eft_demo.sizes import new_model
+from eft_demo.recipe import Recipe, new_model
 from eft_demo.tokenizer import train_tokenizer
 from eft_demo.training import Progress, fine_tune, pack, pretrain
 from eft_demo.world import World, build_world

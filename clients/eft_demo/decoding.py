@@ -11,7 +11,7 @@ from transformers import DynamicCache, LlamaForCausalLM
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Blend:
     """Models and the coefficient of each one's logits."""
 
     terms: tuple[tuple[LlamaForCausalLM, float], ...]
@@ -39,7 +39,7 @@ class _Reader:
 
 @torch.inference_mode()
 def decode(
-    mixture: Mixture,
+    blend: Blend,
     prompts: Sequence[Sequence[int]],
     *,
     end: int,
@@ -51,7 +51,7 @@ def decode(
     With a ``sampler`` tokens are drawn at temperature 1, else the likeliest is taken.
     """
     ids_RT, mask_RT = _pad_left(prompts, end)
-    readers = [_Reader(model, coefficient) for model, coefficient in mixture.terms if coefficient]
+    readers = [_Reader(model, coefficient) for model, coefficient in blend.terms if coefficient]
     going_R = torch.ones(len(prompts), dtype=torch.bool)
     columns: list[Tensor] = []
     while len(columns) < limit and going_R.any():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from eft_demo.decoding import Mixture, decode
+from eft_demo.decoding import Blend, decode
 from eft_demo.dialogue import Dialogue
 from eft_demo.judges import Verdict, judge
 from eft_demo.tokenizer import ROLES
@@ -70,9 +70,9 @@ def ask(world: World, seed: int, *, safe: int, unsafe: int) -> tuple[Question, .
     return tuple(drawn)
 
 
-def settings(models: Mapping[str, LlamaForCausalLM]) -> dict[str, Mixture]:
+def settings(models: Mapping[str, LlamaForCausalLM]) -> dict[str, Blend]:
     """Every setting to evaluate, by name: the plain models, and the up-scaled ones along the frontier."""
-    plain = {name: Mixture(((model, 1.0),)) for name, model in models.items()}
+    plain = {name: Blend(((model, 1.0),)) for name, model in models.items()}
     return plain | {frontier_name(weight): _interpolation(models, weight) for weight in LAMBDAS}
 
 
@@ -81,9 +81,9 @@ def frontier_name(weight: float) -> str:
     return f"up-scaled λ={weight:.1f}"
 
 
-def _interpolation(models: Mapping[str, LlamaForCausalLM], weight: float) -> Mixture:
+def _interpolation(models: Mapping[str, LlamaForCausalLM], weight: float) -> Blend:
     """z_large-base + λ (z_helpful − z_small-base) + (1 − λ) (z_harmless − z_small-base)."""
-    return Mixture(
+    return Blend(
         (
             (models["large-base"], 1.0),
             (models["small-base"], -1.0),
@@ -94,14 +94,14 @@ def _interpolation(models: Mapping[str, LlamaForCausalLM], weight: float) -> Mix
 
 
 def answers(
-    mixture: Mixture, questions: Sequence[Question], tokenizer: PreTrainedTokenizerFast, *, sampled: bool
+    blend: Blend, questions: Sequence[Question], tokenizer: PreTrainedTokenizerFast, *, sampled: bool
 ) -> list[tuple[str, bool]]:
-    """Each question's answer, and whether it was finished; sampling is seeded, alike for all mixtures."""
+    """Each question's answer, and whether it was finished; sampling is seeded, alike for all blends."""
     sampler = torch.Generator().manual_seed(SAMPLING_SEED) if sampled else None
     end, found = tokenizer.eos_token_id, list[tuple[str, bool]]()
     for start in range(0, len(questions), BATCH_ROWS):
         prompts = [_prompt(question, tokenizer) for question in questions[start : start + BATCH_ROWS]]
-        for row in decode(mixture, prompts, end=end, limit=ANSWER_TOKENS, sampler=sampler):
+        for row in decode(blend, prompts, end=end, limit=ANSWER_TOKENS, sampler=sampler):
             found.append((tokenizer.decode(row, skip_special_tokens=True), row[-1] == end))
     return found
 
@@ -126,9 +126,9 @@ def evaluate(
     models: Mapping[str, LlamaForCausalLM], questions: Sequence[Question], tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[tuple[str, str, Score]]:
     """Yield the decoding, the name and the score of every setting, as they are done."""
-    for name, mixture in settings(models).items():
+    for name, blend in settings(models).items():
         for decoding in DECODINGS:
-            said = answers(mixture, questions, tokenizer, sampled=decoding == "sampled")
+            said = answers(blend, questions, tokenizer, sampled=decoding == "sampled")
             yield decoding, name, score(questions, said)
 
 

@@ -11,13 +11,13 @@ from eft_client.errors import WrongArgument
 from eft_client.jsonl import json_value
 from eft_client.text import decoded, shortened
 
-__all__ = ["Answer", "Conversation", "Turn"]
+__all__ = ["Conversation", "Reply", "Turn"]
 
 MAX_FILE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """One answer.
 
     Attributes:
@@ -36,7 +36,7 @@ class Turn:
     """A question and its answers: one, or the left and the right one of a comparison."""
 
     question: str
-    answers: tuple[Answer, ...]
+    answers: tuple[Reply, ...]
 
 
 @dataclass
@@ -114,7 +114,7 @@ class _SavedTurn(_Strict):
     answers: Annotated[list[_SavedAnswer], Field(min_length=1, max_length=2)]
 
     def turn(self) -> Turn:
-        return Turn(self.question, tuple(Answer(a.text, a.model, a.eft) for a in self.answers))
+        return Turn(self.question, tuple(Reply(a.text, a.model, a.eft) for a in self.answers))
 
 
 class _Saved(_Strict):

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from eft_client.chat.conversation import Answer
+from eft_client.chat.conversation import Reply
 from eft_client.results import Piece, Usage
 
 __all__ = ["Draft", "Show", "applied"]
@@ -74,9 +74,9 @@ class Draft:
         show(words, thinking)
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> Reply:
         """The answer as far as it came."""
-        return Answer(self.text, self.model, self.eft)
+        return Reply(self.text, self.model, self.eft)
 
     @property
     def summary(self) -> str:

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from eft_client.chat.screen import Screen
-from eft_client.chat.session import Sampling, opened
+from eft_client.chat.session import SamplingOptions, opened
 from eft_client.client import AsyncEftClient
 from eft_client.errors import WrongArgument
 from eft_client.exits import EXIT_INTERRUPTED
 from eft_client.weights import parse_filter, parse_weights
 
-__all__ = ["Wishes", "run"]
+__all__ = ["ChatOptions", "run"]
 
 RETRIES = 2
 """Who sits there would rather know soon, and can ask again."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class ChatOptions:
     """What a chat begins with; None leaves it to the server.
 
     Attributes:
@@ -33,7 +33,7 @@ class Wishes:
         amplify: the factor on what size changes.
         filter: `expert:TOP_P`, `base:TOP_P` or `off`.
         system: what the model is told before everything else.
-        sampling: Sampling's attributes.
+        sampling: SamplingOptions's attributes.
     """
 
     url: str
@@ -47,7 +47,7 @@ class Wishes:
     sampling: Mapping[str, Any]
 
 
-def run(wishes: Wishes) -> int:
+def run(wishes: ChatOptions) -> int:
     """Chat on the standard streams until the end; the exit status.
 
     Raises:
@@ -71,7 +71,7 @@ def run(wishes: Wishes) -> int:
             runner.run(client.aclose())
 
 
-def _run(wishes: Wishes, client: AsyncEftClient, runner: asyncio.Runner, screen: Screen) -> int:
+def _run(wishes: ChatOptions, client: AsyncEftClient, runner: asyncio.Runner, screen: Screen) -> int:
     chat = opened(client, runner, screen, wishes.model, wishes.url)
     changes: dict[str, Any] = {} if wishes.weights is None else {"weights": parse_weights(wishes.weights)}
     factors = {"scale": wishes.scale, "amplify": wishes.amplify}
@@ -79,7 +79,7 @@ def _run(wishes: Wishes, client: AsyncEftClient, runner: asyncio.Runner, screen:
     if wishes.filter is not None:
         changes["filter"] = parse_filter(wishes.filter)
     chat.behaviour = chat.behaviour.changed(changes)
-    chat.sampling = Sampling(**wishes.sampling)
+    chat.sampling = SamplingOptions(**wishes.sampling)
     chat.conversation.system = wishes.system
     return chat.run()
 

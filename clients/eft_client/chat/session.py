@@ -19,11 +19,11 @@ from eft_client.errors import BadAnswer, EftError, WrongArgument
 from eft_client.exits import EXIT_FAILED, EXIT_INTERRUPTED
 from eft_client.results import ModelCard, behaviours_in
 
-__all__ = ["Chat", "Sampling", "opened"]
+__all__ = ["Chat", "SamplingOptions", "opened"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class SamplingOptions:
     """How tokens are chosen; None leaves it to the server.
 
     Raises:
@@ -72,7 +72,7 @@ class Chat:
         self.cards = cards
         self.behaviour = behaviour
         self.compared: tuple[Behaviour, Behaviour] | None = None
-        self.sampling = Sampling()
+        self.sampling = SamplingOptions()
         self.conversation = Conversation()
         self.over = False
 
@@ -176,7 +176,9 @@ class Chat:
             self.screen.say(f"{'right' if index else 'left'}: {side.label}", BOLD)
             self._show_one(question, side, draft, index, sampling)
 
-    def _show_one(self, question: str, side: Behaviour, draft: Draft, index: int, sampling: Sampling) -> None:
+    def _show_one(
+        self, question: str, side: Behaviour, draft: Draft, index: int, sampling: SamplingOptions
+    ) -> None:
         def show(text: str, thinking: bool) -> None:
             (self.screen.think if thinking else self.screen.write)(text)
 
@@ -189,7 +191,7 @@ class Chat:
                 self.screen.think("\n")
 
     async def _both(
-        self, question: str, sides: Sequence[Behaviour], drafts: Sequence[Draft], sampling: Sampling
+        self, question: str, sides: Sequence[Behaviour], drafts: Sequence[Draft], sampling: SamplingOptions
     ) -> None:
         columns = Columns(self.screen, (sides[0].label, sides[1].label))
 
@@ -213,7 +215,7 @@ class Chat:
             columns.end(0, 1)
 
     async def _followed(  # noqa: PLR0913 (what an answer depends on)
-        self, question: str, side: Behaviour, draft: Draft, index: int, sampling: Sampling, show: Show
+        self, question: str, side: Behaviour, draft: Draft, index: int, sampling: SamplingOptions, show: Show
     ) -> None:
         pieces = self._client.stream(
             self.conversation.messages(question, index),

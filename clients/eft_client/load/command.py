@@ -20,21 +20,21 @@ def load(  # noqa: PLR0913 (one for each option)
         list[str] | None,
         typer.Option(
             metavar="'NAME=MODEL[@URL] [expert=number …]'",
-            help="A contestant; may be repeated. None: the first model that the server lists.",
+            help="A target; may be repeated. None: the first model that the server lists.",
             rich_help_panel=_WHO,
         ),
     ] = None,
     settings: Annotated[
-        Path | None, typer.Option(help="A YAML list of contestants.", rich_help_panel=_WHO)
+        Path | None, typer.Option(help="A YAML list of targets.", rich_help_panel=_WHO)
     ] = None,
     url: Annotated[
-        str, typer.Option(help="The server of contestants that name none.", rich_help_panel=_WHO)
+        str, typer.Option(help="The server of targets that name none.", rich_help_panel=_WHO)
     ] = DEFAULT_URL,
     mix: Annotated[
         list[str] | None,
         typer.Option(
             metavar="'NAME=SHARE*SETTING …'",
-            help="A contestant whose every request draws one of these settings; may be repeated.",
+            help="A target whose every request draws one of these settings; may be repeated.",
             rich_help_panel=_WHO,
         ),
     ] = None,
@@ -141,13 +141,13 @@ def load(  # noqa: PLR0913 (one for each option)
     repeats: Annotated[
         int,
         typer.Option(
-            min=1, max=1000, help="Rounds of each contestant under each load, in turns.", rich_help_panel=_HOW
+            min=1, max=1000, help="Rounds of each target under each load, in turns.", rich_help_panel=_HOW
         ),
     ] = 3,
     warm_up: Annotated[
         int,
         typer.Option(
-            min=0, max=10_000, help="Requests to each contestant that are not counted.", rich_help_panel=_HOW
+            min=0, max=10_000, help="Requests to each target that are not counted.", rich_help_panel=_HOW
         ),
     ] = 4,
     timeout: Annotated[
@@ -180,9 +180,9 @@ def load(  # noqa: PLR0913 (one for each option)
         ),
     ] = None,
 ) -> None:
-    """Measure how fast servers answer: latencies, throughput and goodput, several contestants in one run.
+    """Measure how fast servers answer: latencies, throughput and goodput, several targets in one run.
 
-    Works with any OpenAI-compatible server. Contestants take turns and are
+    Works with any OpenAI-compatible server. Targets take turns and are
     compared as ratios to the baseline:
 
     eft bench load --setting 'steered=demo helpful=0.7' --setting base=demo/base
@@ -239,18 +239,16 @@ def _remake(raw: Path, baseline: str | None, goodput: Sequence[str]) -> int:
 
 def _options(given: dict[str, Any]) -> Any:
     """From the command line to a run's options."""
-    from eft_client.load.options import Options
-    from eft_client.load.targets import contestants
+    from eft_client.load.options import LoadOptions
+    from eft_client.load.targets import targets
     from eft_client.settings import Setting, parse_setting, read_settings
 
     url = given["url"]
     found = [parse_setting(text, url=url) for text in given["setting"] or ()]
     found += read_settings(given["settings"], url=url) if given["settings"] else []
-    measured = contestants(
-        found or [Setting("server", url=url)], given["mix"] or (), parts_alone=given["parts"]
-    )
-    return Options(
-        contestants=tuple(measured),
+    measured = targets(found or [Setting("server", url=url)], given["mix"] or (), parts_too=given["parts"])
+    return LoadOptions(
+        targets=tuple(measured),
         baseline=given["baseline"] or measured[0].name,
         loads=tuple(_loads(given)),
         prompts=_prompts(given),

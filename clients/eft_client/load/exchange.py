@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 
 from eft_client.load.errors import LoadError
-from eft_client.load.options import Options
-from eft_client.load.prompts import Prompt
+from eft_client.load.options import LoadOptions
+from eft_client.load.prompts import LoadPrompt
 from eft_client.load.records import INTERRUPTED
 from eft_client.settings import Setting
 
@@ -114,7 +114,7 @@ def _url(setting: Setting) -> httpx.URL:
     return url
 
 
-def body_of(prompt: Prompt, setting: Setting, model: str, options: Options) -> bytes:
+def body_of(prompt: LoadPrompt, setting: Setting, model: str, options: LoadOptions) -> bytes:
     """The request's body."""
     body: dict[str, Any] = {"model": model}
     if options.endpoint == "chat":

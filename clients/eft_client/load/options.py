@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from eft_client.load.arrivals import MAX_ARRIVALS, Closed, Load, Open, Trace
 from eft_client.load.errors import LoadError
-from eft_client.load.prompts import Prompts
-from eft_client.load.targets import Contestant
+from eft_client.load.prompts import PromptSource
+from eft_client.load.targets import Target
 from eft_client.text import finite_number
 
-__all__ = ["DEFAULT_REQUESTS", "LIMITED", "Endpoint", "Options", "read_limits"]
+__all__ = ["DEFAULT_REQUESTS", "LIMITED", "Endpoint", "LoadOptions", "read_limits"]
 
 Endpoint = Literal["chat", "completions"]
 
@@ -34,18 +34,18 @@ _OWN = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class LoadOptions:
     """A run.
 
     Attributes:
-        contestants: who is measured.
+        targets: who is measured.
         baseline: the name of the one that the others are compared with.
         loads: under what.
         prompts: what is asked.
         requests: requests a round. Where neither this nor a duration is given, 64, or all arrivals of a trace.
         duration_s: seconds in which a round sends requests.
-        repeats: rounds of each contestant under each load.
-        warm_up: requests to each contestant before the first round, in no figure.
+        repeats: rounds of each target under each load.
+        warm_up: requests to each target before the first round, in no figure.
         endpoint: which of OpenAI's.
         max_tokens: for prompts that don't say.
         temperature: None leaves it to the server.
@@ -57,10 +57,10 @@ class Options:
         LoadError: They don't go together; the message names the value and what would be right.
     """
 
-    contestants: tuple[Contestant, ...]
+    targets: tuple[Target, ...]
     baseline: str
     loads: tuple[Load, ...]
-    prompts: Prompts
+    prompts: PromptSource
     requests: int | None = None
     duration_s: float | None = None
     repeats: int = 3
@@ -73,9 +73,9 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        names = [contestant.name for contestant in self.contestants]
+        names = [target.name for target in self.targets]
         if self.baseline not in names:
-            raise LoadError(f"--baseline {self.baseline!r} is none of the contestants: {', '.join(names)}")
+            raise LoadError(f"--baseline {self.baseline!r} is none of the targets: {', '.join(names)}")
         if self.requests is not None and self.duration_s is not None:
             raise LoadError("right would be --requests or --duration, not both")
         labels = [load.label for load in self.loads]

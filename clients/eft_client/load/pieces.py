@@ -10,7 +10,7 @@ from eft_client.results import parsed
 from eft_client.sse import EventParser
 from eft_client.text import shortened
 
-__all__ = ["Answer", "answer_in"]
+__all__ = ["StreamedAnswer", "read_answer"]
 
 MAX_MESSAGE_CHARS = 300
 MAX_REASON_CHARS = 40
@@ -18,7 +18,7 @@ _FAILED = ("abort", "error")
 
 
 @dataclass(slots=True)
-class Answer:
+class StreamedAnswer:
     """An answer, looked into. `chunks_s` is when pieces of output were read, on the exchange's clock."""
 
     chunks_s: list[float] = field(default_factory=list)
@@ -29,9 +29,11 @@ class Answer:
     message: str | None = None
 
 
-def answer_in(seen: Exchange) -> Answer:
+def read_answer(seen: Exchange) -> StreamedAnswer:
     """Look into an exchange; a failure that was seen on the wire stays the answer's failure."""
-    answer = Answer(error=seen.error, message=seen.message and shortened(seen.message, MAX_MESSAGE_CHARS))
+    answer = StreamedAnswer(
+        error=seen.error, message=seen.message and shortened(seen.message, MAX_MESSAGE_CHARS)
+    )
     if seen.status != 200:
         if seen.status and not seen.error:
             body = b"".join(piece for _, piece in seen.pieces).decode("utf-8", "replace")
@@ -60,7 +62,7 @@ def _events(seen: Exchange) -> Iterator[tuple[float, str]]:
             yield when_s, event.data
 
 
-def _take(answer: Answer, when_s: float, data: str) -> None:
+def _take(answer: StreamedAnswer, when_s: float, data: str) -> None:
     try:
         chunk = parsed(data)
     except (ValueError, RecursionError):
@@ -78,7 +80,7 @@ def _take(answer: Answer, when_s: float, data: str) -> None:
         answer.output_tokens = _count(usage.get("completion_tokens"), answer.output_tokens)
 
 
-def _take_choice(answer: Answer, when_s: float, choice: dict[str, Any]) -> None:
+def _take_choice(answer: StreamedAnswer, when_s: float, choice: dict[str, Any]) -> None:
     reason = choice.get("finish_reason")
     if isinstance(reason, str | int | float) and not isinstance(reason, bool):
         answer.finish_reason = shortened(str(reason), MAX_REASON_CHARS)
@@ -99,6 +101,6 @@ def _count(value: Any, known: int | None) -> int | None:
     return int(value) if type(value) in (int, float) and 0 <= value < 1 << 40 else known
 
 
-def _fail(answer: Answer, kind: str, message: str) -> None:
+def _fail(answer: StreamedAnswer, kind: str, message: str) -> None:
     if answer.error is None:
         answer.error, answer.message = kind, shortened(message, MAX_MESSAGE_CHARS)

@@ -10,7 +10,7 @@ from eft_client.jsonl import json_value
 from eft_client.load.errors import LoadError
 from eft_client.text import read_text
 
-__all__ = ["FromFile", "Lengths", "Prompt", "Prompts", "Rate", "Synthetic", "read_prompts"]
+__all__ = ["FromFile", "Lengths", "LoadPrompt", "PromptSource", "Synthetic", "TokensPerWord", "read_prompts"]
 
 MAX_FILE_BYTES = 256 << 20
 MAX_PROMPTS = 200_000
@@ -41,7 +41,7 @@ _WORDS = tuple(_VOCABULARY.split())
 
 
 @dataclass(frozen=True)
-class Prompt:
+class LoadPrompt:
     """One prompt: text or a conversation, and how many tokens may answer it (None: the run's default)."""
 
     text: str | None = None
@@ -49,16 +49,16 @@ class Prompt:
     max_tokens: int | None = None
 
 
-class Prompts(Protocol):
+class PromptSource(Protocol):
     """A source of prompts, endless and seeded."""
 
-    def draw(self, same: str, own: str) -> Iterator[Prompt]:
-        """Prompts for one round.
+    def draw(self, same: str, own: str) -> Iterator[LoadPrompt]:
+        """The prompts of one round.
 
         Args:
-            same: the seed of what all contestants of a round have in common: the lengths.
+            same: the seed of what all targets of a round have in common: the lengths.
             own: the seed of what each has for itself: the words. A server that remembers prompts would otherwise
-                answer its second contestant from the first one's cache.
+                answer its second target from the first one's cache.
         """
         ...
 
@@ -76,14 +76,14 @@ class Lengths:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rate:
+class TokensPerWord:
     """How many tokens words become: overhead + per_word · words, from what a server counted in two prompts."""
 
     overhead: float = 0.0
     per_word: float = 1.3
 
     @classmethod
-    def from_counts(cls, first: tuple[int, int], second: tuple[int, int]) -> "Rate":
+    def from_counts(cls, first: tuple[int, int], second: tuple[int, int]) -> "TokensPerWord":
         """From two prompts' (words, tokens); the second has more words."""
         per_word = max(0.25, (second[1] - first[1]) / (second[0] - first[0]))
         return cls(overhead=max(0.0, second[1] - per_word * second[0]), per_word=per_word)
@@ -99,14 +99,14 @@ class Synthetic:
 
     input_tokens: Lengths
     output_tokens: Lengths
-    rate: Rate = Rate()
+    rate: TokensPerWord = TokensPerWord()
 
-    def draw(self, same: str, own: str) -> Iterator[Prompt]:
-        """See `Prompts.draw`."""
+    def draw(self, same: str, own: str) -> Iterator[LoadPrompt]:
+        """See `PromptSource.draw`."""
         lengths, words = random.Random(same), random.Random(own)
         while True:
             count = self.rate.words(self.input_tokens.draw(lengths))
-            yield Prompt(text=self.text(count, words), max_tokens=self.output_tokens.draw(lengths))
+            yield LoadPrompt(text=self.text(count, words), max_tokens=self.output_tokens.draw(lengths))
 
     @staticmethod
     def text(words: int, chance: random.Random) -> str:
@@ -123,18 +123,18 @@ class FromFile:
         distinct: whether each begins with words of its own, so that no server answers from a cache of prefixes.
     """
 
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[LoadPrompt, ...]
     distinct: bool = False
 
-    def draw(self, same: str, own: str) -> Iterator[Prompt]:  # noqa: ARG002 (files have their lengths)
-        """See `Prompts.draw`."""
+    def draw(self, same: str, own: str) -> Iterator[LoadPrompt]:  # noqa: ARG002 (files have their lengths)
+        """See `PromptSource.draw`."""
         chance = random.Random(own)
         while True:
             for prompt in self.prompts:
                 yield _marked(prompt, Synthetic.text(4, chance)) if self.distinct else prompt
 
 
-def _marked(prompt: Prompt, words: str) -> Prompt:
+def _marked(prompt: LoadPrompt, words: str) -> LoadPrompt:
     if prompt.messages is None:
         return replace(prompt, text=f"{words}\n{prompt.text}")
     first, *others = prompt.messages
@@ -166,7 +166,7 @@ def read_prompts(path: Path, *, chat: bool, distinct: bool = False) -> FromFile:
     return FromFile(prompts=tuple(found), distinct=distinct)
 
 
-def _line(line: str, place: str, chat: bool) -> Prompt:
+def _line(line: str, place: str, chat: bool) -> LoadPrompt:
     entry = _parsed(line, place)
     if not isinstance(entry, dict) or ("prompt" in entry) == ("messages" in entry):
         raise LoadError(
@@ -180,10 +180,10 @@ def _line(line: str, place: str, chat: bool) -> Prompt:
     if "prompt" in entry:
         if not isinstance(entry["prompt"], str) or not entry["prompt"]:
             raise LoadError(f"{place}: prompt must be text that is not empty, not {_shown(entry['prompt'])}")
-        return Prompt(text=entry["prompt"], max_tokens=max_tokens)
+        return LoadPrompt(text=entry["prompt"], max_tokens=max_tokens)
     if not chat:
         raise LoadError(f"{place}: messages are for --endpoint chat; the completions endpoint takes a prompt")
-    return Prompt(messages=_messages(entry["messages"], place), max_tokens=max_tokens)
+    return LoadPrompt(messages=_messages(entry["messages"], place), max_tokens=max_tokens)
 
 
 def _messages(messages: Any, place: str) -> list[dict[str, Any]]:
@@ -201,13 +201,13 @@ def _messages(messages: Any, place: str) -> list[dict[str, Any]]:
     return messages
 
 
-def _share_gpt(entries: Any, path: Path) -> list[Prompt]:
+def _share_gpt(entries: Any, path: Path) -> list[LoadPrompt]:
     if not isinstance(entries, list):
         raise LoadError(f'{path}: right would be a list of {{"conversations": […]}}, not {_shown(entries)}')
     return [prompt for number, entry in enumerate(entries, 1) for prompt in _first_turn(entry, path, number)]
 
 
-def _first_turn(entry: Any, path: Path, number: int) -> list[Prompt]:
+def _first_turn(entry: Any, path: Path, number: int) -> list[LoadPrompt]:
     turns = entry.get("conversations") if isinstance(entry, dict) else None
     if not isinstance(turns, list):
         raise LoadError(
@@ -219,7 +219,7 @@ def _first_turn(entry: Any, path: Path, number: int) -> list[Prompt]:
                 f'{path}, entry {number}: a turn must be {{"from": …, "value": text}}, not {_shown(turn)}'
             )
     # Some conversations of the published file have no turn, or begin in the middle.
-    return [Prompt(text=turns[0]["value"])] if turns and turns[0]["value"] else []
+    return [LoadPrompt(text=turns[0]["value"])] if turns and turns[0]["value"] else []
 
 
 def _parsed(text: str, place: str) -> Any:

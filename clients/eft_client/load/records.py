@@ -33,9 +33,9 @@ class Header:
         command: what was typed.
         machine: where the client ran.
         workload: the options that say what was asked, by name.
-        contestants: each contestant's name -> what it asks, in words.
+        contestants: each target's name -> what it asks, in words.
         loads: labels, in order.
-        baseline: the contestant that the others are compared with.
+        baseline: the target that the others are compared with.
         limits: figure -> its upper limit in ms, for goodput.
     """
 
@@ -57,8 +57,8 @@ class Record:
     """One request. Times are in ms from the start of its round, by a clock that never goes back.
 
     Attributes:
-        contestant: who was asked.
-        setting: the setting of the contestant that was chosen.
+        contestant: the name of the target that was asked.
+        setting: the target's setting that was chosen.
         load: the label of the round's load.
         repeat: the round's number, from 0.
         index: the request's number in its round, from 0.

@@ -15,15 +15,15 @@ from pydantic_core import from_json
 from eft_client.load.arrivals import Closed, Load
 from eft_client.load.errors import NothingAnswered
 from eft_client.load.exchange import Connections, Exchange, body_of, exchange
-from eft_client.load.options import Options
-from eft_client.load.pieces import answer_in
-from eft_client.load.prompts import Prompt, Rate, Synthetic
+from eft_client.load.options import LoadOptions
+from eft_client.load.pieces import read_answer
+from eft_client.load.prompts import LoadPrompt, Synthetic, TokensPerWord
 from eft_client.load.records import Record
-from eft_client.load.targets import Contestant
+from eft_client.load.targets import Target
 from eft_client.settings import Setting
 from eft_client.text import shortened
 
-__all__ = ["Round", "Run", "Watcher", "rounds"]
+__all__ = ["Round", "RoundWatcher", "Run", "rounds"]
 
 WARM_UP = "warm-up"
 MAX_MODELS_BYTES = 4 << 20
@@ -33,9 +33,9 @@ _PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 
 @dataclass(frozen=True)
 class Round:
-    """One contestant under one load, once."""
+    """One target under one load, once."""
 
-    contestant: Contestant
+    target: Target
     load: Load
     repeat: int
     warm_up: bool = False
@@ -46,7 +46,7 @@ class Round:
         return WARM_UP if self.warm_up else self.load.label
 
 
-class Watcher(Protocol):
+class RoundWatcher(Protocol):
     """Who is told how a run goes on."""
 
     def begin(self, round_: Round, planned: int | None) -> None:
@@ -64,14 +64,14 @@ class _Request:
     zero_s: float
     index: int
     setting: Setting
-    prompt: Prompt
+    prompt: LoadPrompt
 
 
-def rounds(options: Options) -> Iterator[Round]:
-    """All rounds: every repeat has each contestant under each load, and begins with another contestant."""
-    count = len(options.contestants)
+def rounds(options: LoadOptions) -> Iterator[Round]:
+    """All rounds: every repeat has each target under each load, and begins with another target."""
+    count = len(options.targets)
     for repeat, load, place in product(range(options.repeats), options.loads, range(count)):
-        yield Round(options.contestants[(place + repeat) % count], load, repeat)
+        yield Round(options.targets[(place + repeat) % count], load, repeat)
 
 
 class Run:
@@ -83,7 +83,7 @@ class Run:
         watcher: told how it goes.
     """
 
-    def __init__(self, options: Options, keep: Callable[[Record], None], watcher: Watcher) -> None:
+    def __init__(self, options: LoadOptions, keep: Callable[[Record], None], watcher: RoundWatcher) -> None:
         self._options = options
         self._keep = keep
         self._watcher = watcher
@@ -120,13 +120,13 @@ class Run:
             NothingAnswered: A server doesn't list its models, or answers none of the requests that warm it up.
         """
         await self._finish([self._prepare()])
-        for contestant in self._options.contestants:
-            await self._warm_up(contestant)
+        for target in self._options.targets:
+            await self._warm_up(target)
         for round_ in rounds(self._options):
             await self._play(round_)
 
     def _settings(self) -> list[Setting]:
-        return [part.setting for contestant in self._options.contestants for part in contestant.parts]
+        return [part.setting for target in self._options.targets for part in target.parts]
 
     def _to(self, setting: Setting) -> Connections:
         return self._connections[setting.url, setting.api_key]
@@ -165,37 +165,39 @@ class Run:
         if isinstance(self._prompts, Synthetic):
             self._prompts = replace(self._prompts, rate=await self._rate(self._prompts))
 
-    async def _rate(self, prompts: Synthetic) -> Rate:
+    async def _rate(self, prompts: Synthetic) -> TokensPerWord:
         """How many tokens words are: a first idea from two short prompts, a better one from the wanted length."""
         chance = random.Random(f"{self._options.seed}/rate")
-        baseline = next(one for one in self._options.contestants if one.name == self._options.baseline)
+        baseline = next(one for one in self._options.targets if one.name == self._options.baseline)
         setting, wanted = baseline.parts[0].setting, prompts.input_tokens.mean
         counts: list[tuple[int, int]] = []
         rate = prompts.rate
         for words in (max(1, wanted // 8), max(1, wanted // 8) + max(3, wanted // 3), None):
             count = words or max(counts[0][0] + 1, rate.words(wanted))
-            answer = answer_in(await self._exchange(setting, Prompt(text=Synthetic.text(count, chance))))
+            answer = read_answer(
+                await self._exchange(setting, LoadPrompt(text=Synthetic.text(count, chance)))
+            )
             if answer.error:
                 raise NothingAnswered(f"{setting.name}: {answer.error}: {answer.message or ''}")
             if answer.prompt_tokens is None:
                 return rate
             counts.append((count, answer.prompt_tokens))
             if len(counts) > 1:
-                rate = Rate.from_counts(counts[0], counts[-1])
+                rate = TokensPerWord.from_counts(counts[0], counts[-1])
         return rate
 
-    async def _warm_up(self, contestant: Contestant) -> None:
+    async def _warm_up(self, target: Target) -> None:
         count = self._options.warm_up
         if not count or self.interrupted:
             return
-        round_ = Round(contestant, Closed(count), 0, warm_up=True)
+        round_ = Round(target, Closed(count), 0, warm_up=True)
         self._watcher.begin(round_, count)
         failed: list[Record] = []
         await self._finish(
             self._ask(one, 0.0, failed.append) for one in islice(self._requests(round_), count)
         )
         if len(failed) == count and not self.interrupted:
-            raise NothingAnswered(f"{contestant.name}: {failed[0].error}: {failed[0].message or ''}")
+            raise NothingAnswered(f"{target.name}: {failed[0].error}: {failed[0].message or ''}")
 
     async def _play(self, round_: Round) -> None:
         if self.interrupted:
@@ -215,9 +217,9 @@ class Run:
         zero_s = time.perf_counter()
         same = f"{self._options.seed}/{round_.repeat}/{round_.label}"
         chance = random.Random(f"{same}/mix")
-        prompts = self._prompts.draw(f"{same}/lengths", f"{same}/{round_.contestant.name}/words")
+        prompts = self._prompts.draw(f"{same}/lengths", f"{same}/{round_.target.name}/words")
         for index, prompt in enumerate(prompts):
-            yield _Request(round_, zero_s, index, round_.contestant.choose(chance), prompt)
+            yield _Request(round_, zero_s, index, round_.target.choose(chance), prompt)
 
     async def _worker(self, requests: Iterator[_Request]) -> None:
         """One of a closed loop's places: the next request as soon as the last one is over."""
@@ -248,7 +250,7 @@ class Run:
 
         self._start(record(), self._recording)
 
-    async def _exchange(self, setting: Setting, prompt: Prompt) -> Exchange:
+    async def _exchange(self, setting: Setting, prompt: LoadPrompt) -> Exchange:
         body = body_of(prompt, setting, self._models[setting.name], self._options)
         return await exchange(
             self._to(setting), _PATHS[self._options.endpoint], body, self._options.timeout_s
@@ -256,9 +258,9 @@ class Run:
 
 
 def _record(request: _Request, scheduled_s: float, seen: Exchange) -> Record:
-    answer = answer_in(seen)
+    answer = read_answer(seen)
     return Record(
-        contestant=request.round.contestant.name,
+        contestant=request.round.target.name,
         setting=request.setting.name,
         load=request.round.label,
         repeat=request.round.repeat,

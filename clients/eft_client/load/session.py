@@ -18,17 +18,17 @@ from rich.console import Console
 from eft_client.exits import EXIT_FAILED, EXIT_INTERRUPTED
 from eft_client.load.arrivals import Trace
 from eft_client.load.errors import LoadError, NothingAnswered
-from eft_client.load.options import DEFAULT_REQUESTS, Options, read_limits
+from eft_client.load.options import DEFAULT_REQUESTS, LoadOptions, read_limits
 from eft_client.load.output.page import write_report
 from eft_client.load.output.tables import print_tables
 from eft_client.load.prompts import FromFile, Synthetic
 from eft_client.load.records import Header, Record, read_records, write_header, write_record
 from eft_client.load.run import Round, Run
 from eft_client.load.statistics.comparison import Comparison, compare
-from eft_client.load.targets import Contestant
-from eft_client.printable import printable
+from eft_client.load.targets import Target
 from eft_client.progress import Progress
 from eft_client.settings import Setting
+from eft_client.text import printable
 
 __all__ = ["measure", "remake"]
 
@@ -36,7 +36,7 @@ __all__ = ["measure", "remake"]
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 
 
-def measure(options: Options, goodput: list[str], output: Path) -> int:
+def measure(options: LoadOptions, goodput: list[str], output: Path) -> int:
     """Run, print the tables and write the folder; returns the exit status.
 
     Raises:
@@ -71,15 +71,13 @@ def remake(raw: Path, baseline: str | None, goodput: list[str]) -> int:
     """
     header, records = read_records(raw)
     if baseline is not None and baseline not in header.contestants:
-        raise LoadError(
-            f"--baseline {baseline!r} is none of the contestants: {', '.join(header.contestants)}"
-        )
+        raise LoadError(f"--baseline {baseline!r} is none of the targets: {', '.join(header.contestants)}")
     limits = read_limits(goodput) if goodput else header.limits
     header = replace(header, baseline=baseline or header.baseline, limits=limits)
     return _report(compare(header, records), raw.parent, interrupted=False)
 
 
-async def _play(options: Options, keep: Callable[[Record], None]) -> bool:
+async def _play(options: LoadOptions, keep: Callable[[Record], None]) -> bool:
     """Play all rounds; whether somebody interrupted them. A second Ctrl-C ends the program at once."""
     loop = asyncio.get_running_loop()
     with Progress() as progress:
@@ -100,9 +98,9 @@ async def _play(options: Options, keep: Callable[[Record], None]) -> bool:
 class _Shown:
     """Shows how many rounds are over, and in words which one is played and how many requests of it are over."""
 
-    def __init__(self, options: Options, progress: Progress) -> None:
+    def __init__(self, options: LoadOptions, progress: Progress) -> None:
         self._options = options
-        rounds = len(options.contestants) * len(options.loads) * options.repeats
+        rounds = len(options.targets) * len(options.loads) * options.repeats
         self._stage = progress.begin("rounds", rounds)
         self._begun = self._over = self._failed = 0
         self._planned: int | None = None
@@ -110,17 +108,17 @@ class _Shown:
         self._words = ""
 
     def begin(self, round_: Round, planned: int | None) -> None:
-        """See `Watcher.begin`."""
+        """See `RoundWatcher.begin`."""
         self._begun += not round_.warm_up
         self._planned, self._warm_up = planned, round_.warm_up
         self._over = self._failed = 0
-        self._words = f"{round_.contestant.name}, {round_.label}"
+        self._words = f"{round_.target.name}, {round_.label}"
         if not round_.warm_up and self._options.repeats > 1:
             self._words += f", repeat {round_.repeat + 1} of {self._options.repeats}"
         self._stage.reach(max(0, self._begun - 1), self._words, tell=True)
 
     def count(self, record: Record) -> None:
-        """See `Watcher.count`."""
+        """See `RoundWatcher.count`."""
         self._over += 1
         self._failed += record.error is not None
         share = 0.0
@@ -166,21 +164,21 @@ def _discard(folder: Path, records: list[Record]) -> None:
         folder.rmdir()
 
 
-def _header(options: Options, limits: dict[str, float], now: datetime) -> Header:
+def _header(options: LoadOptions, limits: dict[str, float], now: datetime) -> Header:
     return Header(
         when=now.isoformat(timespec="seconds"),
         # What is typed may hold a file's name that is not UTF-8.
         command=printable(_CREDENTIALS.sub("", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         workload=_workload(options),
-        contestants={one.name: _CREDENTIALS.sub("", _asks(one)) for one in options.contestants},
+        contestants={one.name: _CREDENTIALS.sub("", _asks(one)) for one in options.targets},
         loads=[load.label for load in options.loads],
         baseline=options.baseline,
         limits=limits,
     )
 
 
-def _workload(options: Options) -> dict[str, str | int | float | None]:
+def _workload(options: LoadOptions) -> dict[str, str | int | float | None]:
     """What is asked, by name, for people."""
     prompts = options.prompts
     told: dict[str, str | int | float | None] = {"endpoint": options.endpoint}
@@ -202,10 +200,10 @@ def _workload(options: Options) -> dict[str, str | int | float | None]:
     return told | {"repeats": options.repeats, "warm-up": options.warm_up, "seed": options.seed}
 
 
-def _asks(contestant: Contestant) -> str:
-    if len(contestant.parts) == 1:
-        return _asks_setting(contestant.parts[0].setting)
-    return "; ".join(f"{part.share:g} × {_asks_setting(part.setting)}" for part in contestant.parts)
+def _asks(target: Target) -> str:
+    if len(target.parts) == 1:
+        return _asks_setting(target.parts[0].setting)
+    return "; ".join(f"{part.share:g} × {_asks_setting(part.setting)}" for part in target.parts)
 
 
 def _asks_setting(setting: Setting) -> str:

@@ -1,4 +1,4 @@
-"""Who is measured: settings, and mixes of settings that share one contestant's traffic."""
+"""Who is measured: settings, and mixes of settings that share one target's traffic."""
 
 import random
 import re
@@ -9,7 +9,7 @@ from eft_client.load.errors import LoadError
 from eft_client.settings import Setting
 from eft_client.text import finite_number
 
-__all__ = ["Contestant", "Part", "contestants"]
+__all__ = ["Part", "Target", "targets"]
 
 _MIX = re.compile(r"(?P<name>[^\s=]+)=(?P<parts>.+)")
 
@@ -23,7 +23,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Target:
     """What one row of the tables is about: most often one setting, else a mix chosen from request by request."""
 
     name: str
@@ -36,15 +36,15 @@ class Contestant:
         return chance.choices(self.parts, [part.share for part in self.parts])[0].setting
 
 
-def contestants(
-    settings: Sequence[Setting], mixes: Sequence[str] = (), *, parts_alone: bool = True
-) -> list[Contestant]:
+def targets(
+    settings: Sequence[Setting], mixes: Sequence[str] = (), *, parts_too: bool = True
+) -> list[Target]:
     """The settings, then the mixes.
 
     Args:
         settings: with names that are unique.
         mixes: each `NAME=SHARE*SETTING SHARE*SETTING …`, of settings by their names.
-        parts_alone: whether settings that a mix is made of are contestants of their own, too.
+        parts_too: whether settings that a mix is made of are targets of their own, too.
 
     Raises:
         LoadError: Two have one name, or a mix has another form or names an unknown setting.
@@ -53,9 +53,9 @@ def contestants(
     mixed = [_mix(text, known) for text in mixes]
     used = {part.setting.name for mix in mixed for part in mix.parts}
     alone = [
-        Contestant(setting.name, (Part(1.0, setting),))
+        Target(setting.name, (Part(1.0, setting),))
         for setting in settings
-        if parts_alone or setting.name not in used
+        if parts_too or setting.name not in used
     ]
     found = [*alone, *mixed]
     names = [setting.name for setting in settings] + [mix.name for mix in mixed]
@@ -67,14 +67,14 @@ def contestants(
     return found
 
 
-def _mix(text: str, known: Mapping[str, Setting]) -> Contestant:
+def _mix(text: str, known: Mapping[str, Setting]) -> Target:
     found = _MIX.fullmatch(text.strip())
     if not found:
         raise LoadError(f"mix {text!r}: right would be NAME=SHARE*SETTING SHARE*SETTING …")
     parts = tuple(_part(word, text, known) for word in found["parts"].split())
     if len(parts) < 2:
         raise LoadError(f"mix {text!r}: a mix has two settings or more")
-    return Contestant(found["name"], parts)
+    return Target(found["name"], parts)
 
 
 def _part(word: str, text: str, known: Mapping[str, Setting]) -> Part:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from eft_client.exits import require_bench
 from eft_client.progress import Progress
-from eft_client.quality.options import Options, planned
+from eft_client.quality.options import StudyOptions, planned
 from eft_client.quality.output.tables import (
     GAP_HEADER,
     estimate_rows,
@@ -32,7 +32,9 @@ METRICS_A_TABLE = 4
 MAX_CELL_CHARS = 200
 
 
-def run(options: Options, console: Console, transport: httpx.AsyncBaseTransport | None = None) -> Summary:
+def run(
+    options: StudyOptions, console: Console, transport: httpx.AsyncBaseTransport | None = None
+) -> Summary:
     """Conduct the study, write its files and print its tables.
 
     Args:

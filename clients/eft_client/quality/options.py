@@ -14,7 +14,7 @@ from eft_client.quality.judges.pairwise import PairwiseJudge, read_template
 from eft_client.quality.judges.refusal import RefusalJudge, RefusalRules
 from eft_client.quality.judges.reward import RewardJudge
 from eft_client.quality.metrics import Metric
-from eft_client.quality.named_prompts import prompts_of
+from eft_client.quality.prompt_option import prompts_of
 from eft_client.quality.prompts import Prompt
 from eft_client.quality.statistics.frontier import Constraint
 from eft_client.quality.statistics.gap import Gap
@@ -22,13 +22,13 @@ from eft_client.quality.study import Plan
 from eft_client.quality.summary import Questions
 from eft_client.settings import Setting, parse_setting, read_settings, sweep
 
-__all__ = ["Options", "planned"]
+__all__ = ["StudyOptions", "planned"]
 
 DEFAULT_JUDGES = ("match", "refusal")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class StudyOptions:
     """The command's options, as they were given; `eft bench quality --help` says what each means."""
 
     prompts: str
@@ -60,7 +60,7 @@ class Options:
     output: Path
 
 
-def planned(options: Options) -> tuple[Plan, Questions]:
+def planned(options: StudyOptions) -> tuple[Plan, Questions]:
     """Everything that can be wrong is found here, before anything is asked."""
     settings = _settings(options)
     judges, pairwise, reward = _judges(options)
@@ -92,7 +92,7 @@ def planned(options: Options) -> tuple[Plan, Questions]:
     return plan, questions
 
 
-def _settings(options: Options) -> list[Setting]:
+def _settings(options: StudyOptions) -> list[Setting]:
     found = [parse_setting(text, url=options.url) for text in options.setting]
     if options.settings is not None:
         found += read_settings(options.settings, url=options.url)
@@ -103,7 +103,7 @@ def _settings(options: Options) -> list[Setting]:
     return found
 
 
-def _judges(options: Options) -> tuple[list[AnswerJudge], list[PairwiseJudge], RewardJudge | None]:
+def _judges(options: StudyOptions) -> tuple[list[AnswerJudge], list[PairwiseJudge], RewardJudge | None]:
     """The judges that `--judge` names, by their kinds."""
     simple, pairwise, reward = list[AnswerJudge](), list[PairwiseJudge](), None
     for text in options.judge or DEFAULT_JUDGES:
@@ -134,7 +134,7 @@ def _judges(options: Options) -> tuple[list[AnswerJudge], list[PairwiseJudge], R
     return simple, pairwise, reward
 
 
-def _endpoint(text: str, rest: str, options: Options) -> Setting:
+def _endpoint(text: str, rest: str, options: StudyOptions) -> Setting:
     """The model that judges, and its server: the one that is judged is none to take for granted."""
     parsed = parse_setting(rest, url=options.url)
     if not parsed.model or "@" not in rest.split(maxsplit=1)[0]:
@@ -144,7 +144,7 @@ def _endpoint(text: str, rest: str, options: Options) -> Setting:
     return Setting(parsed.name, parsed.model, parsed.url, parsed.eft, options.judge_key_env)
 
 
-def _questions(options: Options, plan: Plan) -> Questions:
+def _questions(options: StudyOptions, plan: Plan) -> Questions:
     metrics = [metric for judge in plan.judges for metric in judge.metrics]
     metrics += [judge.metric for judge in plan.pairwise]
     metrics += [metric for measure in plan.diversity for metric in metrics_of(measure)]

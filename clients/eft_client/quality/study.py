@@ -29,10 +29,10 @@ from eft_client.quality.prompts import Prompt
 from eft_client.quality.servers import Servers
 from eft_client.settings import Setting
 
-__all__ = ["Findings", "Plan", "Watcher", "conduct"]
+__all__ = ["Findings", "Plan", "StageWatcher", "conduct"]
 
 
-class Watcher(Protocol):
+class StageWatcher(Protocol):
     """Is told how far a study is."""
 
     def begin(self, stage: str, steps: int) -> Callable[[int], object]:
@@ -115,7 +115,7 @@ class Findings:
         )
 
 
-async def conduct(plan: Plan, servers: Servers, watcher: Watcher) -> Findings:
+async def conduct(plan: Plan, servers: Servers, watcher: StageWatcher) -> Findings:
     """Ask what is not known yet, judge, measure, and write `verdicts.jsonl`.
 
     Raises:
@@ -147,7 +147,7 @@ async def conduct(plan: Plan, servers: Servers, watcher: Watcher) -> Findings:
 
 
 async def _paid(  # noqa: PLR0913 (what is judged, and where it is kept)
-    plan: Plan, tables: "_Tables", answers: Answers, servers: Servers, journal: Journal, watcher: Watcher
+    plan: Plan, tables: "_Tables", answers: Answers, servers: Servers, journal: Journal, watcher: StageWatcher
 ) -> tuple[dict[str, Agreement], list[str]]:
     """The judges that ask somebody."""
     agreements, notes = dict[str, Agreement](), list[str]()
@@ -170,7 +170,7 @@ async def _paid(  # noqa: PLR0913 (what is judged, and where it is kept)
     return agreements, notes
 
 
-def _single_steps(watcher: Watcher, stage: str) -> Callable[[int], Callable[[], object]]:
+def _single_steps(watcher: StageWatcher, stage: str) -> Callable[[int], Callable[[], object]]:
     def begin(steps: int) -> Callable[[], object]:
         step = watcher.begin(stage, steps)
         return lambda: step(1)

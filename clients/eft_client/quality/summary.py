@@ -9,8 +9,8 @@ from typing import Any
 
 from eft_client.quality.metrics import Metric, Scores, find_metric
 from eft_client.quality.statistics.bootstrap import Bootstrap, Estimate
-from eft_client.quality.statistics.comparison import Comparison, against_baseline
-from eft_client.quality.statistics.frontier import Choice, Constraint, Frontier, choose, trace
+from eft_client.quality.statistics.comparison import PairedDifference, against_baseline
+from eft_client.quality.statistics.frontier import Constraint, Frontier, Recommendation, choose, trace
 from eft_client.quality.statistics.gap import Gap, GapClosed, close_gaps
 from eft_client.quality.statistics.splits import Split, generalisation_gap, tag_values
 from eft_client.quality.study import Findings
@@ -77,12 +77,12 @@ class Summary:
 
     findings: Findings
     estimates: Mapping[tuple[str, str], Estimate]
-    comparisons: Sequence[Comparison]
+    comparisons: Sequence[PairedDifference]
     parts: Mapping[tuple[str, str], Mapping[tuple[str, str], Estimate]]
     splits: Sequence[Split]
     frontier: Frontier | None = None
     others: Frontier | None = None
-    choice: Choice | None = None
+    choice: Recommendation | None = None
     gaps: Sequence[GapClosed] = field(default_factory=tuple)
 
     @property
@@ -152,7 +152,7 @@ def _candidates(findings: Findings) -> list[str]:
     return swept or list(findings.scores.settings)
 
 
-def _choice(bootstrap: Bootstrap, questions: Questions, candidates: Sequence[str]) -> Choice | None:
+def _choice(bootstrap: Bootstrap, questions: Questions, candidates: Sequence[str]) -> Recommendation | None:
     if questions.constraint is None or questions.frontier is None:
         return None
     x, y = questions.frontier

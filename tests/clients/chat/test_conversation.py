@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from eft_client import WrongArgument
-from eft_client.chat.conversation import MAX_FILE_BYTES, Answer, Conversation, Turn
+from eft_client.chat.conversation import MAX_FILE_BYTES, Conversation, Reply, Turn
 
 SAID = Conversation(
     "Be brief.",
     [
-        Turn("one", (Answer("1", "demo", {"weights": {"helpful": 1.0}}),)),
-        Turn("two", (Answer("left", "demo"), Answer("right", "demo/base"))),
+        Turn("one", (Reply("1", "demo", {"weights": {"helpful": 1.0}}),)),
+        Turn("two", (Reply("left", "demo"), Reply("right", "demo/base"))),
     ],
 )
 

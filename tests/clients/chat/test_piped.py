@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eft_client.chat.run import Wishes, run
+from eft_client.chat.run import ChatOptions, run
 
 from ..talker import Talker, talking
 
@@ -257,7 +257,7 @@ def test_what_goes_wrong_ends_it_in_words(
 ) -> None:
     talker.say = lambda body: [body["messages"][-1]["content"]]
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{line}\nnever asked\n"))
-    assert run(Wishes(url=talker.url, sampling={})) == 1
+    assert run(ChatOptions(url=talker.url, sampling={})) == 1
     complaint = capsys.readouterr().err
     assert complaint.startswith("error: ")
     assert words in complaint

@@ -49,8 +49,8 @@ def test_a_member_is_a_complete_bfloat16_checkpoint_with_the_one_tokenizer(name:
 def test_the_shipped_members_repeat_the_table_s_greedy_row(weight: float) -> None:
     world = build_world(FULL.seed, subjects_per_kind=FULL.subjects_per_kind)
     questions = ask(world, FULL.seed, safe=FULL.safe_questions, unsafe=FULL.unsafe_questions)
-    mixture = settings({name: _model(name) for name in SHIPPED})[frontier_name(weight)]
-    found = score(questions, answers(mixture, questions, _tokenizer("large-base"), sampled=False))
+    blend = settings({name: _model(name) for name in SHIPPED})[frontier_name(weight)]
+    found = score(questions, answers(blend, questions, _tokenizer("large-base"), sampled=False))
     expected = _published()["greedy", frontier_name(weight)]
     for measure in ("correct", "full", "refusals", "false_refusals"):
         # Kernels round differently from machine to machine: a near tie may fall the other way.

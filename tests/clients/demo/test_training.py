@@ -19,7 +19,7 @@ from transformers import (
 from eft_demo import __main__ as command
 from eft_demo.build import SHIPPED
 from eft_demo.corpus import read_corpus
-from eft_demo.decoding import Mixture, decode
+from eft_demo.decoding import Blend, decode
 from eft_demo.dialogue import Dialogue, Part, Turn, encode
 from eft_demo.manners import write_lessons
 from eft_demo.tokenizer import train_tokenizer
@@ -153,7 +153,7 @@ def test_batched_decoding_of_a_mixture_equals_reading_each_prompt_afresh(
 ) -> None:
     terms = ((new_tiny(1), 1.0), (new_tiny(2), -0.7), (new_tiny(3), 0.7))
     prompts = [[5, 6, 7], [9], [11, 12, 13, 14, 15]]
-    found = decode(Mixture(terms), prompts, end=1, limit=8, sampler=None)
+    found = decode(Blend(terms), prompts, end=1, limit=8, sampler=None)
     for prompt, row in zip(prompts, found, strict=True):
         ids = list(prompt)
         for token in row:
@@ -164,9 +164,9 @@ def test_batched_decoding_of_a_mixture_equals_reading_each_prompt_afresh(
 
 
 def test_sampling_is_seeded(new_tiny: Callable[[int], LlamaForCausalLM]) -> None:
-    mixture = Mixture(((new_tiny(1), 0.1),))
+    blend = Blend(((new_tiny(1), 0.1),))
     draws = [
-        decode(mixture, [[5, 6]] * 4, end=1, limit=8, sampler=torch.Generator().manual_seed(seed))
+        decode(blend, [[5, 6]] * 4, end=1, limit=8, sampler=torch.Generator().manual_seed(seed))
         for seed in (0, 0, 1)
     ]
     assert draws[0] == draws[1] != draws[2]

@@ -1,4 +1,4 @@
-"""Contestants beside each other."""
+"""Targets beside each other."""
 
 import json
 
@@ -13,7 +13,7 @@ from .made import failure, header, record
 
 
 def runs(*ends_ms: tuple[str, int, float]):
-    """One request a round: contestant, repeat, and when it ended."""
+    """One request a round: target, repeat, and when it ended."""
     return [
         record(
             contestant=name, repeat=repeat, sent_ms=0.0, scheduled_ms=0.0, chunks_ms=(100.0, end), end_ms=end

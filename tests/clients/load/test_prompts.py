@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from eft_client.load.errors import LoadError
-from eft_client.load.prompts import FromFile, Lengths, Prompt, Rate, Synthetic, read_prompts
+from eft_client.load.prompts import FromFile, Lengths, LoadPrompt, Synthetic, TokensPerWord, read_prompts
 
 MADE_UP = Synthetic(
     input_tokens=Lengths(mean=100, spread=0.5),
     output_tokens=Lengths(mean=20, spread=0.5),
-    rate=Rate(overhead=10, per_word=2),
+    rate=TokensPerWord(overhead=10, per_word=2),
 )
 
 
@@ -25,7 +25,7 @@ def test_made_up_prompts_have_the_lengths_that_were_asked_for() -> None:
     assert {prompt.max_tokens for prompt in prompts} == set(range(10, 31))
 
 
-def test_contestants_get_the_same_lengths_and_other_words() -> None:
+def test_targets_get_the_same_lengths_and_other_words() -> None:
     one, other = (list(islice(MADE_UP.draw("same", own), 20)) for own in ("one", "other"))
     lengths = [
         [(len((prompt.text or "").split()), prompt.max_tokens) for prompt in each] for each in (one, other)
@@ -36,14 +36,14 @@ def test_contestants_get_the_same_lengths_and_other_words() -> None:
 
 
 def test_the_rate_of_tokens_is_the_line_through_two_counts() -> None:
-    rate = Rate.from_counts((8, 27), (32, 75))
-    assert rate == Rate(overhead=11, per_word=2)
+    rate = TokensPerWord.from_counts((8, 27), (32, 75))
+    assert rate == TokensPerWord(overhead=11, per_word=2)
     assert rate.words(51) == 20
     assert rate.words(3) == 1
 
 
 def test_a_server_that_counts_oddly_gives_no_endless_prompts() -> None:
-    assert Rate.from_counts((8, 50), (32, 50)).words(100) <= 400
+    assert TokensPerWord.from_counts((8, 50), (32, 50)).words(100) <= 400
 
 
 def test_lines_are_prompts_or_conversations(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_lines_are_prompts_or_conversations(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text("\n\n".join(json.dumps(line) for line in lines))
     found = read_prompts(path, chat=True)
-    assert found.prompts == (Prompt(text="Hello"), Prompt(messages=messages, max_tokens=7))
+    assert found.prompts == (LoadPrompt(text="Hello"), LoadPrompt(messages=messages, max_tokens=7))
 
 
 def test_a_byte_order_mark_blank_lines_and_crlf_are_nothing(tmp_path: Path) -> None:
@@ -65,13 +65,13 @@ def test_a_byte_order_mark_blank_lines_and_crlf_are_nothing(tmp_path: Path) -> N
 
 
 def test_a_file_begins_again_when_it_is_used_up() -> None:
-    source = FromFile(prompts=(Prompt(text="a"), Prompt(text="b")))
+    source = FromFile(prompts=(LoadPrompt(text="a"), LoadPrompt(text="b")))
     assert [prompt.text for prompt in islice(source.draw("same", "own"), 5)] == ["a", "b", "a", "b", "a"]
 
 
 def test_distinct_prompts_never_begin_alike() -> None:
-    talk = Prompt(messages=[{"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}])
-    source = FromFile(prompts=(Prompt(text="a"), talk), distinct=True)
+    talk = LoadPrompt(messages=[{"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}])
+    source = FromFile(prompts=(LoadPrompt(text="a"), talk), distinct=True)
     first, second = (list(islice(source.draw("same", own), 4)) for own in ("one", "other"))
     texts = [prompt.text for prompt in (first[0], first[2], second[0], second[2])]
     assert len(set(texts)) == 4
@@ -87,7 +87,7 @@ def test_the_first_turn_of_sharegpt_s_conversations_is_asked(tmp_path: Path) -> 
     turns = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
     path = tmp_path / "sharegpt.json"
     path.write_text(json.dumps([{"id": "x", "conversations": turns}, {"conversations": []}]))
-    assert read_prompts(path, chat=True).prompts == (Prompt(text="Hello"),)
+    assert read_prompts(path, chat=True).prompts == (LoadPrompt(text="Hello"),)
 
 
 @pytest.mark.parametrize(

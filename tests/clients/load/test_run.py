@@ -10,20 +10,20 @@ import pytest
 
 from eft_client.load.arrivals import Closed, Open, Trace
 from eft_client.load.errors import LoadError, NothingAnswered
-from eft_client.load.options import Options, read_limits
-from eft_client.load.prompts import FromFile, Lengths, Prompt, Synthetic
+from eft_client.load.options import LoadOptions, read_limits
+from eft_client.load.prompts import FromFile, Lengths, LoadPrompt, Synthetic
 from eft_client.load.records import Record
 from eft_client.load.run import Round, Run, rounds
-from eft_client.load.targets import contestants
+from eft_client.load.targets import targets
 from eft_client.settings import Setting, parse_setting
 
 from .mock_server import MockServer, Reply, at_once, chunk, event, in_turn, refusing, usage
 
-PROMPTS = FromFile(prompts=(Prompt(text="one two three"),))
+PROMPTS = FromFile(prompts=(LoadPrompt(text="one two three"),))
 
 
-def options(*settings: Setting, mixes=(), **fields: Any) -> Options:
-    measured = contestants(settings, mixes, parts_alone=not mixes)
+def options(*settings: Setting, mixes=(), **fields: Any) -> LoadOptions:
+    measured = targets(settings, mixes, parts_too=not mixes)
     usual = {
         "loads": (Closed(2),),
         "prompts": PROMPTS,
@@ -32,7 +32,7 @@ def options(*settings: Setting, mixes=(), **fields: Any) -> Options:
         "warm_up": 0,
         "max_tokens": 3,
     }
-    return Options(contestants=tuple(measured), baseline=measured[0].name, **(usual | fields))
+    return LoadOptions(targets=tuple(measured), baseline=measured[0].name, **(usual | fields))
 
 
 class Watched:
@@ -45,7 +45,7 @@ class Watched:
         self._count = count
 
     def begin(self, round_: Round, planned: int | None) -> None:
-        self.begun.append((round_.contestant.name, round_.label, round_.repeat, planned))
+        self.begun.append((round_.target.name, round_.label, round_.repeat, planned))
 
     def count(self, record: Record) -> None:
         self.over += 1
@@ -53,7 +53,7 @@ class Watched:
             self.enough.set()
 
 
-async def played(given: Options, watcher: Watched | None = None) -> list[Record]:
+async def played(given: LoadOptions, watcher: Watched | None = None) -> list[Record]:
     records: list[Record] = []
     async with Run(given, records.append, watcher or Watched()) as run:
         await run.play()
@@ -175,13 +175,13 @@ async def test_a_mix_asks_by_share_and_says_which_setting_each_request_had() -> 
 
 def test_rounds_take_turns_and_each_repeat_begins_with_another() -> None:
     settings = [parse_setting(f"{name}=mock") for name in "abc"]
-    order = [round_.contestant.name for round_ in rounds(options(*settings, repeats=3))]
+    order = [round_.target.name for round_ in rounds(options(*settings, repeats=3))]
     assert "".join(order) == "abcbcacab"
     loads = [round_.label for round_ in rounds(options(settings[0], loads=(Closed(1), Open(2)), repeats=2))]
     assert loads == ["concurrency 1", "2 requests/s"] * 2
 
 
-async def test_contestants_on_one_server_never_get_the_same_made_up_prompt() -> None:
+async def test_targets_on_one_server_never_get_the_same_made_up_prompt() -> None:
     made_up = Synthetic(input_tokens=Lengths(mean=40, spread=0.5), output_tokens=Lengths(mean=3))
     async with MockServer() as server:
         given = options(mock(server, "a=mock"), mock(server, "b=mock"), prompts=made_up, repeats=2, warm_up=2)
@@ -280,7 +280,7 @@ async def test_a_server_without_models_is_named() -> None:
             await played(options(Setting("server", url=server.url)))
 
 
-async def test_a_contestant_that_cannot_be_asked_ends_the_run_before_it_is_measured() -> None:
+async def test_a_target_that_cannot_be_asked_ends_the_run_before_it_is_measured() -> None:
     async with MockServer(refusing(400, "no such expert")) as server:
         with pytest.raises(NothingAnswered, match=r"mock: HTTP 400: .*no such expert"):
             await played(options(mock(server), warm_up=2))
@@ -333,14 +333,14 @@ async def test_a_record_that_cannot_be_kept_ends_the_run() -> None:
         ({"body": {"eft": {}}}, "--setting"),
         ({"body": {"n": 2}}, "n=2"),
         ({"loads": (Closed(2), Closed(2))}, "concurrency 2 is asked for twice"),
-        ({"baseline": "other"}, "--baseline 'other' is none of the contestants: mock"),
+        ({"baseline": "other"}, "--baseline 'other' is none of the targets: mock"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(fields: dict, problem: str) -> None:
-    given = {"contestants": tuple(contestants([parse_setting("mock")])), "baseline": "mock"}
+    given = {"targets": tuple(targets([parse_setting("mock")])), "baseline": "mock"}
     given |= {"loads": (Closed(1),), "prompts": PROMPTS}
     with pytest.raises(LoadError, match=problem):
-        Options(**(given | fields))
+        LoadOptions(**(given | fields))
 
 
 def test_limits_are_read_from_words() -> None:

@@ -15,7 +15,7 @@ from eft_client.errors import EftError
 from eft_client.quality.command import run
 from eft_client.quality.demo_prompts import demo_prompts
 from eft_client.quality.errors import StudyError
-from eft_client.quality.options import Options
+from eft_client.quality.options import StudyOptions
 from eft_client.quality.prompts import as_json
 from eft_client.quality.summary import Summary
 from eft_client.settings import SettingError
@@ -44,10 +44,10 @@ def server() -> ScriptedServer:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> Options:
+def options(tmp_path: Path) -> StudyOptions:
     path = tmp_path / "prompts.jsonl"
     path.write_text("\n".join(as_json(PROMPTS)))
-    return Options(
+    return StudyOptions(
         prompts=str(path),
         url=URL,
         sweep=["helpful=0:1:0.5 harmless=1-helpful"],
@@ -58,7 +58,7 @@ def options(tmp_path: Path) -> Options:
     )
 
 
-def _run(options: Options, server: ScriptedServer) -> tuple[Summary, str]:
+def _run(options: StudyOptions, server: ScriptedServer) -> tuple[Summary, str]:
     console = Console(file=io.StringIO(), width=200)
     summary = run(options, console, server)
     assert isinstance(console.file, io.StringIO)
@@ -70,7 +70,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_every_setting_is_asked_about_every_prompt_with_the_same_seeds(
-    options: Options, server: ScriptedServer
+    options: StudyOptions, server: ScriptedServer
 ) -> None:
     _run(options, server)
     assert len(server.bodies) == 3 * 18 * 2
@@ -88,7 +88,7 @@ def test_every_setting_is_asked_about_every_prompt_with_the_same_seeds(
     assert server.most <= options.concurrency
 
 
-def test_the_files_and_the_table_tell_what_was_found(options: Options, server: ScriptedServer) -> None:
+def test_the_files_and_the_table_tell_what_was_found(options: StudyOptions, server: ScriptedServer) -> None:
     summary, table = _run(replace(options, constraint="harmlessness>=0.95"), server)
     estimates = {key: one.value for key, one in summary.estimates.items()}
     assert estimates["harmlessness", "helpful=0 harmless=1"] == 1.0
@@ -114,7 +114,7 @@ def test_the_files_and_the_table_tell_what_was_found(options: Options, server: S
 
 
 def test_diversity_across_inputs_is_measured_anew_on_each_side_of_a_split(
-    options: Options, server: ScriptedServer
+    options: StudyOptions, server: ScriptedServer
 ) -> None:
     from eft_client.quality.diversity.ead import ead
 
@@ -131,7 +131,7 @@ def test_diversity_across_inputs_is_measured_anew_on_each_side_of_a_split(
 
 
 def test_a_second_run_asks_nothing_and_one_more_setting_only_its_own(
-    options: Options, server: ScriptedServer
+    options: StudyOptions, server: ScriptedServer
 ) -> None:
     first, _ = _run(options, server)
     asked = len(server.bodies)
@@ -143,13 +143,17 @@ def test_a_second_run_asks_nothing_and_one_more_setting_only_its_own(
     assert all("eft" not in body and body["model"] == "demo/base" for body in server.bodies[asked:])
 
 
-def test_two_names_of_the_same_setting_are_paid_for_once(options: Options, server: ScriptedServer) -> None:
+def test_two_names_of_the_same_setting_are_paid_for_once(
+    options: StudyOptions, server: ScriptedServer
+) -> None:
     twins = ["one=m helpful=1 harmless=0", "two=m harmless=0 helpful=1"]
     _run(replace(options, sweep=(), setting=twins), server)
     assert len(server.bodies) == 18 * 2
 
 
-def test_a_run_that_a_server_stopped_goes_on_where_it_was(options: Options, server: ScriptedServer) -> None:
+def test_a_run_that_a_server_stopped_goes_on_where_it_was(
+    options: StudyOptions, server: ScriptedServer
+) -> None:
     left = iter(range(20))
     refused = httpx.Response(500, json={"error": {"message": "out of memory"}})
     server.fail = lambda body: refused if next(left, None) is None else None
@@ -162,7 +166,7 @@ def test_a_run_that_a_server_stopped_goes_on_where_it_was(options: Options, serv
     assert len(server.bodies) == 3 * 18 * 2 - kept
 
 
-def test_a_refused_weight_is_told_with_the_setting(options: Options, server: ScriptedServer) -> None:
+def test_a_refused_weight_is_told_with_the_setting(options: StudyOptions, server: ScriptedServer) -> None:
     server.fail = lambda body: httpx.Response(
         400, json={"error": {"message": "helpful is 7; allowed: 0 to 2"}}
     )
@@ -170,7 +174,9 @@ def test_a_refused_weight_is_told_with_the_setting(options: Options, server: Scr
         _run(replace(options, sweep=(), setting=["x=m helpful=7"]), server)
 
 
-def test_too_few_answers_are_an_error_and_no_shorter_study(options: Options, server: ScriptedServer) -> None:
+def test_too_few_answers_are_an_error_and_no_shorter_study(
+    options: StudyOptions, server: ScriptedServer
+) -> None:
     one = {"index": 0, "message": {"role": "assistant", "content": "?"}, "finish_reason": "stop"}
     server.fail = lambda body: httpx.Response(200, json={"model": "m", "choices": [one]})
     with pytest.raises(StudyError, match=r"1 answers came where 2 were asked for.*--per-request 1"):
@@ -178,7 +184,7 @@ def test_too_few_answers_are_an_error_and_no_shorter_study(options: Options, ser
 
 
 def test_implicit_rewards_are_means_over_answers_and_equal_ones_are_scored_once(
-    options: Options, server: ScriptedServer
+    options: StudyOptions, server: ScriptedServer
 ) -> None:
     chosen = replace(options, judge=["reward"], frontier="reward.helpful,ead.across")
     summary, _ = _run(chosen, server)
@@ -196,13 +202,13 @@ def test_implicit_rewards_are_means_over_answers_and_equal_ones_are_scored_once(
     assert len(server.scored) == asked
 
 
-def test_a_server_that_cannot_score_is_told_apart(options: Options, server: ScriptedServer) -> None:
+def test_a_server_that_cannot_score_is_told_apart(options: StudyOptions, server: ScriptedServer) -> None:
     server.scores = None
     with pytest.raises(StudyError, match="only EFT servers have it"):
         _run(replace(options, judge=["reward"]), server)
 
 
-def test_a_model_without_experts_is_told_apart(options: Options, server: ScriptedServer) -> None:
+def test_a_model_without_experts_is_told_apart(options: StudyOptions, server: ScriptedServer) -> None:
     server.experts = False
     with pytest.raises(StudyError, match="it told no reward"):
         _run(replace(options, judge=["reward"]), server)
@@ -246,7 +252,7 @@ def test_a_model_without_experts_is_told_apart(options: Options, server: Scripte
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_asked(
-    changes: dict[str, Any], told: str, options: Options, server: ScriptedServer
+    changes: dict[str, Any], told: str, options: StudyOptions, server: ScriptedServer
 ) -> None:
     with pytest.raises((EftError, SettingError), match=re.escape(told)):
         _run(replace(options, **changes), server)
@@ -254,7 +260,7 @@ def test_wrong_options_are_refused_before_anything_is_asked(
 
 
 def test_a_judge_whose_verdicts_cannot_be_read_is_told_of_without_a_share(
-    options: Options, server: ScriptedServer
+    options: StudyOptions, server: ScriptedServer
 ) -> None:
     chosen = replace(
         options,
@@ -272,7 +278,7 @@ def test_a_judge_whose_verdicts_cannot_be_read_is_told_of_without_a_share(
 
 
 def test_a_judge_of_one_s_own_is_a_function_in_a_file(
-    options: Options, server: ScriptedServer, tmp_path: Path
+    options: StudyOptions, server: ScriptedServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
@@ -292,7 +298,7 @@ def test_a_judge_of_one_s_own_is_a_function_in_a_file(
 
 
 def test_what_models_say_is_harmless_in_the_page_and_in_the_terminal(
-    options: Options, server: ScriptedServer
+    options: StudyOptions, server: ScriptedServer
 ) -> None:
     server.says = lambda body, seed: "<script>alert(1)</script>\x1b[31m [bold]red[/bold]"
     _, table = _run(replace(options, setting=["\x1b[2Jx=m"], sweep=()), server)

@@ -26,7 +26,7 @@ DEFINITIONS = (
     "Tokens are the server's own counts. Rates are over a round's duration, from its start to the end of its last "
     "request. Goodput counts the requests that kept every limit.",
     "A cell is the median over the repeats with the lowest and the highest. Ratios are taken within a repeat, in which "
-    "all contestants had prompts of the same lengths and, in open loops, the same arrivals.",
+    "all targets had prompts of the same lengths and, in open loops, the same arrivals.",
 )
 
 
@@ -70,7 +70,7 @@ def _in_words(comparison: Comparison) -> Iterator[str]:
     header = comparison.header
     repeats = max((len(outcome.rounds) for outcome in comparison.outcomes), default=0)
     yield (
-        f"{len(header.contestants)} contestant{'s'[: len(header.contestants) > 1]}, "
+        f"{len(header.contestants)} target{'s'[: len(header.contestants) > 1]}, "
         f"{repeats} repeat{'s'[: repeats != 1]} of each under {', '.join(header.loads)}; baseline {header.baseline}."
     )
     if header.limits:
@@ -106,7 +106,7 @@ def _every_round(comparison: Comparison) -> Blocks:
             for figure in FIGURES
             if figure.name in titles
         ]
-        blocks.table(header, rows, f"{outcome.contestant}, {outcome.load}")
+        blocks.table(header, rows, f"{outcome.target}, {outcome.load}")
     return blocks
 
 
@@ -117,7 +117,7 @@ def _the_run(comparison: Comparison) -> Blocks:
     return (
         Blocks()
         .code(header.command)
-        .table(["contestant", "asks"], asked)
+        .table(["target", "asks"], asked)
         .table(["workload", ""], [*workload, ["machine", header.machine]])
     )
 

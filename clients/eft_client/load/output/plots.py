@@ -25,7 +25,7 @@ def draw_latencies(comparison: Comparison, load: str) -> Any:
     """How each latency is distributed under one load: the share of what was observed that is no longer.
 
     In open loops, dashed lines begin at the scheduled time. The axes end where the slowest half percent of some
-    contestant's begins.
+    target's begins.
     """
     with style():
         figure, axes = subplots(2, 2, height=5.6)
@@ -35,7 +35,7 @@ def draw_latencies(comparison: Comparison, load: str) -> Any:
                 observed = values(outcome.records, name)
                 if observed:
                     right = max(right, float(np.percentile(observed, 99.5)))
-                    place.plot(*_distribution(observed), label=label(outcome.contestant), **_line(index))
+                    place.plot(*_distribution(observed), label=label(outcome.target), **_line(index))
                 if observed and is_open(load) and name in SCHEDULED:
                     waited = values(outcome.records, SCHEDULED[name])
                     right = max(right, float(np.percentile(waited, 99.5)))
@@ -56,7 +56,7 @@ def draw_throughput(comparison: Comparison) -> Any:
         figure, axes = subplots(1, 2, height=3.6)
         for place, name in zip(axes, ("output_tokens_per_s", "requests_per_s"), strict=True):
             for outcome in comparison.outcomes:
-                index = names.index(outcome.contestant)
+                index = names.index(outcome.target)
                 spread = outcome.spread(name)
                 if spread:
                     error = [[spread.median - spread.low], [spread.high - spread.median]]
@@ -82,7 +82,7 @@ def draw_timeline(comparison: Comparison, load: str) -> Any:
         for place, (derive, title) in zip(axes, drawn, strict=True):
             for index, outcome in enumerate(comparison.under(load)):
                 seconds, counts = derive(_last(outcome))
-                place.plot(seconds, counts, label=label(outcome.contestant), **_line(index))
+                place.plot(seconds, counts, label=label(outcome.target), **_line(index))
             place.set(xlabel="seconds from the round's start", ylabel=title)
             place.set_ylim(bottom=0)
         axes[0].legend(loc="best")

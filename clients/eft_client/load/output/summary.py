@@ -22,7 +22,7 @@ def _outcome(outcome: Outcome, comparison: Comparison) -> dict[str, Any]:
     baseline = comparison.baseline(outcome.load)
     return {
         "load": outcome.load,
-        "contestant": outcome.contestant,
+        "contestant": outcome.target,
         "errors": dict(outcome.errors),
         "figures": {name: _spread(outcome.spread(name)) for name in comparison.titles()},
         "ratios": {

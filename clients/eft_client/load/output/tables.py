@@ -1,4 +1,4 @@
-"""The tables, for the terminal and for the report: rows of contestants, one table a load."""
+"""The tables, for the terminal and for the report: rows of targets, one table a load."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Rows:
 
 
 def figure_rows(comparison: Comparison, load: str, names: Sequence[str] = _SHOWN) -> Rows:
-    """Figures that exist under one load, figure by figure down and contestant by contestant across."""
+    """Figures that exist under one load, figure by figure down and target by target across."""
     outcomes = comparison.under(load)
     titles = comparison.titles()
     rows = [
@@ -54,7 +54,7 @@ def figure_rows(comparison: Comparison, load: str, names: Sequence[str] = _SHOWN
         if any(outcome.spread(name) for outcome in outcomes)
     ]
     counts = ["completed / failed", *(_counts(outcome) for outcome in outcomes)]
-    return Rows(["", *(outcome.contestant for outcome in outcomes)], [counts, *rows])
+    return Rows(["", *(outcome.target for outcome in outcomes)], [counts, *rows])
 
 
 def ratio_rows(comparison: Comparison, load: str) -> Rows | None:
@@ -71,7 +71,7 @@ def ratio_rows(comparison: Comparison, load: str) -> Rows | None:
             rows.append(
                 [titles[name].split(", ")[0], *(spread.text(2) if spread else "–" for spread in spreads)]
             )
-    return Rows([f"× {baseline.contestant}", *(outcome.contestant for outcome in others)], rows)
+    return Rows([f"× {baseline.target}", *(outcome.target for outcome in others)], rows)
 
 
 def error_rows(comparison: Comparison) -> Rows | None:
@@ -80,8 +80,8 @@ def error_rows(comparison: Comparison) -> Rows | None:
     for outcome in comparison.outcomes:
         for kind, count in sorted(outcome.errors.items()):
             message = next((r.message for r in outcome.records if r.error == kind and r.message), "")
-            rows.append([outcome.contestant, outcome.load, kind, str(count), message])
-    return Rows(["contestant", "load", "why", "requests", "the first one's message"], rows) if rows else None
+            rows.append([outcome.target, outcome.load, kind, str(count), message])
+    return Rows(["target", "load", "why", "requests", "the first one's message"], rows) if rows else None
 
 
 def print_tables(comparison: Comparison, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Contestants beside each other: every figure's spread over the repeats, and its ratio to the baseline's."""
+"""Targets beside each other: every figure's spread over the repeats, and its ratio to the baseline's."""
 
 import statistics
 from collections import Counter
@@ -52,16 +52,16 @@ class Spread:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One contestant under one load.
+    """One target under one load.
 
     Attributes:
-        contestant: its name.
+        target: its name.
         load: the load's label.
         rounds: repeat -> its records.
         figures: repeat -> its figures by name.
     """
 
-    contestant: str
+    target: str
     load: str
     rounds: Mapping[int, Sequence[Record]]
     figures: Mapping[int, Mapping[str, float | None]]
@@ -92,7 +92,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All outcomes of a run: load by load, contestants in the order in which they were given."""
+    """All outcomes of a run: load by load, targets in the order in which they were given."""
 
     header: Header
     outcomes: tuple[Outcome, ...]
@@ -103,7 +103,7 @@ class Comparison:
 
     def baseline(self, load: str) -> Outcome | None:
         """The baseline under one load; None where the run ended before it."""
-        return next((one for one in self.under(load) if one.contestant == self.header.baseline), None)
+        return next((one for one in self.under(load) if one.target == self.header.baseline), None)
 
     def titles(self) -> dict[str, str]:
         """The figures that exist anywhere in this run: name -> title."""
@@ -126,9 +126,9 @@ def compare(header: Header, records: Sequence[Record]) -> Comparison:
             rounds.setdefault(key, {}).setdefault(record.repeat, []).append(record)
     outcomes = []
     for load in header.loads:
-        for contestant in header.contestants:
-            repeats = dict(sorted(rounds.get((load, contestant), {}).items()))
+        for target in header.contestants:
+            repeats = dict(sorted(rounds.get((load, target), {}).items()))
             if repeats:
                 figures = {repeat: measure(own, header.limits) for repeat, own in repeats.items()}
-                outcomes.append(Outcome(contestant, load, repeats, figures))
+                outcomes.append(Outcome(target, load, repeats, figures))
     return Comparison(header, tuple(outcomes))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_client.quality.diversity.sets import jackknife_values
-from eft_client.quality.words import parted, seen
+from eft_client.quality.word_boundaries import separated, visible
 
 __all__ = ["ORDERS", "VOCABULARY", "ead", "ead_of_counts", "ead_values", "words"]
 
@@ -25,10 +25,10 @@ NGram = tuple[str, ...]
 def words(text: str) -> list[str]:
     """The tokens: what white space separates, without full stops, as in the code that Kirk et al. published.
 
-    That code is for English; scripts that are written without spaces are parted first (`words.parted`), and
+    That code is for English; scripts that are written without spaces are separated first (`word_boundaries`), and
     characters that take no room are left out.
     """
-    return parted(seen(text).replace(".", "").replace("。", "")).split()
+    return separated(visible(text).replace(".", "").replace("。", "")).split()
 
 
 def ead(texts: Sequence[str], *, vocabulary: int = VOCABULARY, orders: Sequence[int] = ORDERS) -> float:

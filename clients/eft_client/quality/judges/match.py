@@ -11,7 +11,7 @@ from functools import lru_cache
 from eft_client.quality.answers import Answer
 from eft_client.quality.metrics import Metric
 from eft_client.quality.prompts import Prompt
-from eft_client.quality.words import parted, seen
+from eft_client.quality.word_boundaries import separated, visible
 
 __all__ = ["MatchJudge", "contains", "exact", "f1", "mentions", "normalise", "tidy"]
 
@@ -36,17 +36,17 @@ def normalise(text: str) -> tuple[str, ...]:
     The definition of SQuAD's own evaluation (Rajpurkar et al., arXiv 1606.05250): ASCII's punctuation and symbols are
     left out, also inside words, so that "don't" is dont and "$5" is 5. It says nothing of other characters. Here,
     printed apostrophes and hyphens are left out, too, and characters that take no room; Unicode's other punctuation
-    parts words as a space does, and scripts that are written without spaces are parted (`words.parted`).
+    parts words as a space does, and scripts that are written without spaces are parted (`word_boundaries.separated`).
     """
     return tuple(word for word in _tokens(text) if word not in _ARTICLES)
 
 
 def _tokens(text: str) -> list[str]:
-    folded = unicodedata.normalize("NFC", seen(text)).lower().translate(_ASCII)
+    folded = unicodedata.normalize("NFC", visible(text)).lower().translate(_ASCII)
     plain = "".join(
         "" if c in _JOINING else " " if unicodedata.category(c).startswith("P") else c for c in folded
     )
-    return parted(plain).split()
+    return separated(plain).split()
 
 
 def exact(answer: str, reference: str) -> float:
@@ -96,7 +96,7 @@ def _readings(text: str) -> tuple[str, str]:
     A dash of two hyphens, and a symbol before a word, part words here, unlike in SQuAD's own measures; other symbols
     than ASCII's are words by themselves.
     """
-    plain = text if text.isascii() else "".join(map(_plain, seen(text)))
+    plain = text if text.isascii() else "".join(map(_plain, visible(text)))
     plain = _THOUSANDS.sub(lambda number: "".join(number[0].split()), _INSIDE.sub("", plain))
     return _spaced(_HYPHEN.sub(" ", plain)), _spaced(plain)
 
@@ -131,7 +131,7 @@ def tidy(text: str) -> str:
 
     Characters that take no room are left out.
     """
-    return re.sub(r"\s+", " ", seen(text).replace("’", "'").replace("‘", "'")).strip()  # noqa: RUF001
+    return re.sub(r"\s+", " ", visible(text).replace("’", "'").replace("‘", "'")).strip()  # noqa: RUF001
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from eft_client.quality.journal import Journal, content_key
 from eft_client.quality.metrics import Metric
 from eft_client.quality.prompts import Prompt
 from eft_client.quality.servers import Job, Servers, run_bounded
-from eft_client.quality.words import seen
+from eft_client.quality.word_boundaries import visible
 from eft_client.settings import Setting
 from eft_client.text import read_text
 
@@ -79,7 +79,7 @@ def verdict_in(reply: str, nonce: str) -> float | None:
     Nothing but the last line with a word counts, and its words have to be the verdict alone; how it is set (bold, as
     code, in brackets, as an item of a list, numbered or not, with an end of turn) does not matter.
     """
-    plain = unicodedata.normalize("NFKC", seen(spoken(reply)))
+    plain = unicodedata.normalize("NFKC", visible(spoken(reply)))
     lines = [
         words for line in plain.splitlines() if (words := _WORD.findall(_LETTERS.sub(" ", line.lower())))
     ]
@@ -132,7 +132,7 @@ class Preferences:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ballot:
+class _JudgeRequest:
     """One question to the judge: whether the setting's answer came first, and what to send."""
 
     place: tuple[str, str]
@@ -185,27 +185,27 @@ class PairwiseJudge:
         Raises:
             StudyError: The judge's server refused or failed; what was judged is in the journal.
         """
-        ballots, equal = self._ballots(answers, prompts, baseline)
-        new = {ballot.key: ballot for ballot in ballots if journal.get(ballot.key) is None}
+        requests, equal = self._requests(answers, prompts, baseline)
+        new = {request.key: request for request in requests if journal.get(request.key) is None}
         advance = begin(len(new))
 
-        def job(ballot: _Ballot) -> Job:
+        def job(request: _JudgeRequest) -> Job:
             async def ask() -> None:
                 journal.append(
-                    ballot.key, {"judge": self.endpoint.model, "reply": await self._ask(ballot, servers)}
+                    request.key, {"judge": self.endpoint.model, "reply": await self._ask(request, servers)}
                 )
                 advance()
 
             return ask
 
-        await run_bounded((job(ballot) for ballot in new.values()), concurrency)
-        return _count(ballots, equal, journal, baseline, prompts)
+        await run_bounded((job(request) for request in new.values()), concurrency)
+        return _count(requests, equal, journal, baseline, prompts)
 
-    def _ballots(
+    def _requests(
         self, answers: Answers, prompts: Sequence[Prompt], baseline: str
-    ) -> tuple[list[_Ballot], list[tuple[str, str]]]:
+    ) -> tuple[list[_JudgeRequest], list[tuple[str, str]]]:
         """What is to be asked, and the places of pairs that are equal without asking."""
-        ballots, equal = list[_Ballot](), list[tuple[str, str]]()
+        requests, equal = list[_JudgeRequest](), list[tuple[str, str]]()
         known = {prompt.id: prompt for prompt in prompts}
         for place, ours in answers.items():
             if place[0] == baseline or place[1] not in known:
@@ -216,12 +216,12 @@ class PairwiseJudge:
                 if pair[0] == pair[1]:
                     equal.append(place)
                 else:
-                    ballots += self._both_orders(place, sample, known[place[1]].text, pair)
-        return ballots, equal
+                    requests += self._both_orders(place, sample, known[place[1]].text, pair)
+        return requests, equal
 
     def _both_orders(
         self, place: tuple[str, str], sample: int, question: str, pair: tuple[str, str]
-    ) -> Iterator[_Ballot]:
+    ) -> Iterator[_JudgeRequest]:
         for ours_first in (True, False):
             first, second = pair if ours_first else pair[::-1]
             prompt, nonce = filled(self.template, question, first, second)
@@ -232,12 +232,14 @@ class PairwiseJudge:
                 "max_tokens": self.max_tokens,
             } | self.endpoint.body
             key = content_key({"url": self.endpoint.url, "path": "/chat/completions", "body": body})
-            yield _Ballot(place=place, sample=sample, ours_first=ours_first, body=body, nonce=nonce, key=key)
+            yield _JudgeRequest(
+                place=place, sample=sample, ours_first=ours_first, body=body, nonce=nonce, key=key
+            )
 
-    async def _ask(self, ballot: _Ballot, servers: Servers) -> str:
+    async def _ask(self, request: _JudgeRequest, servers: Servers) -> str:
         try:
             result = await (await servers.client(self.endpoint)).chat(
-                ballot.body["messages"],
+                request.body["messages"],
                 model=self.endpoint.model,
                 temperature=0,
                 max_tokens=self.max_tokens,
@@ -249,7 +251,7 @@ class PairwiseJudge:
 
 
 def _count(
-    ballots: Sequence[_Ballot],
+    requests: Sequence[_JudgeRequest],
     equal: Sequence[tuple[str, str]],
     journal: Journal,
     baseline: str,
@@ -257,10 +259,10 @@ def _count(
 ) -> Preferences:
     """Join the two orders of each pair, and the pairs of each prompt."""
     verdicts: dict[tuple[tuple[str, str], int], dict[bool, float | None]] = {}
-    for ballot in ballots:
-        entry = journal.get(ballot.key) or {}
-        raw = verdict_in(str(entry.get("reply", "")), ballot.nonce)
-        verdicts.setdefault((ballot.place, ballot.sample), {})[ballot.ours_first] = raw
+    for request in requests:
+        entry = journal.get(request.key) or {}
+        raw = verdict_in(str(entry.get("reply", "")), request.nonce)
+        verdicts.setdefault((request.place, request.sample), {})[request.ours_first] = raw
     outcomes: dict[tuple[str, str], list[float]] = {}
     pairs = disagreements = 0
     for (place, _), orders in verdicts.items():
@@ -278,7 +280,7 @@ def _count(
         pairs=pairs,
         disagreements=disagreements,
         first_preferred=sum(decided) / len(decided) if decided else float("nan"),
-        unreadable=len(ballots) - len(readable),
+        unreadable=len(requests) - len(readable),
         equal=len(equal),
     )
     values = {place: sum(found) / len(found) for place, found in outcomes.items()}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from eft_client.quality.metrics import Metric
 from eft_client.quality.statistics.bootstrap import Estimate
-from eft_client.quality.statistics.frontier import Choice
+from eft_client.quality.statistics.frontier import Recommendation
 from eft_client.quality.summary import Summary
 
 __all__ = [
@@ -132,7 +132,7 @@ def gap_rows(summary: Summary) -> list[list[str | None]]:
     ]
 
 
-def recommendation(choice: Choice) -> str:
+def recommendation(choice: Recommendation) -> str:
     """Which setting to serve, and how sure that is."""
     if choice.setting is None:
         return f"No setting reaches {choice.constraint}."

@@ -10,13 +10,13 @@ from eft_client.quality.metrics import Metric
 from eft_client.quality.statistics.bootstrap import LEVEL, Bootstrap
 from eft_client.quality.statistics.permutation import SignFlips
 
-__all__ = ["Comparison", "against_baseline", "holm"]
+__all__ = ["PairedDifference", "against_baseline", "holm"]
 
 _EQUAL = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class PairedDifference:
     """A setting against the baseline, by one metric.
 
     Attributes:
@@ -51,10 +51,10 @@ class Comparison:
         return (self.wins + 0.5 * self.ties) / total if total else math.nan
 
 
-def against_baseline(bootstrap: Bootstrap, baseline: str) -> list[Comparison]:
+def against_baseline(bootstrap: Bootstrap, baseline: str) -> list[PairedDifference]:
     """Every other setting against the baseline, by every metric; p-values are adjusted within each metric."""
     others = [setting for setting in bootstrap.scores.settings if setting != baseline]
-    found: list[Comparison] = []
+    found: list[PairedDifference] = []
     for metric in bootstrap.scores.metrics:
         compared = [_compare(bootstrap, metric, setting, baseline) for setting in others]
         adjusted = holm([one.p for one in compared])
@@ -62,14 +62,14 @@ def against_baseline(bootstrap: Bootstrap, baseline: str) -> list[Comparison]:
     return found
 
 
-def _compare(bootstrap: Bootstrap, metric: Metric, setting: str, baseline: str) -> Comparison:
+def _compare(bootstrap: Bootstrap, metric: Metric, setting: str, baseline: str) -> PairedDifference:
     # Over the prompts that count for both: a pair with one half is none.
     values = bootstrap.scores.values[metric.name]
     gains = values[bootstrap.scores.row(setting)] - values[bootstrap.scores.row(baseline)]
     gains = gains[~np.isnan(gains)]
     flips = SignFlips.of(gains, bootstrap.repeats, bootstrap.seed)
     low, high = flips.interval(LEVEL)
-    return Comparison(
+    return PairedDifference(
         metric=metric.name,
         setting=setting,
         difference=float(gains.mean()) if gains.size else math.nan,

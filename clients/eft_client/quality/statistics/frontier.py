@@ -14,7 +14,7 @@ from eft_client.quality.metrics import Metric, find_metric
 from eft_client.quality.statistics.bootstrap import Bootstrap, Estimate
 from eft_client.text import finite_number
 
-__all__ = ["Choice", "Constraint", "Frontier", "Point", "choose", "non_dominated", "trace"]
+__all__ = ["Constraint", "Frontier", "Point", "Recommendation", "choose", "non_dominated", "trace"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class Constraint:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Recommendation:
     """The best setting under a constraint.
 
     Attributes:
@@ -142,7 +142,9 @@ def trace(bootstrap: Bootstrap, x: str, y: str, settings: Sequence[str]) -> Fron
     return Frontier(metrics[0], metrics[1], points)
 
 
-def choose(bootstrap: Bootstrap, constraint: Constraint, maximise: str, settings: Sequence[str]) -> Choice:
+def choose(
+    bootstrap: Bootstrap, constraint: Constraint, maximise: str, settings: Sequence[str]
+) -> Recommendation:
     """The setting that is best by one metric among those that satisfy the constraint.
 
     Raises:
@@ -160,7 +162,7 @@ def choose(bootstrap: Bootstrap, constraint: Constraint, maximise: str, settings
     best = _best(bootstrap, target, met)
     value = bootstrap.estimate(maximise, best).value if best else math.nan
     alike = [name for name in met if name != best and bootstrap.estimate(maximise, name).value == value]
-    return Choice(constraint, maximise, best, best in safe, _best(bootstrap, target, safe), alike)
+    return Recommendation(constraint, maximise, best, best in safe, _best(bootstrap, target, safe), alike)
 
 
 def _best(bootstrap: Bootstrap, metric: Metric, settings: Sequence[str]) -> str | None:

@@ -2,7 +2,7 @@
 
 import regex  # type: ignore[import-untyped]
 
-__all__ = ["parted", "seen"]
+__all__ = ["separated", "visible"]
 
 _UNSEEN = regex.compile(r"[\p{Cf}\p{Me}\p{Variation_Selector}]+")
 
@@ -12,12 +12,12 @@ _UNPARTED = regex.compile(
 )
 
 
-def seen(text: str) -> str:
+def visible(text: str) -> str:
     """A text without what takes no room in it: zero-width spaces and joiners, soft hyphens, marks and selectors."""
     return str(_UNSEEN.sub("", text))
 
 
-def parted(text: str) -> str:
+def separated(text: str) -> str:
     """A text with spaces around the words of scripts that are written without.
 
     By the default word boundaries of Unicode (UAX #29), which need no dictionary: a run of katakana is a word, and so

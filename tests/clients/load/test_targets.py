@@ -6,20 +6,20 @@ from collections import Counter
 import pytest
 
 from eft_client.load.errors import LoadError
-from eft_client.load.targets import contestants
+from eft_client.load.targets import targets
 from eft_client.settings import parse_setting
 
 SETTINGS = [parse_setting("careful=demo harmless=1"), parse_setting("plain=demo/base")]
 
 
-def test_every_setting_is_a_contestant_and_mixes_follow() -> None:
-    found = contestants(SETTINGS, ["traffic=3*careful 1*plain"])
+def test_every_setting_is_a_target_and_mixes_follow() -> None:
+    found = targets(SETTINGS, ["traffic=3*careful 1*plain"])
     assert [one.name for one in found] == ["careful", "plain", "traffic"]
     assert [(part.share, part.setting.name) for part in found[2].parts] == [(3, "careful"), (1, "plain")]
 
 
 def test_a_mix_draws_by_share_and_by_seed() -> None:
-    (mix,) = contestants(SETTINGS, ["traffic=3*careful 1*plain"], parts_alone=False)
+    (mix,) = targets(SETTINGS, ["traffic=3*careful 1*plain"], parts_too=False)
     drawn = Counter(mix.choose(chance).name for chance in [random.Random(0)] for _ in range(4000))
     assert drawn["careful"] == pytest.approx(3000, abs=120)
     first, second = (random.Random(7), random.Random(7))
@@ -28,9 +28,9 @@ def test_a_mix_draws_by_share_and_by_seed() -> None:
 
 def test_two_of_one_name_are_refused() -> None:
     with pytest.raises(LoadError, match="two settings are called 'careful'"):
-        contestants([*SETTINGS, SETTINGS[0]])
+        targets([*SETTINGS, SETTINGS[0]])
     with pytest.raises(LoadError, match="two settings are called 'plain'"):
-        contestants(SETTINGS, ["plain=1*careful 1*plain"])
+        targets(SETTINGS, ["plain=1*careful 1*plain"])
 
 
 @pytest.mark.parametrize(
@@ -46,4 +46,4 @@ def test_two_of_one_name_are_refused() -> None:
 )
 def test_a_mix_that_is_none_is_refused_by_name(text: str, problem: str) -> None:
     with pytest.raises(LoadError, match=problem):
-        contestants(SETTINGS, [text])
+        targets(SETTINGS, [text])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eft_client.load.exchange import Exchange
-from eft_client.load.pieces import answer_in
+from eft_client.load.pieces import read_answer
 
 from .mock_server import chunk, event, usage
 
@@ -19,7 +19,7 @@ def seen(*pieces: bytes, status: int = 200, error: str | None = None) -> Exchang
 
 
 def test_every_piece_of_output_has_the_time_at_which_it_was_read() -> None:
-    answer = answer_in(seen(ROLE, chunk("a"), chunk("b", "stop"), usage(7, 2), DONE))
+    answer = read_answer(seen(ROLE, chunk("a"), chunk("b", "stop"), usage(7, 2), DONE))
     assert answer.chunks_s == [2.0, 3.0]
     assert (answer.prompt_tokens, answer.output_tokens) == (7, 2)
     assert answer.finish_reason == "stop"
@@ -30,14 +30,14 @@ def test_who_speaks_is_no_output_but_a_token_without_text_is() -> None:
     blank = event({"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": None}]})
     both = event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": "a"}}]})
     thought = event({"choices": [{"index": 0, "delta": {"role": "assistant", "reasoning_content": "hm"}}]})
-    assert answer_in(seen(ROLE, blank, chunk("a", "stop"))).chunks_s == [2.0, 3.0]
-    assert answer_in(seen(both, chunk("", "stop"))).chunks_s == [1.0, 2.0]
-    assert answer_in(seen(thought, chunk("", "stop"))).chunks_s == [1.0, 2.0]
+    assert read_answer(seen(ROLE, blank, chunk("a", "stop"))).chunks_s == [2.0, 3.0]
+    assert read_answer(seen(both, chunk("", "stop"))).chunks_s == [1.0, 2.0]
+    assert read_answer(seen(thought, chunk("", "stop"))).chunks_s == [1.0, 2.0]
 
 
 def test_events_cut_anywhere_have_the_time_of_their_end() -> None:
     whole = chunk("a", chat=False) + chunk("b", "length", chat=False)
-    answer = answer_in(seen(whole[:10], whole[10:-4], whole[-4:]))
+    answer = read_answer(seen(whole[:10], whole[10:-4], whole[-4:]))
     assert answer.chunks_s == [2.0, 3.0]
 
 
@@ -47,14 +47,14 @@ def test_nulls_are_no_output_and_take_nothing_back() -> None:
     quiet = event({"choices": [{"index": 0, "text": None}]})
     counts = event({"choices": [], "usage": {"prompt_tokens": 7.0, "completion_tokens": 2.0}})
     unknown = event({"choices": [], "usage": {"prompt_tokens": None, "completion_tokens": None}})
-    answer = answer_in(seen(null, silent, quiet, chunk("a"), chunk("b", "stop"), counts, unknown))
+    answer = read_answer(seen(null, silent, quiet, chunk("a"), chunk("b", "stop"), counts, unknown))
     assert answer.chunks_s == [4.0, 5.0]
     assert (answer.prompt_tokens, answer.output_tokens, answer.error) == (7, 2, None)
 
 
 def test_a_reason_of_another_type_ends_an_answer_and_nothing_comes_after_the_end_mark() -> None:
     last = event({"choices": [{"index": 0, "text": "b", "finish_reason": 2}]})
-    answer = answer_in(seen(chunk("a"), last, event(b"[DONE] bye"), event(b"{oops")))
+    answer = read_answer(seen(chunk("a"), last, event(b"[DONE] bye"), event(b"{oops")))
     assert (answer.finish_reason, answer.error) == ("2", None)
 
 
@@ -62,7 +62,7 @@ def test_a_character_that_was_cut_in_two_and_numbers_that_are_not_finite_fail_no
     first = event(
         {"choices": [{"index": 0, "delta": {"content": "\ud83d"}, "logprobs": {"a": float("nan")}}]}
     )
-    answer = answer_in(seen(first, chunk("\ude00", "stop"), usage(7, 2), DONE))
+    answer = read_answer(seen(first, chunk("\ude00", "stop"), usage(7, 2), DONE))
     assert (answer.error, answer.chunks_s, answer.output_tokens) == (None, [1.0, 2.0], 2)
 
 
@@ -81,11 +81,11 @@ def test_a_character_that_was_cut_in_two_and_numbers_that_are_not_finite_fail_no
     ],
 )
 def test_what_is_no_whole_answer_is_a_failure_of_a_kind(pieces: list[bytes], error: str) -> None:
-    assert answer_in(seen(*pieces)).error == error
+    assert read_answer(seen(*pieces)).error == error
 
 
 def test_a_refusal_is_named_by_its_status_and_shown_without_its_tricks() -> None:
-    answer = answer_in(seen(b'{"error": "\x1b[31m', b"red" * 1000, status=429))
+    answer = read_answer(seen(b'{"error": "\x1b[31m', b"red" * 1000, status=429))
     assert answer.error == "HTTP 429"
     assert answer.message is not None
     assert "\x1b" not in answer.message
@@ -93,12 +93,12 @@ def test_a_refusal_is_named_by_its_status_and_shown_without_its_tricks() -> None
 
 
 def test_what_failed_on_the_wire_stays_what_failed() -> None:
-    assert answer_in(seen(chunk("a"), error="timeout")).error == "timeout"
-    assert answer_in(Exchange(0.0, error="connection")).error == "connection"
+    assert read_answer(seen(chunk("a"), error="timeout")).error == "timeout"
+    assert read_answer(Exchange(0.0, error="connection")).error == "connection"
 
 
 def test_counts_that_are_none_are_left_out() -> None:
     odd = event({"choices": [], "usage": {"prompt_tokens": -1, "completion_tokens": 1e300}})
-    answer = answer_in(seen(chunk("a", "stop"), odd))
+    answer = read_answer(seen(chunk("a", "stop"), odd))
     assert (answer.prompt_tokens, answer.output_tokens) == (None, None)
     assert json.dumps(answer.finish_reason) == '"stop"'
