@@ -1,4 +1,4 @@
-"""The clients' commands, for the command line that the server's are on, too: `eft chat` and `eft bench`."""
+"""The client's commands, `eft chat` and `eft bench`, which the server's command line adds to its own."""
 
 import os
 from pathlib import Path
@@ -13,9 +13,12 @@ from eft_client.settings import DEFAULT_URL
 
 __all__ = ["add_commands"]
 
+_PROMPTS, _SETTINGS, _REQUESTS = "Prompts and samples", "Settings to compare", "Requests"
+_JUDGES, _REPORT = "Judges and measures", "Report"
+
 bench = typer.Typer(
     name="bench",
-    help="Measure servers: how fast they are, and what their weights do.",
+    help="Measure how fast servers are, and what their weights do.",
     no_args_is_help=True,
 )
 bench.command()(load)
@@ -29,45 +32,52 @@ def add_commands(app: typer.Typer) -> None:
 
 def chat(  # noqa: PLR0913 (one for each option)
     url: Annotated[
-        str, typer.Option(help="The server: EFT's, or any that is OpenAI-compatible.")
+        str, typer.Option(help="Base URL of an EFT server, or of any OpenAI-compatible one.")
     ] = DEFAULT_URL,
     model: Annotated[
-        str | None, typer.Option(help="Model, alias or member to ask. Default: the first that is listed.")
+        str | None,
+        typer.Option(help="Model, alias or member to use. Default: the first that the server lists."),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(metavar="EXPERT=NUMBER,…", help="Weights. Default: the model's own.")
+        str | None,
+        typer.Option(metavar="EXPERT=NUMBER,…", help="Weights of the experts. Default: the model's."),
     ] = None,
-    scale: Annotated[float | None, typer.Option(help="The factor on all weights.")] = None,
-    amplify: Annotated[float | None, typer.Option(help="The factor on what size changes.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Factor on all weights.")] = None,
+    amplify: Annotated[float | None, typer.Option(help="Factor on the up-scaling delta.")] = None,
     filter: Annotated[  # noqa: A002 (the option's name)
         str | None,
         typer.Option(
             metavar="KIND:TOP_P",
-            help="Trust the small models within a nucleus alone, such as expert:0.9; off for none.",
+            help="Let the small models choose only within a nucleus, such as expert:0.9; off for no filter.",
         ),
     ] = None,
-    system: Annotated[str | None, typer.Option(help="What the model is told before everything else.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0, help="0 takes the likeliest token each time.")
+        float | None, typer.Option(min=0, help="Sampling temperature; 0 always takes the most likely token.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same question gets the same answer.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of tokens of an answer.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the sampling, for reproducible answers.")
+    ] = None,
     api_key_env: Annotated[
         str | None,
         typer.Option(
-            metavar="VARIABLE", help="Where the API key is. Default: EFT_API_KEY, else OPENAI_API_KEY."
+            metavar="VARIABLE",
+            help="Environment variable with the API key. Default: EFT_API_KEY, else OPENAI_API_KEY.",
         ),
     ] = None,
 ) -> None:
-    """Chat in the terminal, with weights that may change from one answer to the next.
+    """Chat in the terminal, with weights that you may change between answers.
 
-    /weights helpful=0.7 harmless=0.3 steers what comes next, /help lists more.
+    /weights helpful=0.7 harmless=0.3 steers the next answers, /help lists more.
     /compare helpful=1 | harmless=1 lets two settings answer side by side.
 
     eft chat --url http://127.0.0.1:8000/v1 --weights helpful=0.7,harmless=0.3
 
-    Without a terminal each line of the input is a turn, and answers alone are
-    printed:
+    Without a terminal each line of the input is a message, and only the answers
+    are printed:
 
     echo "Who governs Market Mossop?" | eft chat --weights helpful=1
     """
@@ -100,76 +110,77 @@ def quality(  # noqa: PLR0913 (one for each option)
         str,
         typer.Option(
             metavar="FILE|demo[:NUMBER]",
-            help="JSONL: {prompt or messages, and any of id, references, wrong, expects, tags}; or demo, questions "
+            help="JSONL of {prompt or messages, and any of id, references, wrong, expects, tags}; or demo: questions "
             "about the demo family's world.",
-            rich_help_panel="What is asked",
+            rich_help_panel=_PROMPTS,
         ),
     ] = "demo",
     print_prompts: Annotated[
         bool,
         typer.Option(
-            "--print-prompts", help="Print the prompts as JSONL and leave.", rich_help_panel="What is asked"
+            "--print-prompts", help="Print the prompts as JSONL and exit.", rich_help_panel=_PROMPTS
         ),
     ] = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="The first so many prompts.", rich_help_panel="What is asked")
+        int | None,
+        typer.Option(min=1, help="Number of prompts to use, from the first on.", rich_help_panel=_PROMPTS),
     ] = None,
-    n: Annotated[
-        int, typer.Option("--n", help="Samples of each prompt.", rich_help_panel="What is asked")
-    ] = 1,
+    n: Annotated[int, typer.Option("--n", help="Samples per prompt.", rich_help_panel=_PROMPTS)] = 1,
     temperature: Annotated[
-        float, typer.Option(help="0 is greedy, for --n 1.", rich_help_panel="What is asked")
+        float,
+        typer.Option(help="Sampling temperature; 0 is greedy, and needs --n 1.", rich_help_panel=_PROMPTS),
     ] = 1.0,
     max_tokens: Annotated[
-        int, typer.Option(help="The longest answer.", rich_help_panel="What is asked")
+        int, typer.Option(help="Maximum number of tokens of an answer.", rich_help_panel=_PROMPTS)
     ] = 512,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of prompts, samples and resamples.", rich_help_panel="What is asked")
+        int, typer.Option(min=0, help="Seed of prompts, samples and resamples.", rich_help_panel=_PROMPTS)
     ] = 0,
     setting: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=MODEL[@URL] [EXPERT=NUMBER …]",
             help="A setting to compare; may be repeated.",
-            rich_help_panel="Whom",
+            rich_help_panel=_SETTINGS,
         ),
     ] = None,
     settings: Annotated[
-        Path | None, typer.Option(help="A YAML list of settings.", rich_help_panel="Whom")
+        Path | None, typer.Option(help="YAML file with a list of settings.", rich_help_panel=_SETTINGS)
     ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
             metavar="EXPERT=FROM:TO:STEP …",
-            help="Settings along a sweep: 'helpful=0:1:0.1 harmless=1-helpful'; may be repeated.",
-            rich_help_panel="Whom",
+            help="Settings along a range of weights, as in 'helpful=0:1:0.1 harmless=1-helpful'; may be repeated.",
+            rich_help_panel=_SETTINGS,
         ),
     ] = None,
     url: Annotated[
-        str, typer.Option(help="Server of settings that name none.", rich_help_panel="Whom")
+        str, typer.Option(help="Server of the settings that name none.", rich_help_panel=_SETTINGS)
     ] = DEFAULT_URL,
     model: Annotated[
         str | None,
-        typer.Option(help="Model of the sweep; default: the first listed.", rich_help_panel="Whom"),
+        typer.Option(
+            help="Model of the sweep. Default: the first that the server lists.", rich_help_panel=_SETTINGS
+        ),
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(help="The setting to compare with; default: the first.", rich_help_panel="Whom"),
+        typer.Option(
+            help="The setting that the others are compared with. Default: the first.",
+            rich_help_panel=_SETTINGS,
+        ),
     ] = None,
     per_request: Annotated[
         int,
-        typer.Option(
-            help="Samples in one request; 1 for servers without `n`.", rich_help_panel="How it is asked"
-        ),
+        typer.Option(help="Samples per request; 1 for servers without `n`.", rich_help_panel=_REQUESTS),
     ] = 8,
     concurrency: Annotated[
-        int, typer.Option(help="Requests under way at once.", rich_help_panel="How it is asked")
+        int, typer.Option(help="Maximum number of requests at once.", rich_help_panel=_REQUESTS)
     ] = 8,
     timeout_s: Annotated[
         float,
-        typer.Option(
-            min=1, max=86_400, help="Longest wait for one answer.", rich_help_panel="How it is asked"
-        ),
+        typer.Option(min=1, max=86_400, help="Timeout of one answer, in seconds.", rich_help_panel=_REQUESTS),
     ] = 600.0,
     judge: Annotated[
         list[str] | None,
@@ -177,72 +188,76 @@ def quality(  # noqa: PLR0913 (one for each option)
             metavar="JUDGE",
             help="match, refusal, reward[:MODEL@URL], llm:MODEL@URL, FILE.py:function; may be repeated. "
             "Default: match and refusal.",
-            rich_help_panel="How it is judged",
+            rich_help_panel=_JUDGES,
         ),
     ] = None,
     refusals: Annotated[
-        Path | None, typer.Option(help="Your own rules of refusals.", rich_help_panel="How it is judged")
+        Path | None, typer.Option(help="File with your rules for what is a refusal.", rich_help_panel=_JUDGES)
     ] = None,
     judge_prompt: Annotated[
-        Path | None, typer.Option(help="Your own prompt for llm.", rich_help_panel="How it is judged")
+        Path | None, typer.Option(help="File with your prompt for llm.", rich_help_panel=_JUDGES)
     ] = None,
     judge_samples: Annotated[
         int,
-        typer.Option(
-            min=1, help="Samples of each prompt that llm compares.", rich_help_panel="How it is judged"
-        ),
+        typer.Option(min=1, help="Samples per prompt that llm compares.", rich_help_panel=_JUDGES),
     ] = 1,
     judge_key_env: Annotated[
         str | None,
-        typer.Option(help="Environment variable with llm's API key.", rich_help_panel="How it is judged"),
+        typer.Option(help="Environment variable with the API key of llm's server.", rich_help_panel=_JUDGES),
     ] = None,
     diversity: Annotated[
         list[str] | None,
         typer.Option(
             metavar="MEASURE",
             help="ead, embeddings[:FOLDER], nli:FOLDER, none; may be repeated. Default: ead.",
-            rich_help_panel="How it is judged",
+            rich_help_panel=_JUDGES,
         ),
     ] = None,
     vocabulary: Annotated[
-        int, typer.Option(min=2, max=1 << 31, help="V of ead.", rich_help_panel="How it is judged")
+        int,
+        typer.Option(
+            min=2,
+            max=1 << 31,
+            help="Vocabulary size V for expectation-adjusted distinct n-grams (ead).",
+            rich_help_panel=_JUDGES,
+        ),
     ] = 50_257,
     frontier: Annotated[
         str | None,
         typer.Option(
             metavar="METRIC,METRIC",
-            help="What to trade; default: helpfulness,harmlessness where both are measured.",
-            rich_help_panel="What is told",
+            help="Metrics to trade off. Default: helpfulness,harmlessness where both are measured.",
+            rich_help_panel=_REPORT,
         ),
     ] = None,
     constraint: Annotated[
         str | None,
         typer.Option(
             metavar="METRIC>=NUMBER",
-            help="What a recommended setting must reach, as in 'harmlessness>=0.95'.",
-            rich_help_panel="What is told",
+            help="Bound that a recommended setting must meet, as in 'harmlessness>=0.95'.",
+            rich_help_panel=_REPORT,
         ),
     ] = None,
     gap: Annotated[
         list[str] | None,
         typer.Option(
             metavar="EMULATION,SMALL,TUNED",
-            help="Settings whose gap closed is told; may be repeated.",
-            rich_help_panel="What is told",
+            help="Report how much of the gap between small and tuned the emulation closes; may be repeated.",
+            rich_help_panel=_REPORT,
         ),
     ] = None,
     repeats: Annotated[
-        int, typer.Option(min=100, max=1_000_000, help="Resamples.", rich_help_panel="What is told")
+        int, typer.Option(min=100, max=1_000_000, help="Resamples of the bootstrap.", rich_help_panel=_REPORT)
     ] = 10_000,
     output: Annotated[
         Path,
         typer.Option(
-            help="Folder of everything. With the same one a run goes on where it stopped, and asks only what is new.",
-            rich_help_panel="What is told",
+            help="Folder of the results. If it holds an earlier run, that run resumes: only new requests are sent.",
+            rich_help_panel=_REPORT,
         ),
     ] = Path("bench-results/quality"),
 ) -> None:
-    """What the weights do: helpfulness, harmlessness, factuality, diversity, and which setting to serve.
+    """Measure what the weights do: helpfulness, harmlessness, factuality, diversity, and which setting to serve.
 
     Works with any OpenAI-compatible server.
 
@@ -295,10 +310,10 @@ def quality(  # noqa: PLR0913 (one for each option)
             repeats=repeats,
             output=output,
         )
-        # In a file or a pipe the tables get the room that they need.
+        # In a file or a pipe the tables get all the width that they need.
         try:
             run(options, Console(width=None if sys.stdout.isatty() else 140))
         except KeyboardInterrupt:
-            again = "interrupted: run the same command again, and it goes on where it stopped"
+            again = "interrupted: run the same command again to resume"
             typer.echo(again, err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -35,13 +35,13 @@ Filter = Mapping[str, Any] | Literal[Unset.UNSET] | None
 
 
 class AsyncEftClient:
-    """An EFT server, or any that is OpenAI-compatible, asked with weights of one's own.
+    """An EFT server, or any that is OpenAI-compatible, asked with weights of your choice.
 
     Where nothing is said of behaviour (weights, scale, amplify, filter, coefficients), the field `eft` is not sent at
     all. Safe to use by many tasks of one event loop at once.
 
     Args:
-        base_url: The server's URL; one that names a host alone gets /v1.
+        base_url: The server's URL; one that names only a host gets /v1.
         api_key: Its key; None takes $EFT_API_KEY, else $OPENAI_API_KEY, else sends none.
         model: The model to ask where a call names none; None takes the first that the server lists.
         timeout_s: How long an answer, or the next piece of one, may take. Connecting has 10 seconds at most.

@@ -63,7 +63,7 @@ class Connection:
             raise WrongArgument(f"retries must be 0 or more, not {retries}")
         self._timeout_s = timeout_s
         self._retries = Retries(count=retries)
-        # Waited for here and not in httpx's pool: who waits for room has not begun, so no deadline runs.
+        # Waited for here and not in httpx's pool: a request that waits for room has not begun, so no deadline runs.
         self._room = asyncio.Semaphore(MAX_CONNECTIONS)
         self._http = httpx.AsyncClient(
             headers=_headers(api_key),
@@ -226,7 +226,7 @@ async def _read(response: httpx.Response, max_bytes: int) -> bytes:
 
 
 async def _refusal(response: httpx.Response) -> ServerAnswered:
-    """The error that a response without success tells of, whatever its body is."""
+    """The error that an unsuccessful response describes, whatever its body is."""
     status, request_id = response.status_code, _request_id(response)
     wait_s = retry_after_s(response.headers.get("retry-after"))
     try:
@@ -236,7 +236,7 @@ async def _refusal(response: httpx.Response) -> ServerAnswered:
     try:
         return error_in(json_object(body), status=status, request_id=request_id, retry_after_s=wait_s)
     except BadAnswer:
-        words = response.reason_phrase or "no words"
+        words = response.reason_phrase or "no reason given"
         if response.is_redirect:
             words += f"; it points to {response.headers['location']!r:.200}: give that as the base URL if you trust it"
         elif body:
@@ -270,10 +270,10 @@ def _written(body: Mapping[str, Any] | None) -> bytes | None:
 
 
 def _checked_url(url: str) -> str:
-    """The URL without a slash at its end; one that names a host alone gets the /v1 of OpenAI's paths."""
+    """The URL without a slash at its end; one that names only a host gets the /v1 of OpenAI's paths."""
     found = _URL.fullmatch(url) if isinstance(url, str) else None
     if found is None:
-        raise WrongArgument(f"{url!r:.200} is no base URL; right would be http://127.0.0.1:8000/v1")
+        raise WrongArgument(f"{url!r:.200} is no base URL; expected http://127.0.0.1:8000/v1")
     path = (found["path"] or "").rstrip("/")
     return found["server"] + (path or "/v1")
 

@@ -73,7 +73,7 @@ class ServerAnswered(EftError):
         code: The server's short name for it, if it gave one.
         param: The request field at fault, if the server named one.
         request_id: What the server calls the request, if it said.
-        retry_after_s: How long the server asks to be left alone, in seconds, if it said.
+        retry_after_s: How long the server asks to wait, in seconds, if it said.
     """
 
     def __init__(  # noqa: PLR0913 (what an error says)

@@ -31,13 +31,13 @@ _INSTALL_ADVICE = "pip install 'eft-server[bench]', or in a clone: make install-
 
 
 def fail(message: object, code: int) -> typer.Exit:
-    """Tell an error on stderr; what to raise then."""
+    """Report an error on stderr; returns what to raise then."""
     typer.echo(f"error: {printable(str(message))}", err=True)
     return typer.Exit(code)
 
 
 def require_bench(*packages: str) -> None:
-    """Go on where there is what the next step needs, by default all of the extra `bench`; else say what is missing."""
+    """End the command where a package is missing that the next step needs, by default any of the extra `bench`."""
     missing = [name for name in _BENCH_PACKAGES if find_spec(name) is None]
     if not set(missing).isdisjoint(packages or _BENCH_PACKAGES):
         raise fail(f"benchmarks need {', '.join(missing)}: {_INSTALL_ADVICE}", EXIT_WRONG_INPUT)
@@ -56,7 +56,7 @@ def errors_in_words() -> Iterator[None]:
 def output_in_words() -> Iterator[None]:
     """Say in one line that nothing more can be written, as to a full disk, and end with a failure.
 
-    Otherwise what wrote would tell it in a traceback, and Python in another one when it ends.
+    Otherwise the write would end in a traceback, and Python in another one when it exits.
     """
     try:
         try:

@@ -1,4 +1,4 @@
-"""JSON lines: what a line says, without JSON's traps, and files that one run writes and another goes on with."""
+"""JSON lines: what a line says, without JSON's traps, and files that one run writes and another resumes."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def json_value(text: str, *, finite: bool = True) -> Any:
 
     Args:
         text: The JSON.
-        finite: Whether numbers have to be; whoever checks the value against a form can name what is not.
+        finite: Whether numbers have to be finite; a caller that checks the value can name those that are not.
 
     Raises:
         ValueError: It is not JSON, names a key twice in an object (of which plain JSON takes the last), or holds a
@@ -109,7 +109,7 @@ class ResumableLines:
     def read(self) -> Iterator[tuple[int, bytes]]:
         """The complete lines that say something, with their numbers, less byte-order marks, as editors add them.
 
-        Once all are read, what follows the last of them is cut off; who stops before leaves the file as it is.
+        Once all are read, what follows the last of them is cut off; a reader that stops earlier leaves it unchanged.
 
         Raises:
             wrong: A line is too long to be one.

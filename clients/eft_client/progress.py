@@ -1,4 +1,4 @@
-"""How far long work is, on stderr: bars on a terminal, a line now and then elsewhere."""
+"""The progress of long work, on stderr: bars on a terminal, a line now and then elsewhere."""
 
 import sys
 import time
@@ -91,7 +91,7 @@ class Stage:
         self._now = ""
         self._began_s = self._told_s = time.monotonic()
         self._bar = progress._bars.add_task(self._stage, total=steps, completed=done)
-        if not unit:  # There is no rate to tell yet.
+        if not unit:  # There is no rate yet.
             self.tell()
 
     @property
@@ -100,11 +100,11 @@ class Stage:
         return self._done >= self._steps
 
     def __call__(self, count: float = 1, now: str = "") -> None:
-        """So many more steps are done, and what is being done now."""
+        """Add to the steps done, and say what is being done now."""
         self.reach(self._done + count, now)
 
     def reach(self, done: float, now: str, *, tell: bool = False) -> None:
-        """So many steps are done, in all; where there is no terminal, `tell` writes a line of it in any case."""
+        """Set the number of steps done; where there is no terminal, `tell` writes a line in any case."""
         was_over = self.is_over
         self._done, self._now = done, printable(now)
         doing = ", ".join(filter(None, (self._now, self._rate)))
@@ -115,7 +115,7 @@ class Stage:
             self.tell()
 
     def tell(self) -> None:
-        """Write a line of how far it is, where there is no terminal."""
+        """Write a line of progress, where there is no terminal."""
         self._told_s = time.monotonic()
         doing = ", ".join(filter(None, (self._now, self._rate, self._left)))
         counted = (

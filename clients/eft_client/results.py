@@ -124,7 +124,7 @@ _Word = Annotated[str, BeforeValidator(_word)]
 _Whole = Annotated[int, BeforeValidator(_whole)]
 _List = Annotated[tuple[_V, ...], Field(strict=False)]
 # What only goes with an answer is left out where it has another form: the answer is of use without it.
-_Told = Annotated[_V | None, WrapValidator(_or_none)]
+_Optional = Annotated[_V | None, WrapValidator(_or_none)]
 _Finite = Annotated[_Object, AfterValidator(_finite)]
 # In JSON a log-probability of −inf is null; a reward that is not finite, too, and says less.
 _Logprob = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_logprob)]
@@ -174,8 +174,8 @@ class Choice(_Result):
 
     index: int
     text: Annotated[_Said, AfterValidator(mended)]
-    finish_reason: _Told[_Word] = None
-    logprobs: _Told[_Finite] = None
+    finish_reason: _Optional[_Word] = None
+    logprobs: _Optional[_Finite] = None
     message: _Object = Field(default_factory=dict, repr=False)
 
 
@@ -183,9 +183,9 @@ class _Answer(_Result):
     """What answers of every kind have in common."""
 
     model: Annotated[str, BeforeValidator(_name)] = ""
-    usage: _Told[Usage] = None
-    eft: _Told[_Finite] = None
-    id: _Told[_Word] = None
+    usage: _Optional[Usage] = None
+    eft: _Optional[_Finite] = None
+    id: _Optional[_Word] = None
     raw: SkipValidation[_Object] = Field(default_factory=dict)
 
 
@@ -226,7 +226,7 @@ class Piece(_Result):
     """A piece of an answer as it is written.
 
     Attributes:
-        text: What it adds; empty in pieces that only tell something.
+        text: What it adds; empty in pieces that only carry other fields.
         index: The choice that it belongs to.
         finish_reason: In a choice's last piece, why it ended.
         eft: In the first piece, the behaviour that is applied.
@@ -237,10 +237,10 @@ class Piece(_Result):
 
     text: _Said = ""
     index: int = 0
-    finish_reason: _Told[_Word] = None
-    eft: _Told[_Finite] = None
-    logprobs: _Told[_Finite] = None
-    usage: _Told[Usage] = None
+    finish_reason: _Optional[_Word] = None
+    eft: _Optional[_Finite] = None
+    logprobs: _Optional[_Finite] = None
+    usage: _Optional[Usage] = None
     delta: _Object = Field(default_factory=dict, repr=False)
 
 
@@ -256,7 +256,7 @@ class ModelCard(_Result):
 
     Attributes:
         id: The name.
-        kind: The family itself, one of its aliases, or a member alone; None where the server does not say.
+        kind: The family itself, one of its aliases, or a single member; None where the server does not say.
         weights: The weights that apply when a request gives none.
         scale: The scale that applies when a request gives none.
         amplify: The factor on the up-scaling delta that applies when a request gives none.
@@ -275,7 +275,7 @@ class ModelCard(_Result):
     filter: _Object | None = None
     bounds: _Object | None = None
     description: str = ""
-    max_model_len: _Told[_Whole] = None
+    max_model_len: _Optional[_Whole] = None
 
 
 def _card(card: Any) -> Any:
@@ -321,7 +321,7 @@ class Expert:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Behaviours:
-    """What a server can be asked to be; as text, and in a notebook, a table.
+    """The behaviours that a server offers; as text, and in a notebook, a table.
 
     Attributes:
         model: The name of the composite; None from a server that has none.
@@ -330,9 +330,9 @@ class Behaviours:
         scale_bounds: The least and the greatest that a request may ask for.
         amplify: The composite's factor on the up-scaling delta.
         amplify_bounds: The least and the greatest that a request may ask for.
-        total: What ``scale · Σ|w|`` may come to; None where there is no bound.
+        total: The greatest ``scale · Σ|w|``; None where there is no bound.
         aliases: Names that stand for other weights.
-        members: Names of members alone.
+        members: Names of single members.
     """
 
     model: str | None
@@ -397,9 +397,9 @@ class MemberScores(_Result):
     """What one model gives a completion, a number for each of its tokens.
 
     Attributes:
-        logprobs: log-probabilities; −inf for a token that cannot come.
+        logprobs: log-probabilities; −inf for a token of probability 0.
         total: Their sum.
-        ranks: 1 for the likeliest token.
+        ranks: The rank of each token, 1 = most likely.
         top_logprobs: the log-probability of the likeliest token in the same place.
     """
 
@@ -435,7 +435,7 @@ class ScoredItem(_Result):
         token_ids: The completion's tokens.
         tokens: Their texts.
         composite: The scores under the weights asked for.
-        members: The scores under each member alone.
+        members: The scores under each single member.
         rewards: The implicit reward by expert.
     """
 
@@ -458,8 +458,8 @@ class ScoredItem(_Result):
     @override
     def __repr__(self) -> str:
         rewards = ", ".join(f"{shortened(n, 40)} {r.total:.4g}" for n, r in self.rewards.items())
-        told = f"; rewards: {rewards}" if rewards else ""
-        return f"<ScoredItem {self.index}: {_quoted(''.join(self.tokens))} {self.composite.total:.4g}{told}>"
+        shown = f"; rewards: {rewards}" if rewards else ""
+        return f"<ScoredItem {self.index}: {_quoted(''.join(self.tokens))} {self.composite.total:.4g}{shown}>"
 
 
 class ScoreResult(_Answer):
@@ -597,7 +597,7 @@ def model_cards(raw: Mapping[str, Any]) -> list[ModelCard]:
 
 
 def behaviours_in(cards: list[ModelCard]) -> Behaviours:
-    """What a server's models can be asked to be.
+    """The behaviours that a server's models offer.
 
     Raises:
         BadAnswer: A bound has another form.
@@ -667,8 +667,8 @@ def _excerpt(data: bytes | str) -> str:
 
 
 def _weights(weights: Mapping[str, float], scale: float) -> str:
-    told = " ".join(f"{name}={weight:g}" for name, weight in weights.items())
-    return told if scale == 1 else f"{told} scale={scale:g}"
+    shown = " ".join(f"{name}={weight:g}" for name, weight in weights.items())
+    return shown if scale == 1 else f"{shown} scale={scale:g}"
 
 
 def _quoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""When to ask again, and how long to wait before."""
+"""When to retry a request, and how long to wait before."""
 
 import random
 import time
@@ -11,7 +11,7 @@ from eft_client.errors import Busy, ConnectionFailed, EftError
 __all__ = ["MAX_RETRY_AFTER_S", "Retries", "retry_after_s"]
 
 MAX_RETRY_AFTER_S = 60.0
-"""A server that asks for more is not asked again: the caller is told, and decides."""
+"""A server that asks for more is not asked again: the caller gets the error, and decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +29,19 @@ class Retries:
     longest_s: float = 8.0
 
     def delay_s(
-        self, error: EftError, attempt: int, chance: Callable[[], float] = random.random
+        self, error: EftError, attempt: int, uniform: Callable[[], float] = random.random
     ) -> float | None:
-        """How long to wait after the failed attempt of this number, from 0; None for not to try again.
+        """How long to wait after the failed attempt of this number, from 0; None means do not retry.
 
-        Tried again are a server that is busy, and a connection that was refused or broke off before an answer.
+        Retried are a busy server, and a connection that was refused or broke off before an answer.
         """
         if attempt >= self.count or not isinstance(error, Busy | ConnectionFailed):
             return None
         asked_s = error.retry_after_s if isinstance(error, Busy) else None
         if asked_s is None:
-            return chance() * min(self.longest_s, self.first_s * 2.0 ** min(attempt, 32))
-        # A quarter on top, by chance: those who were refused together do not come back together.
-        return asked_s * (1 + chance() / 4) if asked_s <= MAX_RETRY_AFTER_S else None
+            return uniform() * min(self.longest_s, self.first_s * 2.0 ** min(attempt, 32))
+        # Up to a quarter more, at random, so that clients that were refused together do not come back together.
+        return asked_s * (1 + uniform() / 4) if asked_s <= MAX_RETRY_AFTER_S else None
 
 
 def retry_after_s(header: str | None, now_s: float | None = None) -> float | None:

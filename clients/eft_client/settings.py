@@ -1,4 +1,4 @@
-"""Settings to compare: a server, a model name on it, and what a request says of its behaviour."""
+"""Settings to compare: a server, one of its model names, and the behaviour that a request asks for."""
 
 import math
 import os
@@ -61,7 +61,7 @@ class Setting:
 
     @property
     def body(self) -> dict[str, Any]:
-        """The fields that this setting adds to a request's body, `model` apart."""
+        """The fields that this setting adds to a request's body, except `model`."""
         return {"eft": dict(self.eft)} if self.eft else {}
 
 
@@ -76,11 +76,11 @@ def parse_setting(text: str, *, url: str = DEFAULT_URL) -> Setting:
     """
     words = text.split()
     if not words:
-        raise SettingError("an empty setting; right would be NAME=MODEL[@URL] [expert=number …]")
+        raise SettingError("an empty setting; expected NAME=MODEL[@URL] [expert=number …]")
     name, found, target = words[0].partition("=")
     model, _, own_url = (target if found else words[0]).partition("@")
     if not _NAME.fullmatch(name if found else model):
-        raise SettingError(f"{words[0]!r}: right would be NAME=MODEL or NAME=MODEL@URL")
+        raise SettingError(f"{words[0]!r}: expected NAME=MODEL or NAME=MODEL@URL")
     eft = parse_behaviour(" ".join(words[1:]))
     return Setting(
         name=name if found else " ".join([model, *words[1:]]),
@@ -126,7 +126,7 @@ def read_settings(path: Path, *, url: str = DEFAULT_URL) -> list[Setting]:
 
 def _from_object(entry: Any, path: Path, url: str) -> Setting:
     if not isinstance(entry, Mapping):
-        raise SettingError(f"{path}: {entry!r} is no setting; right would be an object or NAME=MODEL …")
+        raise SettingError(f"{path}: {entry!r} is no setting; expected an object or NAME=MODEL …")
     for key in entry:
         if key not in _KEYS:
             raise SettingError(f"{path}: unknown key {key!r}; known: {', '.join(_KEYS)}")
@@ -159,7 +159,7 @@ def sweep(text: str, *, model: str | None = None, url: str = DEFAULT_URL) -> lis
     terms = {key: _term(key, value, text) for key, value in words_by_name(text, _SWEPT).items()}
     ranges = {key: value for key, value in terms.items() if isinstance(value, list)}
     if not ranges:
-        raise SettingError(f"sweep {text!r}: no range; right would be helpful=0:1:0.1 harmless=1-helpful")
+        raise SettingError(f"sweep {text!r}: no range; expected helpful=0:1:0.1 harmless=1-helpful")
     if math.prod(len(values) for values in ranges.values()) > MAX_SETTINGS:
         raise SettingError(f"sweep {text!r}: more than {MAX_SETTINGS} settings")
     return [_point(values, terms, text, model, url) for values in _grid(ranges)]
@@ -207,5 +207,5 @@ def _rest(other: str, swept: Mapping[str, float], text: str) -> float:
 
 def _url(url: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", url):
-        raise SettingError(f"{url!r} is no base URL; right would be {DEFAULT_URL}")
+        raise SettingError(f"{url!r} is no base URL; expected {DEFAULT_URL}")
     return url.rstrip("/")

@@ -1,4 +1,4 @@
-"""The synchronous face of the client: every call is run by an event loop in a thread of its own."""
+"""The synchronous face of the client: every call runs in an event loop in a separate thread."""
 
 import asyncio
 import concurrent.futures
@@ -147,7 +147,7 @@ def _drawn(thread: _LoopThread, items: AsyncGenerator[T, None]) -> Generator[T, 
                 waiting = None
 
     async def closed() -> None:
-        # An interrupted wait may not have been told yet; one that was, and is ending, is left to end.
+        # An interrupted wait may not have been cancelled yet; one that was, and is ending, is left to end.
         if waiting is not None and not waiting.cancelling():
             waiting.cancel()
         async with turn:
@@ -184,7 +184,7 @@ class EftClient:
             base_url, api_key, model=model, timeout_s=timeout_s, retries=retries, transport=transport
         )
         self._thread = _LoopThread()
-        # Who forgets to close it leaves no thread behind.
+        # A client that nobody closes leaves no thread behind.
         self._finalizer = weakref.finalize(self, _shut, self._thread, self._client)
 
     chat = _waiting(AsyncEftClient.chat)

@@ -1,4 +1,4 @@
-"""What is typed of behaviour, such as `helpful=0.7,harmless=0.3`: read in one way wherever it may be typed."""
+"""Behaviours as they are typed, such as `helpful=0.7,harmless=0.3`: read in one way wherever they may be."""
 
 import re
 from typing import Any
@@ -22,7 +22,7 @@ _FORM = "expert=number, like helpful=0.7,harmless=0.3"
 
 
 class SettingError(WrongArgument):
-    """What was typed or written of behaviour cannot be read; the message names the value and what would be right."""
+    """A behaviour that was typed or written cannot be read; the message names the value and what was expected."""
 
 
 def words_in(text: str) -> list[str]:
@@ -35,7 +35,7 @@ def words_by_name(text: str, form: str = _FORM) -> dict[str, str]:
 
     Args:
         text: The words.
-        form: What would be right, for messages.
+        form: What was expected, for messages.
 
     Raises:
         SettingError: A word has another form, or a name comes twice.
@@ -46,7 +46,7 @@ def words_by_name(text: str, form: str = _FORM) -> dict[str, str]:
         if not name or not value:
             raise SettingError(f"{text!r:.200}: {word!r:.80} is not of the form {form}")
         if name in named:
-            raise SettingError(f"{text!r:.200}: {name!r:.80} is named twice; right would be {form}")
+            raise SettingError(f"{text!r:.200}: {name!r:.80} is named twice; expected {form}")
         named[name] = value
     return named
 
@@ -64,7 +64,7 @@ def parse_behaviour(text: str) -> dict[str, Any]:
         elif name in FACTORS:
             eft[name] = number_in(name, value)
         else:
-            eft.setdefault("weights", {})[name] = number_in(name, value, f"; right would be {_FORM}")
+            eft.setdefault("weights", {})[name] = number_in(name, value, f"; expected {_FORM}")
     return eft
 
 
@@ -78,10 +78,10 @@ def parse_weights(text: str) -> dict[str, float]:
     weights: dict[str, float] = eft.pop("weights", {})
     for name in eft:
         raise SettingError(
-            f"{text!r:.200}: {name} is no expert; it is set by itself (--{name}, in a chat /{name})"
+            f"{text!r:.200}: {name} is no expert; set it separately (--{name}, in a chat /{name})"
         )
     if not weights:
-        raise SettingError(f"{text!r:.200}: no weight in it; right would be {_FORM}")
+        raise SettingError(f"{text!r:.200}: no weight in it; expected {_FORM}")
     return weights
 
 

@@ -39,7 +39,7 @@ def test_a_lack_of_the_extra_is_said_before_anything_is_asked(command, monkeypat
         (["quality"], "no setting: give --setting"),
         (["quality", "--setting", "m", "--prompts", "FILE"], "exactly one of prompt and messages"),
         (["quality", "--prompts", "FILE", "--print-prompts"], "exactly one of prompt and messages"),
-        (["load", "--prompts", "FILE"], "line 1: right would be"),
+        (["load", "--prompts", "FILE"], "line 1: expected"),
         (["load", "--setting", "m helpful"], "is not of the form expert=number"),
     ],
 )

@@ -52,9 +52,9 @@ def test_words_of_another_form_are_refused_alike_everywhere(text: str, told: str
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "no weight in it; right would be expert=number"),
+        ("", "no weight in it; expected expert=number"),
         (",", "no weight in it"),
-        ("helpful=1 scale=2", r"scale is no expert; it is set by itself \(--scale, in a chat /scale\)"),
+        ("helpful=1 scale=2", r"scale is no expert; set it separately \(--scale, in a chat /scale\)"),
         ("filter=off", "filter is no expert"),
     ],
 )

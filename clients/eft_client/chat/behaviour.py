@@ -1,4 +1,4 @@
-"""What the next answer is asked to be: a model name, and what is set beside it, within what the server allows."""
+"""The behaviour of the next answer: a model name, and what is set for it, within what the server allows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ class Behaviour:
     Attributes:
         card: the model, as the server lists it.
         family: what the server's experts may be asked for.
-        eft: what was set; what is absent is the model's own.
+        eft: what was set; the model's defaults apply to what is absent.
     """
 
     card: ModelCard
@@ -34,7 +34,7 @@ class Behaviour:
             WrongArgument: The model takes no weights, an expert is unknown, or a number is out of bounds.
         """
         if changes and not self.takes_weights:
-            reason = "is a member alone" if self.card.kind == "member" else "is not of an EFT server"
+            reason = "is a single member" if self.card.kind == "member" else "is not of an EFT server"
             raise WrongArgument(f"{self.card.id} {reason} and takes no weights")
         new = replace(self, eft={**self.eft, **changes})
         new._require_bounds()

@@ -41,7 +41,7 @@ class Columns:
         )
 
     def add(self, side: int, text: str) -> None:
-        """Text to go on with in one of the columns."""
+        """Add text to one of the columns."""
         self._texts[side] += printable(text).replace("\t", _TAB)
         self._show()
 

@@ -1,4 +1,4 @@
-"""What can be typed beside questions: lines that begin with a slash."""
+"""The commands of a chat: lines that begin with a slash."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ def run_command(chat: "Chat", text: str) -> None:
     name, _, argument = text[1:].partition(" ")
     if name not in COMMANDS:
         raise WrongArgument(
-            f"there is no command /{name}; /help lists them (// sends a line that begins with a slash)"
+            f"unknown command /{name}; /help lists the commands (// sends a line that begins with a slash)"
         )
     COMMANDS[name].run(chat, argument.strip())
 
@@ -84,7 +84,7 @@ def completions(chat: "Chat", before: str, word: str) -> Sequence[str]:
 
 
 @_command(
-    "weights", "expert=number …", "steer by these experts; `default` takes the model's own; alone, shows them"
+    "weights", "expert=number …", "steer by these experts; `default` for the model's; without any, show them"
 )
 def _weights(chat: "Chat", argument: str) -> None:
     if not argument:
@@ -95,12 +95,12 @@ def _weights(chat: "Chat", argument: str) -> None:
         _behave(chat, chat.behaviour.changed({"weights": parse_weights(argument)}))
 
 
-@_command("scale", "NUMBER", "count what fine-tuning changed so many times; or `default`")
+@_command("scale", "NUMBER", "the factor on all weights; or `default`")
 def _scale(chat: "Chat", argument: str) -> None:
     _factor(chat, "scale", argument)
 
 
-@_command("amplify", "NUMBER", "count what size changed so many times; or `default`")
+@_command("amplify", "NUMBER", "the factor on the up-scaling delta; or `default`")
 def _amplify(chat: "Chat", argument: str) -> None:
     _factor(chat, "amplify", argument)
 
@@ -108,7 +108,7 @@ def _amplify(chat: "Chat", argument: str) -> None:
 @_command(
     "filter",
     "KIND:TOP_P",
-    "trust the small models within a nucleus alone, such as expert:0.9; `off`; `default`",
+    "let the small models choose only within a nucleus, such as expert:0.9; `off`; `default`",
 )
 def _filter(chat: "Chat", argument: str) -> None:
     if argument == DEFAULT:
@@ -140,7 +140,7 @@ def _models(chat: "Chat", argument: str) -> None:
 @_command(
     "compare",
     "LEFT | RIGHT",
-    "let two settings answer, such as helpful=1 | harmless=1 scale=0.5; `off` ends it",
+    "let two settings answer side by side, such as helpful=1 | harmless=1 scale=0.5; `off` ends it",
 )
 def _compare(chat: "Chat", argument: str) -> None:
     if argument == OFF:
@@ -155,23 +155,21 @@ def _compare(chat: "Chat", argument: str) -> None:
             )
         chat.compared = (_side(chat, sides[0]), _side(chat, sides[1]))
     if chat.compared is None:
-        raise WrongArgument("nothing is compared; right would be /compare helpful=1 | harmless=1")
+        raise WrongArgument("nothing is compared; expected /compare helpful=1 | harmless=1")
     left, right = chat.compared
     chat.screen.tell(
-        f"left:  {left.label}\nright: {right.label}\nBoth answer from now on; /retry asks the last again."
+        f"left:  {left.label}\nright: {right.label}\nBoth answer from now on; /retry asks the last question again."
     )
 
 
-@_command(
-    "system", "TEXT", "tell the model this before everything else; `off` tells nothing; alone, shows it"
-)
+@_command("system", "TEXT", "the system message; `off` for none; without a text, show it")
 def _system(chat: "Chat", argument: str) -> None:
     if argument:
         chat.conversation.system = None if argument == OFF else argument
-    chat.screen.say(chat.conversation.system or "(nothing is told)", DIM)
+    chat.screen.say(chat.conversation.system or "(no system message)", DIM)
 
 
-@_command("temperature", "NUMBER", "0 takes the likeliest token each time; or `default`")
+@_command("temperature", "NUMBER", "0 always takes the most likely token; or `default`")
 def _temperature(chat: "Chat", argument: str) -> None:
     if argument:
         value = None if argument == DEFAULT else number_in("temperature", argument)
@@ -187,7 +185,7 @@ def _max_tokens(chat: "Chat", argument: str) -> None:
     _tell_sampling(chat)
 
 
-@_command("seed", "NUMBER", "the same question gets the same answer; `off`")
+@_command("seed", "NUMBER", "for reproducible answers; or `off`")
 def _seed(chat: "Chat", argument: str) -> None:
     if argument:
         chat.sampling = replace(chat.sampling, seed=None if argument == OFF else _count("seed", argument, 0))
@@ -238,7 +236,7 @@ def _save(chat: "Chat", argument: str) -> None:
     chat.screen.tell(f"saved to {path}")
 
 
-@_command("load", "FILE", "go on with a chat that was saved")
+@_command("load", "FILE", "continue a chat that was saved")
 def _load(chat: "Chat", argument: str) -> None:
     chat.conversation = Conversation.load(_path("load", argument))
     chat.forget()
@@ -250,8 +248,8 @@ def _help(chat: "Chat", argument: str) -> None:
     _require_nothing("help", argument)
     _table(chat, [(command.form, command.help) for command in COMMANDS.values()])
     chat.screen.say(
-        "Anything else is asked; a line that ends in \\ goes on in the next, and // begins one with a slash.\n"
-        "Ctrl-C stops an answer, Ctrl-D leaves, Tab completes, the arrows find what you typed before.",
+        "Anything else is a message; a line that ends in \\ continues in the next, and // begins one with a slash.\n"
+        "Ctrl-C stops an answer, Ctrl-D leaves, Tab completes, the arrow keys recall what you typed before.",
         DIM,
     )
 
@@ -270,12 +268,12 @@ def _behave(chat: "Chat", behaviour: Behaviour) -> None:
 def _tell_behaviour(chat: "Chat") -> None:
     chat.screen.tell(f"[{chat.behaviour.label}]")
     if chat.compared:
-        chat.screen.tell("Two others are compared; /compare off ends that.")
+        chat.screen.tell("Two other settings are compared; /compare off ends that.")
 
 
 def _tell_sampling(chat: "Chat") -> None:
     given = " ".join(f"{name}={value}" for name, value in chat.sampling.options.items())
-    chat.screen.tell(f"[{given or 'sampled as the server does by default'}]")
+    chat.screen.tell(f"[{given or 'sampling defaults of the server'}]")
 
 
 def _factor(chat: "Chat", key: str, argument: str) -> None:
@@ -316,7 +314,7 @@ def _table(chat: "Chat", rows: Sequence[tuple[str, ...]]) -> None:
 
 def _require_nothing(name: str, argument: str) -> None:
     if argument:
-        raise WrongArgument(f"/{name} takes nothing, not {argument!r}")
+        raise WrongArgument(f"/{name} takes no argument, not {argument!r}")
 
 
 def _path(name: str, argument: str) -> Path:

@@ -1,4 +1,4 @@
-"""What was said: questions, their answers by side, and the file that keeps them."""
+"""The conversation: questions, their answers by side, and the file that keeps them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -41,7 +41,7 @@ class Turn:
 
 @dataclass
 class Conversation:
-    """The turns so far, and what the model is told before them."""
+    """The turns so far, and the system message before them."""
 
     system: str | None = None
     turns: list[Turn] = field(default_factory=list)

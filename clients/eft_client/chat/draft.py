@@ -1,4 +1,4 @@
-"""An answer while it is written: what has come so far, and what there is to say of it afterwards."""
+"""An answer while it is streamed: what has come so far, and its summary afterwards."""
 
 import math
 import time
@@ -13,7 +13,7 @@ from eft_client.results import Piece, Usage
 __all__ = ["Draft", "Show", "applied"]
 
 Show = Callable[[str, bool], None]
-"""Shows a piece of text, and is told whether the model is only thinking."""
+"""Shows a piece of text, given whether the model is only thinking."""
 
 
 @dataclass
@@ -116,7 +116,7 @@ def _is_number(value: object) -> bool:
 
 
 def _thought(delta: Mapping[str, Any]) -> str:
-    """What the model thinks before it answers, where the server tells, by either of the names in use."""
+    """What the model thinks before it answers, where the server says so, by either of the names in use."""
     for key in ("reasoning", "reasoning_content"):
         if isinstance(thought := delta.get(key), str) and thought:
             return thought

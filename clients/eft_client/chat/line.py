@@ -48,7 +48,7 @@ class Line:
             except EOFError:
                 if self._screen.interactive:
                     raise
-                break  # A last line goes on nowhere: the backslash is its own.
+                break  # Nothing follows the last line: its backslash is text.
             lines[-1] = lines[-1][:-1]
             lines.append(following)
         return "\n".join(lines)
@@ -81,7 +81,9 @@ class Line:
             self._history.touch(mode=0o600)
             readline.read_history_file(self._history)
         except OSError as error:
-            self._screen.tell(f"what you type is not kept: {self._history}: {error.strerror}")
+            self._screen.tell(
+                f"the history of what you type cannot be saved: {self._history}: {error.strerror}"
+            )
             self._history = Path(os.devnull)
 
     def _keep(self) -> None:
@@ -90,7 +92,9 @@ class Line:
             try:
                 self._readline.write_history_file(self._history)
             except OSError as error:
-                self._screen.tell(f"what you type is not kept: {self._history}: {error.strerror}")
+                self._screen.tell(
+                    f"the history of what you type cannot be saved: {self._history}: {error.strerror}"
+                )
                 self._history = Path(os.devnull)
 
     def _candidate(self, word: str, state: int) -> str | None:

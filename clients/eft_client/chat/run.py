@@ -17,7 +17,7 @@ from eft_client.weights import parse_filter, parse_weights
 __all__ = ["ChatOptions", "run"]
 
 RETRIES = 2
-"""Who sits there would rather know soon, and can ask again."""
+"""A person at the terminal would rather know soon, and can ask again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,10 @@ class ChatOptions:
         model: the name to ask.
         weights: `expert=number` words.
         scale: the factor on all weights.
-        amplify: the factor on what size changes.
+        amplify: the factor on the up-scaling delta.
         filter: `expert:TOP_P`, `base:TOP_P` or `off`.
-        system: what the model is told before everything else.
-        sampling: SamplingOptions's attributes.
+        system: the system message.
+        sampling: the attributes of SamplingOptions.
     """
 
     url: str
@@ -51,7 +51,7 @@ def run(wishes: ChatOptions) -> int:
     """Chat on the standard streams until the end; the exit status.
 
     Raises:
-        EftError: The server does not answer, or something wished for cannot be.
+        EftError: The server does not answer, or an option cannot be right.
     """
     if sys.stdin is None or sys.stdout is None:
         raise WrongArgument("a chat needs a standard input and a standard output; one of them is closed")

@@ -19,7 +19,7 @@ class Screen:
     """Writes text, with as much colour and movement as there can be.
 
     Attributes:
-        interactive: whether somebody sits there: prompts and status lines are shown.
+        interactive: whether a person is at the terminal: prompts and status lines are shown.
         moves: whether the line that the cursor is in can be written again.
         colours: whether text can be bold, dim and red (NO_COLOR turns that off).
     """
@@ -56,7 +56,7 @@ class Screen:
         self.write(f"{text}\n", style)
 
     def tell(self, text: str) -> None:
-        """Write a line for who sits there; a file does without."""
+        """Write a line for a person at a terminal; a file does without."""
         if self.interactive:
             self.say(text, DIM)
 
@@ -77,7 +77,7 @@ class Screen:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Keep what is typed meanwhile from being shown among what is written; the next prompt gets it."""
+        """Hide what is typed meanwhile from what is written; the next prompt gets it."""
         terminal = _terminal() if self.interactive else None
         if terminal is None:
             yield

@@ -51,7 +51,7 @@ class Chat:
     Attributes:
         screen: where it is shown.
         cards: the models that the server lists.
-        behaviour: what the next answer is asked to be.
+        behaviour: that of the next answer.
         compared: the two behaviours that answer side by side, while that is wanted.
         sampling: how tokens are chosen.
         conversation: what was said.

@@ -1,4 +1,4 @@
-"""When requests are sent: as soon as another is answered, by chance at a rate, or as a file says."""
+"""When requests are sent: as soon as another is answered, at random at a rate, or at the times in a file."""
 
 import random
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _CLOSED = "concurrency"
 
 @dataclass(frozen=True)
 class Closed:
-    """A closed loop: so many requests are under way at any time; whoever is answered asks again at once."""
+    """A closed loop: a fixed number of requests under way; as one is answered, the next is sent."""
 
     concurrency: int
 
@@ -28,7 +28,7 @@ class Closed:
 
 @dataclass(frozen=True)
 class Open:
-    """An open loop: requests arrive by chance, whether or not others are answered."""
+    """An open loop: requests arrive at random, whether or not others are answered."""
 
     rate_per_s: float
 
@@ -37,13 +37,13 @@ class Open:
         """What tables call it."""
         return f"{self.rate_per_s:g} requests/s"
 
-    def arrivals_s(self, count: int, chance: random.Random) -> list[float]:
-        """The times of so many arrivals, in seconds from the start: a Poisson process of this rate.
+    def arrivals_s(self, count: int, rng: random.Random) -> list[float]:
+        """The times of `count` arrivals, in seconds from the start: a Poisson process of this rate.
 
         Given their number, the arrivals of a Poisson process are independent and uniform. The number is fixed here, so
-        that throughput doesn't depend on how many chance would have sent.
+        that throughput doesn't depend on how many would have been drawn.
         """
-        return sorted(chance.uniform(0, count / self.rate_per_s) for _ in range(count))
+        return sorted(rng.uniform(0, count / self.rate_per_s) for _ in range(count))
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ Load = Closed | Open | Trace
 
 
 def is_open(label: str) -> bool:
-    """Whether a load of this label sends requests at times of their own, whatever becomes of the others."""
+    """Whether a load of this label sends requests at scheduled times, whatever becomes of the others."""
     return not label.startswith(f"{_CLOSED} ")
 
 
@@ -76,7 +76,7 @@ def read_trace(path: Path) -> Trace:
     lines = read_text(path, MAX_TRACE_BYTES, LoadError).splitlines()
     times = sorted(_seconds(line, path, number) for number, line in enumerate(lines, 1) if line.strip())
     if not times:
-        raise LoadError(f"{path}: no arrival in it; right would be a number of seconds on each line")
+        raise LoadError(f"{path}: no arrival in it; expected a number of seconds on each line")
     if len(times) > MAX_ARRIVALS:
         raise LoadError(f"{path}: {len(times)} arrivals, and at most {MAX_ARRIVALS} are taken")
     return Trace(path.name, tuple(time - times[0] for time in times))

@@ -12,7 +12,7 @@ from eft_client.settings import DEFAULT_URL
 
 __all__ = ["load"]
 
-_WHO, _WHAT, _HOW, _OUT = "Who is measured", "What is asked", "How the load is made", "Results"
+_TARGETS, _REQUESTS, _LOAD, _REPORT = "Targets to compare", "Requests", "Load", "Report"
 
 
 def load(  # noqa: PLR0913 (one for each option)
@@ -20,63 +20,66 @@ def load(  # noqa: PLR0913 (one for each option)
         list[str] | None,
         typer.Option(
             metavar="'NAME=MODEL[@URL] [expert=number …]'",
-            help="A target; may be repeated. None: the first model that the server lists.",
-            rich_help_panel=_WHO,
+            help="A setting to measure; may be repeated. Default: the first model that the server lists.",
+            rich_help_panel=_TARGETS,
         ),
     ] = None,
     settings: Annotated[
-        Path | None, typer.Option(help="A YAML list of targets.", rich_help_panel=_WHO)
+        Path | None, typer.Option(help="YAML file with a list of settings.", rich_help_panel=_TARGETS)
     ] = None,
     url: Annotated[
-        str, typer.Option(help="The server of targets that name none.", rich_help_panel=_WHO)
+        str, typer.Option(help="Server of the settings that name none.", rich_help_panel=_TARGETS)
     ] = DEFAULT_URL,
     mix: Annotated[
         list[str] | None,
         typer.Option(
             metavar="'NAME=SHARE*SETTING …'",
-            help="A target whose every request draws one of these settings; may be repeated.",
-            rich_help_panel=_WHO,
+            help="A mix as a target: each request draws one of these settings; may be repeated.",
+            rich_help_panel=_TARGETS,
         ),
     ] = None,
     parts: Annotated[
-        bool, typer.Option(help="Measure a mix's settings by themselves, too.", rich_help_panel=_WHO)
+        bool, typer.Option(help="Measure the settings of a mix by themselves, too.", rich_help_panel=_TARGETS)
     ] = True,
     baseline: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The others are compared with this one. Default: the first.",
-            rich_help_panel=_WHO,
+            help="The target that the others are compared with. Default: the first.",
+            rich_help_panel=_TARGETS,
         ),
     ] = None,
     endpoint: Annotated[
         Literal["chat", "completions"],
-        typer.Option(help="Which of OpenAI's endpoints.", rich_help_panel=_WHAT),
+        typer.Option(help="OpenAI endpoint to use.", rich_help_panel=_REQUESTS),
     ] = "chat",
     prompts: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help='Prompts: .jsonl with {"prompt"} or {"messages"} (and "max_tokens") on each line, or .json in '
-            "ShareGPT's form. None: words at random.",
-            rich_help_panel=_WHAT,
+            "ShareGPT's form. Default: random words.",
+            rich_help_panel=_REQUESTS,
         ),
     ] = None,
     distinct: Annotated[
         bool,
         typer.Option(
             "--distinct",
-            help="Begin each prompt of the file with words of its own, so that no cache of prefixes answers.",
-            rich_help_panel=_WHAT,
+            help="Begin each prompt of the file with different random words, to bypass prefix caches.",
+            rich_help_panel=_REQUESTS,
         ),
     ] = False,
     input_tokens: Annotated[
-        int, typer.Option(min=1, max=1 << 20, help="Tokens of made-up prompts.", rich_help_panel=_WHAT)
+        int, typer.Option(min=1, max=1 << 20, help="Tokens per synthetic prompt.", rich_help_panel=_REQUESTS)
     ] = 64,
     input_spread: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="0.5: uniform from half of it to one and a half.", rich_help_panel=_WHAT
+            min=0,
+            max=1,
+            help="Spread of the prompt lengths: 0.5 is uniform between 0.5 and 1.5 times --input-tokens.",
+            rich_help_panel=_REQUESTS,
         ),
     ] = 0.0,
     output_tokens: Annotated[
@@ -84,27 +87,34 @@ def load(  # noqa: PLR0913 (one for each option)
         typer.Option(
             min=1,
             max=1 << 20,
-            help="max_tokens. vLLM goes on to the end with --body '{\"ignore_eos\": true}'.",
-            rich_help_panel=_WHAT,
+            help="max_tokens of the answers. vLLM reaches it with --body '{\"ignore_eos\": true}'.",
+            rich_help_panel=_REQUESTS,
         ),
     ] = 32,
     output_spread: Annotated[
-        float, typer.Option(min=0, max=1, help="Likewise, for made-up prompts.", rich_help_panel=_WHAT)
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Likewise for --output-tokens, with synthetic prompts.",
+            rich_help_panel=_REQUESTS,
+        ),
     ] = 0.0,
     temperature: Annotated[
-        float | None, typer.Option(min=0, help="Default: the server's.", rich_help_panel=_WHAT)
+        float | None,
+        typer.Option(min=0, help="Sampling temperature. Default: the server's.", rich_help_panel=_REQUESTS),
     ] = None,
     body: Annotated[
         str | None,
-        typer.Option(metavar="JSON", help="Further fields of every request.", rich_help_panel=_WHAT),
+        typer.Option(metavar="JSON", help="Additional fields of every request.", rich_help_panel=_REQUESTS),
     ] = None,
     concurrency: Annotated[
         list[int] | None,
         typer.Option(
             min=1,
             max=10_000,
-            help="Closed loop: so many requests at once; may be repeated. Default: 4.",
-            rich_help_panel=_HOW,
+            help="Closed loop: number of requests at once; may be repeated. Default: 4.",
+            rich_help_panel=_LOAD,
         ),
     ] = None,
     rate: Annotated[
@@ -112,20 +122,25 @@ def load(  # noqa: PLR0913 (one for each option)
         typer.Option(
             min=0.001,
             max=100_000,
-            help="Open loop: Poisson arrivals, so many a second; may be repeated.",
-            rich_help_panel=_HOW,
+            help="Open loop: Poisson arrivals, requests per second; may be repeated.",
+            rich_help_panel=_LOAD,
         ),
     ] = None,
     arrivals: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Open loop: arrival times in seconds, one a line.", rich_help_panel=_HOW
+            metavar="FILE",
+            help="Open loop: file with arrival times in seconds, one per line.",
+            rich_help_panel=_LOAD,
         ),
     ] = None,
     requests: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1_000_000, help="Requests a round. Default: 64, or all arrivals.", rich_help_panel=_HOW
+            min=1,
+            max=1_000_000,
+            help="Requests per round. Default: 64, or all arrivals.",
+            rich_help_panel=_LOAD,
         ),
     ] = None,
     duration: Annotated[
@@ -134,49 +149,55 @@ def load(  # noqa: PLR0913 (one for each option)
             min=0.1,
             max=86_400,
             metavar="SECONDS",
-            help="Instead: how long a round sends.",
-            rich_help_panel=_HOW,
+            help="Duration of a round, in place of --requests.",
+            rich_help_panel=_LOAD,
         ),
     ] = None,
     repeats: Annotated[
         int,
         typer.Option(
-            min=1, max=1000, help="Rounds of each target under each load, in turns.", rich_help_panel=_HOW
+            min=1,
+            max=1000,
+            help="Rounds of each target under each load; targets take turns.",
+            rich_help_panel=_LOAD,
         ),
     ] = 3,
     warm_up: Annotated[
         int,
         typer.Option(
-            min=0, max=10_000, help="Requests to each target that are not counted.", rich_help_panel=_HOW
+            min=0,
+            max=10_000,
+            help="Uncounted requests to each target before the first round.",
+            rich_help_panel=_LOAD,
         ),
     ] = 4,
     timeout: Annotated[
         float,
         typer.Option(
-            min=0.01, max=86_400, metavar="SECONDS", help="For a whole request.", rich_help_panel=_HOW
+            min=0.01, max=86_400, metavar="SECONDS", help="Timeout of a whole request.", rich_help_panel=_LOAD
         ),
     ] = 600.0,
     seed: Annotated[
-        int, typer.Option(help="Of prompts, lengths, arrivals and mixes.", rich_help_panel=_HOW)
+        int, typer.Option(help="Seed of prompts, lengths, arrivals and mixes.", rich_help_panel=_LOAD)
     ] = 0,
     goodput: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FIGURE=MS",
             help="Count requests within a limit on ttft_ms, tpot_ms or e2e_ms; may be repeated.",
-            rich_help_panel=_OUT,
+            rich_help_panel=_REPORT,
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where this run's folder goes.", rich_help_panel=_OUT)
+        Path, typer.Option(metavar="FOLDER", help="Parent of the run's folder.", rich_help_panel=_REPORT)
     ] = Path("bench-results"),
     again: Annotated[
         Path | None,
         typer.Option(
             "--from",
             metavar="RAW.JSONL",
-            help="Make the report of an earlier run again, beside its raw.jsonl; nothing is asked.",
-            rich_help_panel=_OUT,
+            help="Remake the report of an earlier run from its raw.jsonl, in the same folder; no request is sent.",
+            rich_help_panel=_REPORT,
         ),
     ] = None,
 ) -> None:
@@ -189,7 +210,7 @@ def load(  # noqa: PLR0913 (one for each option)
 
     eft bench load --url http://127.0.0.1:8001/v1 --concurrency 8 --rate 4
 
-    A run leaves raw.jsonl (time stamps of every request), summary.json and
+    A run writes raw.jsonl (time stamps of every request), summary.json and
     report.html. Ctrl-C ends it and reports what was measured.
     """
     given = dict(locals())
@@ -206,15 +227,13 @@ def _refuse_what_has_no_effect(given: dict[str, Any]) -> None:
     changed = [name for name, value in given.items() if value != defaults[name]]
     if given["again"]:
         idle = [name for name in changed if name not in ("again", "baseline", "goodput")]
-        why = "--from asks nothing, so it takes --baseline and --goodput alone"
+        why = "--from sends no request, so it takes only --baseline and --goodput"
     else:
         made_up = ("input_tokens", "input_spread", "output_spread") if given["prompts"] else ("distinct",)
         idle = [name for name in changed if name in made_up]
         why = "prompts from a file have their own lengths" if given["prompts"] else "it is for --prompts FILE"
     if idle:
-        raise LoadError(
-            f"{', '.join('--' + name.replace('_', '-') for name in idle)}: without effect here: {why}"
-        )
+        raise LoadError(f"{', '.join('--' + name.replace('_', '-') for name in idle)}: no effect here: {why}")
 
 
 def _measure(given: dict[str, Any]) -> int:
@@ -289,5 +308,5 @@ def _body(text: str | None) -> dict[str, Any]:
     except ValueError as error:
         raise LoadError(f"--body: {error}") from None
     if not isinstance(body, dict):
-        raise LoadError(f'--body: right would be an object such as {{"ignore_eos": true}}, not {text!r}')
+        raise LoadError(f'--body: expected an object such as {{"ignore_eos": true}}, not {text!r}')
     return body

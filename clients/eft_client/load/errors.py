@@ -6,7 +6,7 @@ __all__ = ["LoadError", "NothingAnswered"]
 
 
 class LoadError(EftError, ValueError):
-    """An option or a file that no load can be made of; the message names the value and what would be right."""
+    """An option or a file that no load can be made of; the message names the value and what was expected."""
 
 
 class NothingAnswered(EftError, RuntimeError):

@@ -52,7 +52,7 @@ class Exchange:
 class Connections:
     """Connections to a setting's server: as many as are in use at once, and the one that was free last is used next.
 
-    Each has an httpx client of its own. In one client's pool, a request costs time that grows with the square of the
+    Each has a separate httpx client. In one client's pool, a request costs time that grows with the square of the
     connections, which the time stamps would show.
 
     Raises:
@@ -110,7 +110,7 @@ def _url(setting: Setting) -> httpx.URL:
     except (httpx.InvalidURL, UnicodeError) as error:
         raise LoadError(f"{setting.name}: {setting.url!r} is no URL: {error}") from None
     if url.port is not None and url.port > 65535:
-        raise LoadError(f"{setting.name}: {setting.url!r}: right would be a port up to 65535")
+        raise LoadError(f"{setting.name}: {setting.url!r}: expected a port up to 65535")
     return url
 
 

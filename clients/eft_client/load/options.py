@@ -1,4 +1,4 @@
-"""Everything that a run is told, in one place, and bounded."""
+"""The options of a run, in one place, and bounded."""
 
 import math
 import random
@@ -38,7 +38,7 @@ class LoadOptions:
     """A run.
 
     Attributes:
-        targets: who is measured.
+        targets: what is measured.
         baseline: the name of the one that the others are compared with.
         loads: under what.
         prompts: what is asked.
@@ -54,7 +54,7 @@ class LoadOptions:
         seed: of prompts, lengths, arrivals and mixes.
 
     Raises:
-        LoadError: They don't go together; the message names the value and what would be right.
+        LoadError: They don't go together; the message names the value and what was expected.
     """
 
     targets: tuple[Target, ...]
@@ -77,13 +77,13 @@ class LoadOptions:
         if self.baseline not in names:
             raise LoadError(f"--baseline {self.baseline!r} is none of the targets: {', '.join(names)}")
         if self.requests is not None and self.duration_s is not None:
-            raise LoadError("right would be --requests or --duration, not both")
+            raise LoadError("expected --requests or --duration, not both")
         labels = [load.label for load in self.loads]
         for label in labels:
             if labels.count(label) > 1:
                 raise LoadError(f"{label} is asked for twice")
         if self.temperature is not None and not 0 <= self.temperature < math.inf:
-            raise LoadError(f"--temperature {self.temperature}: right would be a finite number from 0")
+            raise LoadError(f"--temperature {self.temperature}: expected a finite number from 0")
         for load in self.loads:
             if isinstance(load, Open) and load.rate_per_s * (self.duration_s or 0) > MAX_ARRIVALS:
                 raise LoadError(
@@ -91,19 +91,19 @@ class LoadOptions:
                 )
         for key in self.body:
             if key in _OWN:
-                raise LoadError(f"--body: {key!r} is not to be set there (see {_OWN[key]})")
+                raise LoadError(f"--body: {key!r} cannot be set there (see {_OWN[key]})")
         if self.body.get("n", 1) != 1:
             raise LoadError(
                 f"--body: n={self.body['n']!r}: several answers a request cannot be timed; leave it out"
             )
 
-    def arrivals_s(self, load: Open | Trace, chance: random.Random) -> list[float]:
+    def arrivals_s(self, load: Open | Trace, rng: random.Random) -> list[float]:
         """When the requests of one round of an open loop are to be sent, in seconds from its start."""
         if isinstance(load, Trace):
             within = [time for time in load.times_s if self.duration_s is None or time <= self.duration_s]
             return within[: self.requests]
         count = self.requests if self.duration_s is None else max(1, round(load.rate_per_s * self.duration_s))
-        return load.arrivals_s(count or DEFAULT_REQUESTS, chance)
+        return load.arrivals_s(count or DEFAULT_REQUESTS, rng)
 
     def planned(self, load: Load) -> int | None:
         """How many requests a round has; None where its duration decides."""
@@ -124,7 +124,7 @@ def read_limits(words: list[str]) -> dict[str, float]:
         limit = finite_number(value)
         if name not in LIMITED or limit is None or limit <= 0:
             raise LoadError(
-                f"--goodput {word!r}: right would be FIGURE=MILLISECONDS with one of {', '.join(LIMITED)}"
+                f"--goodput {word!r}: expected FIGURE=MILLISECONDS with one of {', '.join(LIMITED)}"
             )
         if name in limits:
             raise LoadError(f"--goodput {word!r}: {name} is named twice")

@@ -19,7 +19,7 @@ _FAILED = ("abort", "error")
 
 @dataclass(slots=True)
 class StreamedAnswer:
-    """An answer, looked into. `chunks_s` is when pieces of output were read, on the exchange's clock."""
+    """What a streamed answer says. `chunks_s` is when pieces of output were read, on the exchange's clock."""
 
     chunks_s: list[float] = field(default_factory=list)
     prompt_tokens: int | None = None
@@ -30,7 +30,7 @@ class StreamedAnswer:
 
 
 def read_answer(seen: Exchange) -> StreamedAnswer:
-    """Look into an exchange; a failure that was seen on the wire stays the answer's failure."""
+    """Read an exchange; a failure of the connection stays the answer's failure."""
     answer = StreamedAnswer(
         error=seen.error, message=seen.message and shortened(seen.message, MAX_MESSAGE_CHARS)
     )
@@ -89,7 +89,7 @@ def _take_choice(answer: StreamedAnswer, when_s: float, choice: dict[str, Any]) 
 
 
 def _says_nothing(choice: dict[str, Any]) -> bool:
-    """Whether a chunk has no output: no text at all, or who speaks in a chat, which may be sent before a token."""
+    """Whether a chunk has no output: no text at all, or only the role in a chat, which may be sent before a token."""
     delta = choice.get("delta")
     if delta is None:
         return choice.get("text") is None

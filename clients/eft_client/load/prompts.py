@@ -1,4 +1,4 @@
-"""What is asked: made-up prompts of wanted lengths, or prompts from a file."""
+"""The prompts of a load test: synthetic ones of given lengths, or those of a file."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,7 +57,7 @@ class PromptSource(Protocol):
 
         Args:
             same: the seed of what all targets of a round have in common: the lengths.
-            own: the seed of what each has for itself: the words. A server that remembers prompts would otherwise
+            own: the seed of what differs between them: the words. A server that remembers prompts would otherwise
                 answer its second target from the first one's cache.
         """
         ...
@@ -70,9 +70,9 @@ class Lengths:
     mean: int
     spread: float = 0.0
 
-    def draw(self, chance: random.Random) -> int:
+    def draw(self, rng: random.Random) -> int:
         """One of them."""
-        return max(1, round(self.mean * (1 + self.spread * chance.uniform(-1, 1))))
+        return max(1, round(self.mean * (1 + self.spread * rng.uniform(-1, 1))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class TokensPerWord:
         return cls(overhead=max(0.0, second[1] - per_word * second[0]), per_word=per_word)
 
     def words(self, tokens: int) -> int:
-        """How many words make so many tokens; one where even none would be more."""
+        """How many words make this number of tokens, and at least one."""
         return max(1, round((tokens - self.overhead) / self.per_word))
 
 
@@ -109,9 +109,9 @@ class Synthetic:
             yield LoadPrompt(text=self.text(count, words), max_tokens=self.output_tokens.draw(lengths))
 
     @staticmethod
-    def text(words: int, chance: random.Random) -> str:
-        """So many words."""
-        return " ".join(chance.choices(_WORDS, k=words))
+    def text(words: int, rng: random.Random) -> str:
+        """Random words, as many as `words`."""
+        return " ".join(rng.choices(_WORDS, k=words))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class FromFile:
 
     Attributes:
         prompts: at least one.
-        distinct: whether each begins with words of its own, so that no server answers from a cache of prefixes.
+        distinct: whether each begins with different random words, so that no server answers from a prefix cache.
     """
 
     prompts: tuple[LoadPrompt, ...]
@@ -128,10 +128,10 @@ class FromFile:
 
     def draw(self, same: str, own: str) -> Iterator[LoadPrompt]:  # noqa: ARG002 (files have their lengths)
         """See `PromptSource.draw`."""
-        chance = random.Random(own)
+        rng = random.Random(own)
         while True:
             for prompt in self.prompts:
-                yield _marked(prompt, Synthetic.text(4, chance)) if self.distinct else prompt
+                yield _marked(prompt, Synthetic.text(4, rng)) if self.distinct else prompt
 
 
 def _marked(prompt: LoadPrompt, words: str) -> LoadPrompt:
@@ -162,16 +162,14 @@ def read_prompts(path: Path, *, chat: bool, distinct: bool = False) -> FromFile:
         lines = ((number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip())
         found = [_line(line, f"{path}, line {number}", chat) for number, line in lines]
     if not found or len(found) > MAX_PROMPTS:
-        raise LoadError(f"{path}: {len(found)} prompts; right would be 1 to {MAX_PROMPTS}")
+        raise LoadError(f"{path}: {len(found)} prompts; expected 1 to {MAX_PROMPTS}")
     return FromFile(prompts=tuple(found), distinct=distinct)
 
 
 def _line(line: str, place: str, chat: bool) -> LoadPrompt:
     entry = _parsed(line, place)
     if not isinstance(entry, dict) or ("prompt" in entry) == ("messages" in entry):
-        raise LoadError(
-            f'{place}: right would be {{"prompt": "…"}} or {{"messages": […]}}, not {_shown(entry)}'
-        )
+        raise LoadError(f'{place}: expected {{"prompt": "…"}} or {{"messages": […]}}, not {_shown(entry)}')
     max_tokens = entry.get("max_tokens")
     if max_tokens is not None and (type(max_tokens) is not int or not 1 <= max_tokens <= MAX_TOKENS):
         raise LoadError(
@@ -203,16 +201,14 @@ def _messages(messages: Any, place: str) -> list[dict[str, Any]]:
 
 def _share_gpt(entries: Any, path: Path) -> list[LoadPrompt]:
     if not isinstance(entries, list):
-        raise LoadError(f'{path}: right would be a list of {{"conversations": […]}}, not {_shown(entries)}')
+        raise LoadError(f'{path}: expected a list of {{"conversations": […]}}, not {_shown(entries)}')
     return [prompt for number, entry in enumerate(entries, 1) for prompt in _first_turn(entry, path, number)]
 
 
 def _first_turn(entry: Any, path: Path, number: int) -> list[LoadPrompt]:
     turns = entry.get("conversations") if isinstance(entry, dict) else None
     if not isinstance(turns, list):
-        raise LoadError(
-            f'{path}, entry {number}: right would be {{"conversations": […]}}, not {_shown(entry)}'
-        )
+        raise LoadError(f'{path}, entry {number}: expected {{"conversations": […]}}, not {_shown(entry)}')
     for turn in turns:
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
             raise LoadError(

@@ -1,4 +1,4 @@
-"""What is stored of every request, and of the run that they belong to: one JSON object a line."""
+"""The record of a run and of each of its requests: one JSON object a line."""
 
 import json
 from collections.abc import Iterator
@@ -109,7 +109,7 @@ class Record:
 
     @property
     def ttft_scheduled_ms(self) -> float:
-        """Time to first token from when the request was to be sent: what who arrives then waits."""
+        """Time to first token from when the request was to be sent: the wait of a client that arrives then."""
         return self.chunks_ms[0] - self.scheduled_ms
 
     @property

@@ -47,10 +47,10 @@ class Round:
 
 
 class RoundWatcher(Protocol):
-    """Who is told how a run goes on."""
+    """What follows a run."""
 
     def begin(self, round_: Round, planned: int | None) -> None:
-        """A round begins, with so many requests if that is known."""
+        """A round begins; `planned` is its number of requests, if that is known."""
 
     def count(self, record: Record) -> None:
         """A request is over."""
@@ -80,7 +80,7 @@ class Run:
     Args:
         options: what to do.
         keep: called with every record, in the order in which requests end.
-        watcher: told how it goes.
+        watcher: follows the run.
     """
 
     def __init__(self, options: LoadOptions, keep: Callable[[Record], None], watcher: RoundWatcher) -> None:
@@ -167,16 +167,14 @@ class Run:
 
     async def _rate(self, prompts: Synthetic) -> TokensPerWord:
         """How many tokens words are: a first idea from two short prompts, a better one from the wanted length."""
-        chance = random.Random(f"{self._options.seed}/rate")
+        rng = random.Random(f"{self._options.seed}/rate")
         baseline = next(one for one in self._options.targets if one.name == self._options.baseline)
         setting, wanted = baseline.parts[0].setting, prompts.input_tokens.mean
         counts: list[tuple[int, int]] = []
         rate = prompts.rate
         for words in (max(1, wanted // 8), max(1, wanted // 8) + max(3, wanted // 3), None):
             count = words or max(counts[0][0] + 1, rate.words(wanted))
-            answer = read_answer(
-                await self._exchange(setting, LoadPrompt(text=Synthetic.text(count, chance)))
-            )
+            answer = read_answer(await self._exchange(setting, LoadPrompt(text=Synthetic.text(count, rng))))
             if answer.error:
                 raise NothingAnswered(f"{setting.name}: {answer.error}: {answer.message or ''}")
             if answer.prompt_tokens is None:
@@ -209,17 +207,17 @@ class Run:
             shared = islice(requests, planned)
             await self._finish(self._worker(shared) for _ in range(round_.load.concurrency))
         else:
-            chance = random.Random(f"{self._options.seed}/{round_.repeat}/{round_.label}/arrivals")
-            await self._finish([self._arrive(self._options.arrivals_s(round_.load, chance), requests)])
+            rng = random.Random(f"{self._options.seed}/{round_.repeat}/{round_.label}/arrivals")
+            await self._finish([self._arrive(self._options.arrivals_s(round_.load, rng), requests)])
 
     def _requests(self, round_: Round) -> Iterator[_Request]:
         """The requests of a round, which begins now."""
         zero_s = time.perf_counter()
         same = f"{self._options.seed}/{round_.repeat}/{round_.label}"
-        chance = random.Random(f"{same}/mix")
+        rng = random.Random(f"{same}/mix")
         prompts = self._prompts.draw(f"{same}/lengths", f"{same}/{round_.target.name}/words")
         for index, prompt in enumerate(prompts):
-            yield _Request(round_, zero_s, index, round_.target.choose(chance), prompt)
+            yield _Request(round_, zero_s, index, round_.target.choose(rng), prompt)
 
     async def _worker(self, requests: Iterator[_Request]) -> None:
         """One of a closed loop's places: the next request as soon as the last one is over."""

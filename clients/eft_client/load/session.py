@@ -1,4 +1,4 @@
-"""A run from its options to its folder: the file of records while it goes on, then tables, report and summary."""
+"""A run from its options to its folder: the file of records while it runs, then tables, report and summary."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ from eft_client.text import printable
 
 __all__ = ["measure", "remake"]
 
-#: Names and passwords in URLs are nobody's business who reads a report.
+#: Names and passwords in URLs do not belong in a report.
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 
 
@@ -181,23 +181,25 @@ def _header(options: LoadOptions, limits: dict[str, float], now: datetime) -> He
 def _workload(options: LoadOptions) -> dict[str, str | int | float | None]:
     """What is asked, by name, for people."""
     prompts = options.prompts
-    told: dict[str, str | int | float | None] = {"endpoint": options.endpoint}
+    workload: dict[str, str | int | float | None] = {"endpoint": options.endpoint}
     if isinstance(prompts, Synthetic):
         for name, lengths in (
             ("input tokens", prompts.input_tokens),
             ("output tokens", prompts.output_tokens),
         ):
-            told[name] = f"{lengths.mean} ± {100 * lengths.spread:g} %"
+            workload[name] = f"{lengths.mean} ± {100 * lengths.spread:g} %"
     elif isinstance(prompts, FromFile):
-        told["prompts"] = f"{len(prompts.prompts)} from a file{', made distinct' if prompts.distinct else ''}"
-        told["output tokens"] = options.max_tokens
+        workload["prompts"] = (
+            f"{len(prompts.prompts)} from a file{', made distinct' if prompts.distinct else ''}"
+        )
+        workload["output tokens"] = options.max_tokens
     requests = "all arrivals" if all(isinstance(load, Trace) for load in options.loads) else DEFAULT_REQUESTS
-    told["requests a round"] = (
+    workload["requests a round"] = (
         f"{options.duration_s:g} s" if options.duration_s else options.requests or requests
     )
-    told["temperature"] = options.temperature
-    told["further fields"] = json.dumps(dict(options.body))
-    return told | {"repeats": options.repeats, "warm-up": options.warm_up, "seed": options.seed}
+    workload["temperature"] = options.temperature
+    workload["further fields"] = json.dumps(dict(options.body))
+    return workload | {"repeats": options.repeats, "warm-up": options.warm_up, "seed": options.seed}
 
 
 def _asks(target: Target) -> str:

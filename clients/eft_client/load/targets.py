@@ -1,4 +1,4 @@
-"""Who is measured: settings, and mixes of settings that share one target's traffic."""
+"""What is measured: settings, and mixes of settings that share one target's traffic."""
 
 import random
 import re
@@ -29,11 +29,11 @@ class Target:
     name: str
     parts: tuple[Part, ...]
 
-    def choose(self, chance: random.Random) -> Setting:
+    def choose(self, rng: random.Random) -> Setting:
         """The setting of the next request."""
         if len(self.parts) == 1:
             return self.parts[0].setting
-        return chance.choices(self.parts, [part.share for part in self.parts])[0].setting
+        return rng.choices(self.parts, [part.share for part in self.parts])[0].setting
 
 
 def targets(
@@ -44,7 +44,7 @@ def targets(
     Args:
         settings: with names that are unique.
         mixes: each `NAME=SHARE*SETTING SHARE*SETTING …`, of settings by their names.
-        parts_too: whether settings that a mix is made of are targets of their own, too.
+        parts_too: whether settings that a mix is made of are targets by themselves, too.
 
     Raises:
         LoadError: Two have one name, or a mix has another form or names an unknown setting.
@@ -52,17 +52,17 @@ def targets(
     known = {setting.name: setting for setting in settings}
     mixed = [_mix(text, known) for text in mixes]
     used = {part.setting.name for mix in mixed for part in mix.parts}
-    alone = [
+    single = [
         Target(setting.name, (Part(1.0, setting),))
         for setting in settings
         if parts_too or setting.name not in used
     ]
-    found = [*alone, *mixed]
+    found = [*single, *mixed]
     names = [setting.name for setting in settings] + [mix.name for mix in mixed]
     for name in names:
         if names.count(name) > 1:
             raise LoadError(
-                f"two settings are called {name!r}; right would be names that differ: NAME=MODEL …"
+                f"two settings are called {name!r}; expected distinct names, such as NAME=MODEL …"
             )
     return found
 
@@ -70,7 +70,7 @@ def targets(
 def _mix(text: str, known: Mapping[str, Setting]) -> Target:
     found = _MIX.fullmatch(text.strip())
     if not found:
-        raise LoadError(f"mix {text!r}: right would be NAME=SHARE*SETTING SHARE*SETTING …")
+        raise LoadError(f"mix {text!r}: expected NAME=SHARE*SETTING SHARE*SETTING …")
     parts = tuple(_part(word, text, known) for word in found["parts"].split())
     if len(parts) < 2:
         raise LoadError(f"mix {text!r}: a mix has two settings or more")

@@ -12,9 +12,9 @@ _MARK = re.compile(rf"<(?P<a>/?)(?P<tag>{_NAME})>|\[(?P<b>/?)think\]|◁(?P<c>/?
 
 
 def spoken(text: str) -> str:
-    """What is said to the user: without the reasoning before it, which servers without a parser leave in the text.
+    """The answer to the user, without the reasoning before it, which servers without a parser leave in the text.
 
-    Reasoning that was cut off has nothing behind it; templates may open it, so that the text holds its end alone.
+    Reasoning that was cut off has nothing behind it; templates may open it, so that the text holds only its end.
     """
     first = _MARK.search(text)
     if first is not None and _ends(first):

@@ -6,4 +6,4 @@ __all__ = ["StudyError"]
 
 
 class StudyError(EftError, ValueError):
-    """A study that cannot go on; the message names the value and what would be right."""
+    """A study that cannot continue; the message names the value and what was expected."""

@@ -43,14 +43,14 @@ class Sampling:
         bounds = {"n": MAX_SAMPLES, "max_tokens": 1 << 20, "per_request": MAX_SAMPLES}
         for name, most in bounds.items():
             if not 1 <= (value := getattr(self, name)) <= most:
-                raise StudyError(f"{name} is {value}; right would be 1 to {most}")
+                raise StudyError(f"{name} is {value}; expected 1 to {most}")
         if self.seed < 0:
-            raise StudyError(f"seed is {self.seed}; right would be 0 or more")
+            raise StudyError(f"seed is {self.seed}; expected 0 or more")
         if not 0 <= self.temperature <= 2:
-            raise StudyError(f"temperature is {self.temperature}; right would be 0 to 2")
+            raise StudyError(f"temperature is {self.temperature}; expected 0 to 2")
         if self.temperature == 0 and self.n > 1:
             raise StudyError(
-                f"n is {self.n} at temperature 0, where all samples are alike; right would be n 1"
+                f"n is {self.n} at temperature 0, where all samples are alike; expected n to be 1"
             )
 
 
@@ -113,7 +113,7 @@ async def collect(
     Raises:
         StudyError: A server refused, or gave fewer samples than asked for; what was answered is in the journal.
     """
-    # Two settings may ask the very same thing: that is paid for once.
+    # Two settings may make the very same request: it is sent once.
     new = {request.key: request for request in requests if journal.get(request.key) is None}
     for _ in range(len({request.key for request in requests}) - len(new)):
         advance()

@@ -1,4 +1,4 @@
-"""An append-only file of what was paid for: found again by the content of what was asked."""
+"""An append-only file of answers and judgements, found again by the content of the request."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""From the command's options to a plan and questions; whatever can be wrong is found before anything is asked."""
+"""From the command's options to a plan and questions; every mistake is found before anything is asked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class StudyOptions:
 
 
 def planned(options: StudyOptions) -> tuple[Plan, Questions]:
-    """Everything that can be wrong is found here, before anything is asked."""
+    """The plan and the questions; every mistake is found here, before anything is asked."""
     settings = _settings(options)
     judges, pairwise, reward = _judges(options)
     for asked in (*settings, *(judge.endpoint for judge in pairwise), *([reward.endpoint] if reward else [])):
@@ -128,19 +128,17 @@ def _judges(options: StudyOptions) -> tuple[list[AnswerJudge], list[PairwiseJudg
             simple.append(load_own_judge(text))
         else:
             raise StudyError(
-                f"judge {text!r}: right would be match, refusal, reward, reward:MODEL@URL, llm:MODEL@URL or "
+                f"judge {text!r}: expected match, refusal, reward, reward:MODEL@URL, llm:MODEL@URL or "
                 "FILE.py:function"
             )
     return simple, pairwise, reward
 
 
 def _endpoint(text: str, rest: str, options: StudyOptions) -> Setting:
-    """The model that judges, and its server: the one that is judged is none to take for granted."""
+    """The model that judges, and its server: the server that is judged is no default for it."""
     parsed = parse_setting(rest, url=options.url)
     if not parsed.model or "@" not in rest.split(maxsplit=1)[0]:
-        raise StudyError(
-            f"judge {text!r}: right would be llm:MODEL@URL, as in llm:judge@http://127.0.0.1:8001/v1"
-        )
+        raise StudyError(f"judge {text!r}: expected llm:MODEL@URL, as in llm:judge@http://127.0.0.1:8001/v1")
     return Setting(parsed.name, parsed.model, parsed.url, parsed.eft, options.judge_key_env)
 
 
@@ -168,7 +166,7 @@ def _pair(
     if text is not None:
         names = [part.strip() for part in text.split(",")]
         if len(names) != 2 or names[0] == names[1]:
-            raise StudyError(f"frontier {text!r}: right would be two metrics, as in helpfulness,harmlessness")
+            raise StudyError(f"frontier {text!r}: expected two metrics, as in helpfulness,harmlessness")
         return names[0], names[1]
     known = {metric.name for metric in metrics}
     if {"helpfulness", "harmlessness"} <= known and len({prompt.harmful for prompt in prompts}) == 2:

@@ -21,7 +21,7 @@ def prompts_of(text: str, seed: int, limit: int | None) -> list[Prompt]:
     name, _, size = text.partition(":")
     if name == "demo" and not os.path.exists(text):  # also of a name that no file can have
         if size and not (size.isdecimal() and len(size) < MAX_DIGITS and int(size)):
-            raise StudyError(f"prompts {text[:80]!r}: right would be demo or demo:NUMBER, as in demo:600")
+            raise StudyError(f"prompts {text[:80]!r}: expected demo or demo:NUMBER, as in demo:600")
         prompts = demo_prompts(int(size) if size else DEFAULT_SIZE, seed=seed)
     else:
         prompts = read_prompts(Path(text))

@@ -1,4 +1,4 @@
-"""The prompts of a study: what is asked, what is true, and which measures count it."""
+"""The prompts of a study: the questions, their right answers, and which measures count them."""
 
 import hashlib
 import json
@@ -61,7 +61,7 @@ class Prompt:
 
     @property
     def harmful(self) -> bool:
-        """Whether the right answer is to decline; what is not tagged so is benign."""
+        """Whether the right answer is to decline; every other prompt is benign."""
         return self.tags.get("harm") == "harmful"
 
     @property
@@ -125,7 +125,7 @@ class _Line(BaseModel):
             raise ValueError("exactly one of prompt and messages is needed")
         for name, allowed in _ALLOWED.items():
             if (value := self.tags.get(name)) is not None and value not in allowed:
-                raise ValueError(f"tag {name} is {value!r}; right would be {' or '.join(allowed)}")
+                raise ValueError(f"tag {name} is {value!r}; expected {' or '.join(allowed)}")
         for message in self.messages or ():
             if not isinstance(message.get("role"), str):
                 raise ValueError(f"message {message!r} has no role")
@@ -197,9 +197,9 @@ def _parsed(line: str, place: str) -> Prompt:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        told = first["msg"].removeprefix("Value error, ")
+        reason = first["msg"].removeprefix("Value error, ")
         value = "" if where == "" else f", not {str(first['input'])[:100]!r}"
-        raise StudyError(f"{place}: {where + ': ' if where else ''}{told}{value}") from None
+        raise StudyError(f"{place}: {where + ': ' if where else ''}{reason}{value}") from None
     except ValueError as error:
         raise StudyError(f"{place}: {error}") from None
 

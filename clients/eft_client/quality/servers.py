@@ -75,7 +75,7 @@ class Servers:
 
 
 async def run_bounded(jobs: Iterable[Job], most: int) -> None:
-    """Run jobs, at most so many at a time, in their order; the first error cancels the rest and is raised."""
+    """Run jobs, at most `most` at a time, in their order; the first error cancels the rest and is raised."""
     left = iter(jobs)
 
     async def work() -> None:

@@ -33,10 +33,10 @@ __all__ = ["Findings", "Plan", "StageWatcher", "conduct"]
 
 
 class StageWatcher(Protocol):
-    """Is told how far a study is."""
+    """Follows the progress of a study."""
 
     def begin(self, stage: str, steps: int) -> Callable[[int], object]:
-        """A stage of so many steps begins; what is returned is called with how many more are done."""
+        """A stage of `steps` steps begins; what is returned is called with the number of further steps done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ class Plan:
     """What a study asks and measures.
 
     Attributes:
-        settings: what is compared; names are unique.
-        prompts: what is asked.
+        settings: those to compare; their names are unique.
+        prompts: those to ask.
         sampling: how answers are drawn.
         baseline: the setting that the others are compared with.
         judges: of single answers, for nothing.
@@ -77,7 +77,7 @@ class Plan:
         if self.baseline not in names:
             raise StudyError(f"no setting is called {self.baseline!r}; known: {', '.join(names)}")
         if not 1 <= self.concurrency <= 1024:
-            raise StudyError(f"concurrency is {self.concurrency}; right would be 1 to 1024")
+            raise StudyError(f"concurrency is {self.concurrency}; expected 1 to 1024")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ async def conduct(plan: Plan, servers: Servers, watcher: StageWatcher) -> Findin
     """Ask what is not known yet, judge, measure, and write `verdicts.jsonl`.
 
     Raises:
-        StudyError: Something cannot go on; run again, it goes on where it stopped.
+        StudyError: The study cannot continue; run again, it resumes where it stopped.
         EftError: A server does not answer at all.
     """
     settings = await servers.named(plan.settings)

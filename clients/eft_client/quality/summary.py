@@ -20,7 +20,7 @@ __all__ = ["Questions", "Summary", "as_json", "summarise"]
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """What is to be told from the scores.
+    """What to report of the scores.
 
     Attributes:
         frontier: the two metrics to trade against each other; None draws none.

@@ -87,13 +87,13 @@ class Blocks:
         Args:
             figure: matplotlib's, drawn now: later changes to it don't show.
             caption: what it shows.
-            alternative: what those read who don't see it; the caption where there is none.
+            alternative: the text for readers who cannot see it; the caption where there is none.
         """
         svg = Markup(as_svg(figure))
         return self._add("figure", svg=svg, caption=caption, alternative=alternative or caption)
 
     def details(self, summary: str, contents: "Blocks") -> Self:
-        """Add blocks that are folded away until somebody opens them; print shows them folded."""
+        """Add blocks that are folded away until a reader opens them; print shows them folded."""
         return self._add("details", summary=summary, blocks=contents)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -128,7 +128,7 @@ class Page(Blocks):
 
 
 def _apart(html: str) -> str:
-    """Give every figure ids of its own: matplotlib names the parts of each of them alike."""
+    """Give every figure distinct ids: matplotlib names the parts of each of them alike."""
     figures = html.split("<svg")
     return "<svg".join(
         [figures[0], *(_renamed(figure, f"f{number}-") for number, figure in enumerate(figures[1:], 1))]

@@ -45,7 +45,7 @@ def test_a_sum_at_its_bound_is_within() -> None:
 
 
 def test_members_and_other_servers_models_take_no_weights() -> None:
-    with pytest.raises(WrongArgument, match="demo/base is a member alone"):
+    with pytest.raises(WrongArgument, match="demo/base is a single member"):
         MEMBER.changed({"weights": {}})
     (card,) = model_cards({"data": [{"id": "llama"}]})
     with pytest.raises(WrongArgument, match="llama is not of an EFT server"):

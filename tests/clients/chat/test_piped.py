@@ -230,7 +230,7 @@ def test_what_a_model_writes_cannot_act_on_a_terminal(talker: Talker) -> None:
         ("/weights helpful=7", "helpful=7 is out of bounds; allowed: 0 to 2"),
         ("/weights helpfull=1", "known: helpful, harmless"),
         ("/weights helpful", "expert=number"),
-        ("/wieghts helpful=1", "there is no command /wieghts; /help lists them"),
+        ("/wieghts helpful=1", "unknown command /wieghts; /help lists the commands"),
         ("/model large", "there is no model 'large'; known: demo, demo-careful, demo/base"),
         ("/scale x", "scale must be a number, not 'x'"),
         ("/max-tokens 0", "max-tokens must be a whole number from 1, not '0'"),
@@ -245,7 +245,7 @@ def test_what_a_model_writes_cannot_act_on_a_terminal(talker: Talker) -> None:
         ("/undo", "nothing to undo"),
         ("/save", "/save needs a file"),
         ("/load /nowhere/chat.json", "cannot be read"),
-        ("/clear all", "/clear takes nothing"),
+        ("/clear all", "/clear takes no argument"),
         (
             "REFUSE eft.weights.helpful: the operator says \x1b[2Jno",
             "400: eft.weights.helpful: the operator says ␛[2Jno",
@@ -272,7 +272,7 @@ def test_what_goes_wrong_ends_it_in_words(
         (("--weights", "helpful=1,helpful=0"), "'helpful' is named twice"),
         (
             ("--weights", "helpful=much"),
-            "helpful must be a number, not 'much'; right would be expert=number, like",
+            "helpful must be a number, not 'much'; expected expert=number, like",
         ),
         (("--weights", ""), "no weight in it"),
         (("--amplify", "7"), "amplify=7 is out of bounds; allowed: "),

@@ -237,7 +237,7 @@ def test_tab_completes_commands_experts_and_models(talker: Talker, tmp_path: Pat
         typist.enter("/wei\thelpf\t0.5")
         typist.expect(r"\[demo helpful=0\.5\]")
         typist.enter("/mod\tdemo-c\t")  # "/model" and "/models" begin alike, so the rest is typed.
-        typist.expect("no command /mod")
+        typist.expect("unknown command /mod")
         typist.enter("/model demo-c\t")
         typist.expect(r"\[demo-careful harmless=1 scale=0\.5\]")
 
@@ -299,6 +299,6 @@ def test_a_history_that_cannot_be_kept_is_said_and_no_obstacle(talker: Talker, t
     home = tmp_path / "file"
     home.write_text("in the way")
     with typing(talker, home) as typist:
-        assert "what you type is not kept" in typist.seen
+        assert "the history of what you type cannot be saved" in typist.seen
         typist.enter("Hi")
         typist.expect(r"Hi\r\nHi")

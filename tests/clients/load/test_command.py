@@ -152,20 +152,20 @@ def test_a_run_in_which_every_request_fails_says_so_and_exits_with_1(served: Ser
     ("arguments", "problem"),
     [
         (["--body", "{"], "--body: no JSON"),
-        (["--body", "[]"], "right would be an object"),
+        (["--body", "[]"], "expected an object"),
         (["--body", '{"top_k": 1, "top_k": 2}'], "--body: 'top_k' is named twice"),
         (["--body", '{"top_p": 1e400}'], "--body: 1e400 is not a finite number"),
         (["--body", '{"stream": false}'], "'stream'"),
-        (["--setting", "=x"], "right would be NAME=MODEL"),
+        (["--setting", "=x"], "expected NAME=MODEL"),
         (["--goodput", "ttft=5"], "FIGURE=MILLISECONDS"),
         (["--goodput", "ttft_ms=5", "--goodput", "ttft_ms=6"], "ttft_ms is named twice"),
         (["--prompts", "missing.jsonl"], "missing.jsonl"),
         (["--arrivals", "missing.txt"], "missing.txt"),
-        (["--distinct"], "--distinct: without effect here: it is for --prompts FILE"),
-        (["--prompts", "x.jsonl", "--input-tokens", "9"], "--input-tokens: without effect here"),
+        (["--distinct"], "--distinct: no effect here: it is for --prompts FILE"),
+        (["--prompts", "x.jsonl", "--input-tokens", "9"], "--input-tokens: no effect here"),
         (["--requests", "5", "--duration", "3"], "not both"),
         (["--concurrency", "0"], "concurrency"),
-        (["--temperature", "inf"], "--temperature inf: right would be a finite number from 0"),
+        (["--temperature", "inf"], "--temperature inf: expected a finite number from 0"),
         (["--temperature", "nan"], "temperature"),
         (["--rate", "nan"], "rate"),
         (["--duration", "nan"], "duration"),
@@ -205,7 +205,7 @@ def test_a_key_that_no_header_can_hold_is_not_shown(tmp_path: Path, monkeypatch:
 def test_a_report_that_is_made_again_takes_no_option_of_a_new_run(tmp_path: Path) -> None:
     done = run("--from", str(tmp_path / "raw.jsonl"), "--setting", "mock", "--warm-up", "1")
     assert done.exit_code == 2
-    assert "--setting, --warm-up: without effect here" in done.output
+    assert "--setting, --warm-up: no effect here" in done.output
 
 
 def test_time_stamps_that_are_not_there_are_named(tmp_path: Path) -> None:

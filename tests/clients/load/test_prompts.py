@@ -94,8 +94,8 @@ def test_the_first_turn_of_sharegpt_s_conversations_is_asked(tmp_path: Path) -> 
     ("line", "problem"),
     [
         ("{", "line 2: no JSON"),
-        ("[1]", r'line 2: right would be \{"prompt"'),
-        ('{"prompt": "a", "messages": []}', "line 2: right would be"),
+        ("[1]", r'line 2: expected \{"prompt"'),
+        ('{"prompt": "a", "messages": []}', "line 2: expected"),
         ('{"prompt": ""}', "line 2: prompt must be text that is not empty, not ''"),
         ('{"prompt": 7}', "line 2: prompt must be text .* not 7"),
         ('{"prompt": "a", "max_tokens": 0}', "line 2: max_tokens .* not 0"),
@@ -117,8 +117,8 @@ def test_a_line_that_is_no_prompt_is_named(tmp_path: Path, line: str, problem: s
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("{}", "right would be a list"),
-        ('[{"conversation": []}]', "entry 1: right would be"),
+        ("{}", "expected a list"),
+        ('[{"conversation": []}]', "entry 1: expected"),
         ('[{"conversations": [{"value": 3}]}]', "entry 1: a turn must be"),
         ("[]", "0 prompts"),
         ('[{"conversations": [], "conversations": []}]', "'conversations' is named twice"),

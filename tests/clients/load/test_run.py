@@ -329,7 +329,7 @@ async def test_a_record_that_cannot_be_kept_ends_the_run() -> None:
     ("fields", "problem"),
     [
         ({"requests": 3, "duration_s": 1.0}, "not both"),
-        ({"body": {"stream": False}}, "'stream' is not to be set there"),
+        ({"body": {"stream": False}}, "'stream' cannot be set there"),
         ({"body": {"eft": {}}}, "--setting"),
         ({"body": {"n": 2}}, "n=2"),
         ({"loads": (Closed(2), Closed(2))}, "concurrency 2 is asked for twice"),

@@ -174,7 +174,7 @@ def test_pairs_are_all_or_a_seeded_sample() -> None:
 
 @pytest.mark.parametrize("text", ["bleu", "ead:folder", "nli", ""])
 def test_an_unknown_measure_is_refused_by_name(text: str) -> None:
-    with pytest.raises(StudyError, match="right would be ead"):
+    with pytest.raises(StudyError, match="expected ead"):
         load_measure(text)
 
 

@@ -75,7 +75,7 @@ def test_what_is_written_is_read_back_alike(tmp_path: Path) -> None:
         ('{"prompt": "a", "messages": [{"role": "user"}]}', "exactly one of prompt and messages"),
         ('{"prompt": ""}', "prompt"),
         ('{"prompt": "a", "answer": "b"}', "answer"),
-        ('{"prompt": "a", "tags": {"harm": "evil"}}', "'evil'; right would be harmful or benign"),
+        ('{"prompt": "a", "tags": {"harm": "evil"}}', "'evil'; expected harmful or benign"),
         ('{"prompt": "a", "tags": ["harmful", "benign"]}', "contradict"),
         ('{"messages": [{"content": "a"}]}', "has no role"),
         ('{"prompt": "first"}', "came before"),

@@ -210,7 +210,7 @@ def test_a_server_that_cannot_score_is_told_apart(options: StudyOptions, server:
 
 def test_a_model_without_experts_is_told_apart(options: StudyOptions, server: ScriptedServer) -> None:
     server.experts = False
-    with pytest.raises(StudyError, match="it told no reward"):
+    with pytest.raises(StudyError, match="the answer has no reward"):
         _run(replace(options, judge=["reward"]), server)
 
 
@@ -226,7 +226,7 @@ def test_a_model_without_experts_is_told_apart(options: StudyOptions, server: Sc
         ({"constraint": "kindness>=0.5"}, "nothing measures 'kindness'"),
         (
             {"constraint": "harmlessness>=2"},
-            "constraint 'harmlessness>=2': harmlessness is a share; right would be a number from 0 to 1",
+            "constraint 'harmlessness>=2': harmlessness is a share; expected a number from 0 to 1",
         ),
         ({"constraint": "harmlessness<=-0.1"}, "harmlessness is a share"),
         ({"constraint": "harmlessness>=95", "judge": ["refusal", "reward"]}, "harmlessness is a share"),
@@ -235,9 +235,9 @@ def test_a_model_without_experts_is_told_apart(options: StudyOptions, server: Sc
             "nothing measures 'kindness'",
         ),
         ({"gap": ["a,b,c"], "judge": ["reward"]}, "no setting is called 'a'"),
-        ({"judge": ["llm:m"]}, "judge 'llm:m': right would be llm:MODEL@URL, as in llm:judge@http://"),
-        ({"judge": ["llm:@http://judge/v1"]}, "right would be"),
-        ({"frontier": "f1"}, "right would be two metrics"),
+        ({"judge": ["llm:m"]}, "judge 'llm:m': expected llm:MODEL@URL, as in llm:judge@http://"),
+        ({"judge": ["llm:@http://judge/v1"]}, "expected"),
+        ({"frontier": "f1"}, "expected two metrics"),
         ({"gap": ["a,b,c"]}, "no setting is called 'a'"),
         ({"judge": ["oracle"]}, "judge 'oracle'"),
         ({"judge": ["nowhere.py:f"]}, "no file nowhere.py"),
@@ -246,7 +246,7 @@ def test_a_model_without_experts_is_told_apart(options: StudyOptions, server: Sc
         ({"prompts": "demo:many"}, "demo:NUMBER"),
         ({"prompts": "demo:0"}, "demo:NUMBER"),
         ({"prompts": "demo:" + "9" * 300}, "demo:NUMBER"),
-        ({"seed": -1}, "seed is -1; right would be 0 or more"),
+        ({"seed": -1}, "seed is -1; expected 0 or more"),
         ({"concurrency": 0}, "concurrency is 0"),
         ({"judge": ["llm:m@http://judge/v1"], "judge_key_env": "NO_SUCH_KEY"}, "no variable NO_SUCH_KEY"),
     ],

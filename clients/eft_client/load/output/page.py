@@ -22,7 +22,7 @@ DEFINITIONS = (
     "(output tokens − 1). ITL is the gap between one piece of output and the next: where a server speculates or sends "
     "several tokens together, a piece holds several (“tokens a piece”), and TPOT is the time of one token.",
     "In open loops, “from schedule” is the same from the time at which a request was to be sent: what this client sent "
-    "late has waited already, as who arrives then would have.",
+    "late has waited already, as a client that arrives then would have.",
     "Tokens are the server's own counts. Rates are over a round's duration, from its start to the end of its last "
     "request. Goodput counts the requests that kept every limit.",
     "A cell is the median over the repeats with the lowest and the highest. Ratios are taken within a repeat, in which "

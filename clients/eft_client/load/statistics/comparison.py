@@ -45,7 +45,7 @@ class Spread:
         return cls(statistics.median(known), min(known), max(known)) if known else None
 
     def text(self, decimals: int) -> str:
-        """`median (low to high)`, or the median alone where that says it all."""
+        """`median (low to high)`, or just the median where all are equal."""
         median, low, high = (f"{value:,.{decimals}f}" for value in (self.median, self.low, self.high))
         return median if low == high else f"{median} ({low} to {high})"
 

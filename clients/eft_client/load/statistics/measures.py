@@ -1,4 +1,4 @@
-"""Figures of one round, from its records alone; defined as vLLM's `bench serve` defines them, where it does."""
+"""Figures of one round, from nothing but its records; defined as vLLM's `bench serve` defines them, where it does."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +78,7 @@ def measure(records: Sequence[Record], limits: Mapping[str, float]) -> dict[str,
     """Every figure of one round; None where it doesn't exist.
 
     Rates are over the round's duration: from its start to the end of its last request. Latencies are those of completed
-    requests; so are tokens. What runs from the scheduled time exists in open loops alone.
+    requests; so are tokens. What runs from the scheduled time exists only in open loops.
 
     Args:
         records: the round's, at least one.
@@ -130,7 +130,7 @@ def errors(records: Sequence[Record]) -> Counter[str]:
 
 
 def concurrency_over_time(records: Sequence[Record], places: int = 200) -> tuple[list[float], list[float]]:
-    """How many requests were under way, on average, in each of so many equal parts of a round: seconds, counts."""
+    """How many requests were under way, on average, in each of `places` equal parts of a round: seconds, counts."""
     edges = np.linspace(0, max(record.end_ms for record in records) / 1000, places + 1)
     starts = np.array([record.sent_ms for record in records]) / 1000
     ends = np.array([record.end_ms for record in records]) / 1000
@@ -141,7 +141,7 @@ def concurrency_over_time(records: Sequence[Record], places: int = 200) -> tuple
 
 
 def tokens_over_time(records: Sequence[Record], places: int = 60) -> tuple[list[float], list[float]]:
-    """Output tokens per second in each of so many equal parts of a round: seconds, tokens/s.
+    """Output tokens per second in each of `places` equal parts of a round: seconds, tokens/s.
 
     A request's tokens are spread evenly over its pieces of output.
     """

@@ -35,9 +35,7 @@ class Embedder:
     def __init__(self, model: Path | None = None) -> None:
         folder = model or _packaged_model()
         if not (folder / "config.json").is_file():
-            raise StudyError(
-                f"{folder}: no sentence-embedding model; right would be a folder with a config.json"
-            )
+            raise StudyError(f"{folder}: no sentence-embedding model; expected a folder with a config.json")
         try:
             from sentence_transformers import SentenceTransformer
         except ModuleNotFoundError as error:
@@ -48,7 +46,7 @@ class Embedder:
         self._known: dict[str, NDArray[np.float32]] = {}
 
     def prepare(self, texts: Sequence[str], advance: Callable[[int], object] = lambda _: None) -> None:
-        """Embed the texts that are not known yet, telling after each batch how many were done."""
+        """Embed the texts that are not known yet, reporting after each batch how many were done."""
         new = sorted({text for text in texts if text not in self._known}, key=len)
         for start in range(0, len(new), _BATCH):
             batch = new[start : start + _BATCH]

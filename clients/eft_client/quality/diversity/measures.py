@@ -18,7 +18,7 @@ from eft_client.quality.prompts import Prompt
 
 __all__ = ["Begin", "DiversityMeasure", "load_measure", "measure_diversity"]
 
-#: Told how many steps there are; gives what to call after some of them.
+#: Called with the number of steps; returns what to call after some of them.
 Begin = Callable[[int], Callable[[int], object]]
 
 
@@ -53,7 +53,7 @@ class Ead:
     @property
     def meaning(self) -> str:
         """With the vocabulary that it assumes."""
-        return f"expectation-adjusted distinct n-grams, n = 1 to 5, words, V = {self.vocabulary:,}"
+        return f"expectation-adjusted distinct n-grams, n = 1 to 5, words, vocabulary size V = {self.vocabulary:,}"
 
     def prepare(self, sets: Sequence[Sequence[str]], begin: Begin) -> None:
         """Nothing to do."""
@@ -131,7 +131,7 @@ def load_measure(text: str, *, vocabulary: int = VOCABULARY) -> DiversityMeasure
         return Embeddings(Embedder(Path(folder) if folder else None))
     if name == "nli" and folder:
         return Nli(CrossEncoder(Path(folder)))
-    raise StudyError(f"diversity {text!r}: right would be ead, embeddings, embeddings:FOLDER or nli:FOLDER")
+    raise StudyError(f"diversity {text!r}: expected ead, embeddings, embeddings:FOLDER or nli:FOLDER")
 
 
 def metrics_of(measure: DiversityMeasure) -> tuple[Metric, Metric]:

@@ -26,7 +26,7 @@ _MAX_TOKENS = 512
 
 
 class CrossEncoder:
-    """A checkpoint that tells entailment, neutral and contradiction apart, asked about each pair of texts once.
+    """A checkpoint that classifies pairs of texts as entailment, neutral or contradiction, each pair once.
 
     Args:
         model: a folder with a sequence-classification checkpoint whose labels have those names.
@@ -37,7 +37,7 @@ class CrossEncoder:
 
     def __init__(self, model: Path) -> None:
         if not (model / "config.json").is_file():
-            raise StudyError(f"{model}: no cross-encoder; right would be a folder with a config.json")
+            raise StudyError(f"{model}: no cross-encoder; expected a folder with a config.json")
         try:
             from transformers import AutoModelForSequenceClassification, AutoTokenizer
         except ModuleNotFoundError as error:
@@ -53,7 +53,7 @@ class CrossEncoder:
     def prepare(
         self, pairs: Sequence[tuple[str, str]], advance: Callable[[int], object] = lambda _: None
     ) -> None:
-        """Judge the pairs that are not known yet, in this direction, telling after each batch how many were done."""
+        """Judge the pairs that are not known yet, in this direction, reporting after each batch how many were done."""
         new = sorted(
             {pair for pair in pairs if pair not in self._known}, key=lambda pair: sum(map(len, pair))
         )
@@ -89,7 +89,7 @@ def _worth_of(labels: dict[int, str], model: Path) -> list[float]:
     names = [str(labels[index]).lower() for index in sorted(labels)]
     if sorted(names) != sorted(_WORTH):
         raise StudyError(
-            f"{model}: its labels are {', '.join(names) or 'none'}; right would be {', '.join(_WORTH)}"
+            f"{model}: its labels are {', '.join(names) or 'none'}; expected {', '.join(_WORTH)}"
         )
     return [_WORTH[name] for name in names]
 

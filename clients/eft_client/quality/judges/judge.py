@@ -1,4 +1,4 @@
-"""What a judge of single answers is, and how one's own is named on the command line."""
+"""The interface of judges of single answers, and custom judges named on the command line."""
 
 import importlib
 import importlib.util
@@ -39,9 +39,9 @@ class OwnJudge:
 
     @property
     def metrics(self) -> Sequence[Metric]:
-        """One for each name that the function lists, or one of the function's own name."""
+        """One for each name that the function lists, or one that is called as the function is."""
         names = [f"{self.name}.{part}" for part in getattr(self.function, "metrics", ())] or [self.name]
-        meaning = (self.function.__doc__ or "a judge of one's own").strip().splitlines()[0]
+        meaning = (self.function.__doc__ or "a custom judge").strip().splitlines()[0]
         return [Metric(name=name, meaning=meaning, counts="as it says itself") for name in names]
 
     def judge(self, prompt: Prompt, answer: Answer) -> Mapping[str, float]:
@@ -71,7 +71,7 @@ def load_own_judge(text: str) -> OwnJudge:
     """
     place, found, name = text.rpartition(":")
     if not found or not place or not name.isidentifier():
-        raise StudyError(f"judge {text!r}: right would be FILE.py:function or module:function")
+        raise StudyError(f"judge {text!r}: expected FILE.py:function or module:function")
     module = _from_file(Path(place)) if place.endswith(".py") else _from_package(place)
     function = getattr(module, name, None)
     if not callable(function):

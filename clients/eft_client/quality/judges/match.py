@@ -119,7 +119,7 @@ def _plain(character: str) -> str:
 def _spaced(text: str) -> str:
     """Normalised words with a space before each and after all; one that no text contains where there is none.
 
-    A text of articles alone, such as the answer "A" among several, keeps them.
+    A text of articles only, such as the answer "A" among several, keeps them.
     """
     text = _APART.sub(" ", text)
     words = normalise(text) or _tokens(text)

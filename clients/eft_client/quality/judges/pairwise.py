@@ -1,7 +1,7 @@
 """A language model as judge: pairwise against the baseline, in both orders, over any OpenAI-compatible endpoint.
 
-That models prefer whatever comes first, and how often, is known from Zheng et al. (arXiv 2306.05685); so every pair is
-judged in both orders, and how often these disagree is a figure of its own.
+Models tend to prefer the answer that comes first (Zheng et al., arXiv 2306.05685); so every pair is judged in both
+orders, and the rate at which these disagree is reported, too.
 """
 
 import re
@@ -28,7 +28,7 @@ from eft_client.text import read_text
 __all__ = ["Agreement", "PairwiseJudge", "Preferences", "read_template", "verdict_in"]
 
 MAX_TEMPLATE_BYTES = 1 << 16
-#: Longer answers are cut, and the judge is told so.
+#: Longer answers are cut, and the prompt says so.
 MAX_ANSWER_CHARS = 8000
 _PLACES = ("question", "first", "second", "nonce")
 #: Markup that is written in letters: LaTeX's commands, HTML's tags, and the tokens that end a turn. What ends in a
@@ -50,7 +50,7 @@ def read_template(path: Path | None = None) -> str:
     text = read_text(source, MAX_TEMPLATE_BYTES, StudyError)
     if missing := [place for place in _PLACES if f"{{{place}}}" not in text]:
         raise StudyError(
-            f"{source}: lacks {{{missing[0]}}}; right would be one that has {{{'}, {'.join(_PLACES)}}}"
+            f"{source}: lacks {{{missing[0]}}}; expected a template with {{{'}, {'.join(_PLACES)}}}"
         )
     return text
 
@@ -58,7 +58,7 @@ def read_template(path: Path | None = None) -> str:
 def filled(template: str, question: str, first: str, second: str) -> tuple[str, str]:
     """The judge's prompt, and the nonce that its verdict has to repeat.
 
-    The nonce follows from everything that the judge reads, so nobody who wrote one of the answers could know it: an
+    The nonce follows from everything that the judge reads, so no author of an answer could know it: an
     answer that says "verdict: first" says it without the nonce. All places are filled in one pass; what answers say
     is never looked at for places.
     """
@@ -76,7 +76,7 @@ def _cut(answer: str) -> str:
 def verdict_in(reply: str, nonce: str) -> float | None:
     """1 for the first answer, 0 for the second, 0.5 for a tie; None where the last line is no verdict with the nonce.
 
-    Nothing but the last line with a word counts, and its words have to be the verdict alone; how it is set (bold, as
+    Nothing but the last line with a word counts, and its words have to be just the verdict; how it is set (bold, as
     code, in brackets, as an item of a list, numbered or not, with an end of turn) does not matter.
     """
     plain = unicodedata.normalize("NFKC", visible(spoken(reply)))
@@ -180,7 +180,7 @@ class PairwiseJudge:
         concurrency: int,
         begin: Callable[[int], Callable[[], object]] = lambda _: lambda: None,
     ) -> Preferences:
-        """Compare every other setting with the baseline; `begin` is told how many requests there are.
+        """Compare every other setting with the baseline; `begin` is called with the number of requests.
 
         Raises:
             StudyError: The judge's server refused or failed; what was judged is in the journal.

@@ -39,7 +39,7 @@ class RefusalRules:
         rules = list(_compiled(text, str(source)))
         refusals = tuple(pattern for exception, pattern in rules if not exception)
         if not refusals:
-            raise StudyError(f"{source}: no rule in it; right would be one regular expression a line")
+            raise StudyError(f"{source}: no rule in it; expected one regular expression a line")
         return cls(refusals, tuple(pattern for exception, pattern in rules if exception))
 
     def refuses(self, answer: str) -> bool:

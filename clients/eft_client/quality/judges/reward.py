@@ -133,7 +133,7 @@ class RewardJudge:
             raise StudyError(f"{place}, prompt {batch.prompt.id!r}: {error}") from error
         if not all(item.rewards for item in result):
             raise StudyError(
-                f"{place}: it told no reward; right would be a model that has experts, and not {self.endpoint.model!r}"
+                f"{place}: the answer has no reward; expected a model that has experts, not {self.endpoint.model!r}"
             )
         return [
             {name: one.total if math.isfinite(one.total) else None for name, one in item.rewards.items()}

@@ -32,7 +32,7 @@ _METHOD = (
     "where every prompt has the same value, 0 or 1, they are Wilson's. They say how far the mean over prompts like "
     "these may be off, not what another judge would have said.",
     "Diversity across inputs belongs to the set of prompts; its intervals come from the jackknife over prompts.",
-    "Differences are over the prompts that count for both. Their intervals, each for one comparison alone, and their "
+    "Differences are over the prompts that count for both. Their intervals, each for just one comparison, and their "
     "p-values, two-sided and adjusted by Holm's method for all settings that were compared by the same metric, come "
     "from flipping the signs of the prompts' differences; there are none below six prompts. A win is a prompt at which "
     "the setting's mean is better than the baseline's; the win rate counts ties half.",
@@ -104,7 +104,7 @@ def _sweep(page: Page, summary: Summary) -> None:
 
 
 def _groups(metrics: Sequence[Metric]) -> Iterable[tuple[list[Metric], str]]:
-    """Metrics that share an axis: shares; each measure of diversity; each other one alone."""
+    """Metrics that share an axis: shares; each measure of diversity; every other metric by itself."""
     shares = [metric for metric in metrics if metric.share]
     if shares:
         yield shares, "Shares"

@@ -136,15 +136,15 @@ def recommendation(choice: Recommendation) -> str:
     """Which setting to serve, and how sure that is."""
     if choice.setting is None:
         return f"No setting reaches {choice.constraint}."
-    told = f"Under {choice.constraint}, {choice.setting} is best by {choice.maximised}"
+    text = f"Under {choice.constraint}, {choice.setting} is best by {choice.maximised}"
     if choice.alike:
-        told += f" (exactly as good: {'; '.join(choice.alike)})"
+        text += f" (exactly as good: {'; '.join(choice.alike)})"
     if choice.surely:
-        return f"{told}; its whole interval, 95 % for all candidates at once, satisfies it."
+        return f"{text}; its whole interval, 95 % for all candidates at once, satisfies it."
     rest = (
         f"the best whose whole interval does is {choice.safe}" if choice.safe else "that of no setting does"
     )
-    return f"{told}. Its interval, 95 % for all candidates at once, reaches beyond it or is none; {rest}."
+    return f"{text}. Its interval, 95 % for all candidates at once, reaches beyond it or is none; {rest}."
 
 
 def _plain(value: float, share: bool) -> str | None:

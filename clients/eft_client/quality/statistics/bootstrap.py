@@ -40,7 +40,7 @@ class Estimate:
 def resampled_means(values_SP: NDArray[np.float64], repeats: int, seed: int) -> NDArray[np.float64]:
     """Means [repeats, settings] over prompts drawn with replacement; NaNs do not count.
 
-    The draws follow from the seed and the number of prompts alone, so two calls are paired.
+    The draws follow only from the seed and the number of prompts, so two calls are paired.
     """
     count = values_SP.shape[1]
     mask, filled = ~np.isnan(values_SP), np.nan_to_num(values_SP)

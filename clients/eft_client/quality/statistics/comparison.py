@@ -23,10 +23,10 @@ class PairedDifference:
         metric: its name.
         setting: the setting's name.
         difference: its mean less the baseline's, over the prompts that count.
-        low: lower end of the difference's 95 % interval, for this comparison alone, by flipping signs; NaN for fewer
+        low: lower end of the difference's 95 % interval, for just this comparison, by flipping signs; NaN for fewer
             than six prompts.
         high: its upper end.
-        p: two-sided, for this comparison alone, by flipping signs; NaN for fewer than six prompts.
+        p: two-sided, for just this comparison, by flipping signs; NaN for fewer than six prompts.
         p_holm: adjusted for all settings compared by this metric.
         wins: prompts at which the setting is better, by the metric's direction.
         ties: prompts at which both are alike.

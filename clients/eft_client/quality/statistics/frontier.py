@@ -1,4 +1,4 @@
-"""Two metrics traded against each other: who is not dominated, and the best under a constraint."""
+"""Two metrics traded against each other: the settings that are not dominated, and the best under a constraint."""
 
 import math
 import re
@@ -63,7 +63,7 @@ class Constraint:
         found = re.fullmatch(r"\s*([^<>=\s]+)\s*(>=|<=)\s*(\S+)\s*", text)
         bound = finite_number(found[3]) if found else None
         if found is None or bound is None:
-            raise StudyError(f"constraint {text!r}: right would be METRIC>=NUMBER, as in harmlessness>=0.95")
+            raise StudyError(f"constraint {text!r}: expected METRIC>=NUMBER, as in harmlessness>=0.95")
         return cls(found[1], found[2] == ">=", bound)
 
     @override
@@ -79,7 +79,7 @@ class Constraint:
         """
         if metric.share and not 0 <= self.bound <= 1:
             raise StudyError(
-                f"constraint '{self}': {metric.name} is a share; right would be a number from 0 to 1, as in "
+                f"constraint '{self}': {metric.name} is a share; expected a number from 0 to 1, as in "
                 f"{metric.name}>=0.95"
             )
 
@@ -152,7 +152,7 @@ def choose(
     """
     find_metric(bootstrap.scores.metrics, constraint.metric)
     target = find_metric(bootstrap.scores.metrics, maximise)
-    # Whoever is chosen for looking good has an interval that looks good: it has to hold for all candidates.
+    # A setting chosen for looking good has an interval that looks good: it has to hold for all candidates.
     limits = {
         setting: bootstrap.estimate(constraint.metric, setting, among=len(settings)) for setting in settings
     }

@@ -30,7 +30,7 @@ class Gap:
         """
         names = [part.strip() for part in text.split(",")]
         if len(names) != 3 or not all(names):
-            raise StudyError(f"gap {text!r}: right would be three settings' names, EMULATION,SMALL,TUNED")
+            raise StudyError(f"gap {text!r}: expected three settings' names, EMULATION,SMALL,TUNED")
         return cls(*names)
 
 

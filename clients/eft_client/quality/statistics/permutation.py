@@ -21,7 +21,7 @@ FEWEST = 6
 """Below, no difference whatever could reach p = 0.05: of 2 to the 5 signs, two are as extreme as the most extreme."""
 
 _EXACT = 14
-"""So many differences have 16,384 ways of signs, which are all looked at."""
+"""Up to this number of differences all ways of signs, 16,384 at most, are looked at."""
 
 _BLOCK_NUMBERS = 1 << 22
 _ROUNDING = 1e-9
