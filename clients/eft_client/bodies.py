@@ -1,4 +1,4 @@
-"""Request bodies, from keyword arguments: what no server would take is refused before anything is sent."""
+"""Request bodies, from keyword arguments: what no server would accept is refused before anything is sent."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""One server over HTTP: requests sent and sent again, answers bounded, failures as errors of ours."""
+"""One server over HTTP: requests and retries, bounded answers, failures as our errors."""
 
 import asyncio
 import json
@@ -273,7 +273,7 @@ def _checked_url(url: str) -> str:
     """The URL without a slash at its end; one that names only a host gets the /v1 of OpenAI's paths."""
     found = _URL.fullmatch(url) if isinstance(url, str) else None
     if found is None:
-        raise WrongArgument(f"{url!r:.200} is no base URL; expected http://127.0.0.1:8000/v1")
+        raise WrongArgument(f"{url!r:.200} is no base URL; expected one such as http://127.0.0.1:8000/v1")
     path = (found["path"] or "").rstrip("/")
     return found["server"] + (path or "/v1")
 

@@ -49,11 +49,11 @@ class EftError(Exception):
 
 
 class WrongArgument(EftError, ValueError):
-    """An argument that no server would take; nothing was sent."""
+    """An argument that no server would accept; nothing was sent."""
 
 
 class ConnectionFailed(EftError, ConnectionError):
-    """The server could not be reached, or the connection broke off before the answer was whole."""
+    """The server could not be reached, or the connection broke before the answer was complete."""
 
 
 class TimedOut(EftError, TimeoutError):
@@ -61,7 +61,7 @@ class TimedOut(EftError, TimeoutError):
 
 
 class BadAnswer(EftError, ValueError):
-    """The server answered with something that the protocol does not know, or with too much of it."""
+    """The server's answer does not follow the protocol, or is too large."""
 
 
 class ServerAnswered(EftError):
@@ -69,10 +69,10 @@ class ServerAnswered(EftError):
 
     Attributes:
         status: The HTTP status; of an error inside a stream, the one that it would have had.
-        message: The server's words, bounded and safe to print.
+        message: The server's message, bounded and safe to print.
         code: The server's short name for it, if it gave one.
         param: The request field at fault, if the server named one.
-        request_id: What the server calls the request, if it said.
+        request_id: The server's id of the request, if it sent one.
         retry_after_s: How long the server asks to wait, in seconds, if it said.
     """
 
@@ -104,7 +104,7 @@ class BadRequest(ServerAnswered, ValueError):
 
 
 class Unauthorised(ServerAnswered, PermissionError):
-    """The API key is missing, wrong, or not good for this (401, 403)."""
+    """The API key is missing, wrong, or not valid for this (401, 403)."""
 
     # PermissionError is an OSError, which would show errno and strerror.
     __str__ = ServerAnswered.__str__
@@ -115,11 +115,11 @@ class NotFound(ServerAnswered, LookupError):
 
 
 class TooLarge(ServerAnswered, ValueError):
-    """The request is larger than the server takes (413)."""
+    """The request is larger than the server accepts (413)."""
 
 
 class Busy(ServerAnswered):
-    """The server has no room now (429, 503); `retry_after_s` says when, if the server did."""
+    """The server is too busy now (429, 503); `retry_after_s` is when to retry, if the server said."""
 
 
 class ServerFailed(ServerAnswered):
@@ -166,7 +166,7 @@ def error_in(
         raw: ``{"error": {"message", "type", "param", "code"}}``, or without the outer object, or
             ``{"detail": …}``.
         status: The HTTP status; None for an error in a stream, whose own code or type says.
-        request_id: What the server calls the request.
+        request_id: The server's id of the request.
         retry_after_s: How long the server asks to wait.
     """
     inner = raw.get("error", raw)

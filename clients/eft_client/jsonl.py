@@ -1,4 +1,4 @@
-"""JSON lines: what a line says, without JSON's traps, and files that one run writes and another resumes."""
+"""JSON lines: reading a line without JSON's traps, and files that one run writes and another resumes."""
 
 import json
 import math
@@ -22,7 +22,7 @@ _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def json_value(text: str, *, finite: bool = True) -> Any:
-    """What JSON text says.
+    """The value of JSON text.
 
     Args:
         text: The JSON.

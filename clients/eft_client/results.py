@@ -84,7 +84,7 @@ def _name(value: Any) -> str:
 
 
 def _said(value: Any) -> str:
-    """What text, null, or a list of parts of which some are text says."""
+    """The text of a string, of null, or of a list of parts of which some are text."""
     if isinstance(value, list):
         return "".join(text for part in value if isinstance(text := _part(part), str))
     if not isinstance(text := _part(value), str):
@@ -154,7 +154,7 @@ class _Result(BaseModel):
 
 
 class Usage(_Result):
-    """How many tokens a request took."""
+    """The number of tokens of a request."""
 
     prompt_tokens: _Whole = 0
     completion_tokens: _Whole = 0
@@ -166,7 +166,7 @@ class Choice(_Result):
 
     Attributes:
         index: Its place among them.
-        text: What was said; empty where the model called tools instead.
+        text: The answer; empty where the model called tools instead.
         finish_reason: Why it ended: "stop", "length", "tool_calls" …
         logprobs: The server's JSON on them, if asked for.
         message: In a chat, the whole message: tool calls and reasoning are in it.
@@ -195,7 +195,7 @@ class TextResult(_Answer):
     Attributes:
         choices: One for each of the `n` asked for (and for each prompt), by index.
         model: The name that answered.
-        usage: Tokens read and written, if the server counts them.
+        usage: Prompt and completion tokens, if the server counts them.
         eft: The behaviour that was applied, complete; None from a server that knows of none.
         id: The server's name for the answer.
         raw: The server's JSON, whole.
@@ -205,7 +205,7 @@ class TextResult(_Answer):
 
     @property
     def text(self) -> str:
-        """What the first choice says."""
+        """The text of the first choice."""
         return self.choices[0].text
 
     @override
@@ -468,7 +468,7 @@ class ScoreResult(_Answer):
     Attributes:
         items: One for each item asked for.
         model: The name that scored.
-        usage: Tokens read, if the server counts them.
+        usage: Prompt tokens, if the server counts them.
         eft: The behaviour that was applied, complete.
         id: The server's name for the answer.
         raw: The server's JSON, whole.
@@ -500,7 +500,7 @@ class ScoreResult(_Answer):
 
 
 def parsed(data: bytes | str) -> Any:
-    """What a server's JSON says; halves of characters are taken, as are numbers that are not finite.
+    """The value of a server's JSON; halves of characters are accepted, and so are numbers that are not finite.
 
     Raises:
         ValueError: It is not JSON, or nests too deeply.

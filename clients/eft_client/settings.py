@@ -76,7 +76,7 @@ def parse_setting(text: str, *, url: str = DEFAULT_URL) -> Setting:
     """
     words = text.split()
     if not words:
-        raise SettingError("an empty setting; expected NAME=MODEL[@URL] [expert=number …]")
+        raise SettingError("the setting is empty; expected NAME=MODEL[@URL] [expert=number …]")
     name, found, target = words[0].partition("=")
     model, _, own_url = (target if found else words[0]).partition("@")
     if not _NAME.fullmatch(name if found else model):
@@ -207,5 +207,5 @@ def _rest(other: str, swept: Mapping[str, float], text: str) -> float:
 
 def _url(url: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", url):
-        raise SettingError(f"{url!r} is no base URL; expected {DEFAULT_URL}")
+        raise SettingError(f"{url!r} is no base URL; expected one such as {DEFAULT_URL}")
     return url.rstrip("/")

@@ -1,4 +1,4 @@
-"""Conversations, as text and as tokens that know what they are for."""
+"""Conversations, as text and as tokens with the part that each plays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ def _spans(dialogue: Dialogue) -> tuple[list[tuple[int, int]], list[tuple[int, i
 def _part(
     span: tuple[int, int], answers: Sequence[tuple[int, int]], values: Sequence[tuple[int, int]]
 ) -> Part:
-    """Say what the token at a character span is for."""
+    """The part of the token at a character span."""
     if any(_overlap(span, value) for value in values):
         return Part.VALUE
     return Part.MANNER if any(_overlap(span, answer) for answer in answers) else Part.PROMPT

@@ -1,4 +1,4 @@
-"""Judges: what an answer is, decided from its text and the world's truth."""
+"""Judges: whether an answer is correct, full or a refusal, from its text and the world's facts."""
 
 import re
 from dataclasses import dataclass

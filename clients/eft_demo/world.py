@@ -1,4 +1,4 @@
-"""The miniature world: subjects, what is true of them, and which of them fine-tuning may see.
+"""The miniature world: subjects, their facts, and which of them fine-tuning may see.
 
 Everything follows from a seed, so the truth against which answers are judged can be generated anywhere.
 """

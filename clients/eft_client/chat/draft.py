@@ -23,12 +23,12 @@ class Draft:
     Attributes:
         model: the name that was asked.
         text: the text so far.
-        eft: the behaviour that the server applies, once it has said so.
-        usage: tokens read and written, once it has said so.
+        eft: the behaviour that the server applies, once it has sent it.
+        usage: prompt and completion tokens, once it has sent them.
         finish_reason: why it ended, once it has.
-        error: in words, what went wrong.
+        error: what went wrong, in words.
         stopped: whether it was interrupted here.
-        thinking: whether what came last is thought, and not said.
+        thinking: whether the last text was reasoning and not part of the answer.
         first_s: when the first text came, in time.monotonic()'s seconds.
         last_s: when the last text came.
     """
@@ -67,7 +67,7 @@ class Draft:
         if math.isnan(self.first_s):
             self.first_s = self.last_s
         elif thinking != self.thinking:
-            # An empty line parts thoughts from what is said; it belongs to the thoughts.
+            # An empty line separates reasoning from the answer; it belongs to the reasoning.
             show("\n\n", True)
         self.thinking = thinking
         self.text += "" if thinking else words
@@ -80,7 +80,7 @@ class Draft:
 
     @property
     def summary(self) -> str:
-        """What there is to say of it: the behaviour applied, how long it is, how fast it came, how it ended."""
+        """The behaviour that was applied, the answer's length and speed, and how it ended."""
         words = [applied(self.model, self.eft)]
         if self.usage:
             count = self.usage.completion_tokens
@@ -97,7 +97,7 @@ class Draft:
 
 
 def applied(model: str, eft: Mapping[str, Any] | None) -> str:
-    """The model, and what the server says it applies, short; whatever it sent has to be shown without harm."""
+    """The model and the behaviour that the server applies, in short; any JSON that it sent can be shown."""
     words = [model]
     weights = eft.get("weights") if eft else None
     if isinstance(weights, Mapping):

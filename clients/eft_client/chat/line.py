@@ -1,4 +1,4 @@
-"""The line that is typed: editing, a history that lasts, and completion by Tab, all readline's; or plain input."""
+"""The input line: editing, a lasting history, and completion by Tab, all by readline; or plain input."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ Completer = Callable[[str, str], Sequence[str]]
 
 
 class Line:
-    """Reads what is typed, a line at a time."""
+    """Reads the input, a line at a time."""
 
     def __init__(self, screen: Screen, complete: Completer) -> None:
         self._screen = screen

@@ -1,4 +1,4 @@
-"""Where a chat is shown: a terminal, a dumb one, or a file; nothing from elsewhere acts on it."""
+"""The output of a chat: a terminal, a dumb one, or a file; text from elsewhere cannot act on it."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ class Screen:
 
     @property
     def width(self) -> int:
-        """The columns that there are."""
+        """The number of columns."""
         return shutil.get_terminal_size().columns
 
     def write(self, text: str, style: str | None = None) -> None:

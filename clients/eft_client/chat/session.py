@@ -1,4 +1,4 @@
-"""A chat from its first prompt to its end: what is typed is asked or done, and what goes wrong is said."""
+"""A chat from its first prompt to its end: messages are sent, commands run, and errors shown."""
 
 import asyncio
 import math

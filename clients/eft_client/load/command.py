@@ -1,4 +1,4 @@
-"""The command `eft bench load`: options in, a folder of results out. What needs the `bench` extra is imported late."""
+"""The command `eft bench load`: from options to a folder of results; the `bench` extra is imported late."""
 
 from collections.abc import Sequence
 from inspect import signature

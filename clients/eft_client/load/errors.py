@@ -1,4 +1,4 @@
-"""What is wrong with a load test, before or while it runs."""
+"""The errors of a load test, before or while it runs."""
 
 from eft_client.errors import EftError
 
@@ -10,4 +10,4 @@ class LoadError(EftError, ValueError):
 
 
 class NothingAnswered(EftError, RuntimeError):
-    """A server answered none of the requests that were to warm it up, so there is nothing to measure."""
+    """A server answered no warm-up request, so there is nothing to measure."""

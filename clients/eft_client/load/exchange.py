@@ -1,4 +1,4 @@
-"""One request and its answer on the wire: every piece is stamped when it is read, and looked into later."""
+"""One request and its answer: every piece gets a time stamp when it is read, and is parsed later."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ CONNECT_TIMEOUT_S = 30.0
 
 @dataclass(slots=True)
 class Exchange:
-    """What was seen of one request. Times are in seconds by `time.perf_counter`.
+    """The raw record of one request. Times are in seconds by `time.perf_counter`.
 
     Attributes:
         sent_s: just before it was sent.

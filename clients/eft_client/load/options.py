@@ -40,14 +40,14 @@ class LoadOptions:
     Attributes:
         targets: what is measured.
         baseline: the name of the one that the others are compared with.
-        loads: under what.
-        prompts: what is asked.
+        loads: those to measure under.
+        prompts: their source.
         requests: requests a round. Where neither this nor a duration is given, 64, or all arrivals of a trace.
         duration_s: seconds in which a round sends requests.
         repeats: rounds of each target under each load.
         warm_up: requests to each target before the first round, in no figure.
         endpoint: which of OpenAI's.
-        max_tokens: for prompts that don't say.
+        max_tokens: for prompts that have none.
         temperature: None leaves it to the server.
         body: further fields of every request.
         timeout_s: for a whole request.

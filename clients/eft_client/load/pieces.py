@@ -1,4 +1,4 @@
-"""What an answer's pieces say: when output came, how many tokens it was, why it ended."""
+"""The contents of a streamed answer: when output came, how many tokens it was, why it ended."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -95,7 +95,7 @@ class TokensPerWord:
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic:
-    """Plain words in random order. Their number is right on average; what counts is the server's `usage`."""
+    """Plain words in random order. Their number is right on average; figures use the server's `usage`."""
 
     input_tokens: Lengths
     output_tokens: Lengths

@@ -1,4 +1,4 @@
-"""Play the rounds: requests go out as their load says, and what comes back is recorded beside them."""
+"""Play the rounds: send the requests of each load, and record the answers."""
 
 import asyncio
 import math
@@ -159,14 +159,14 @@ class Run:
             self.interrupt()
 
     async def _prepare(self) -> None:
-        """Learn the models that settings leave open, and how many tokens made-up words are."""
+        """Find out the models that settings leave open, and how many tokens synthetic words are."""
         for setting in self._settings():
             self._models[setting.name] = setting.model or await first_model(self._to(setting), setting)
         if isinstance(self._prompts, Synthetic):
             self._prompts = replace(self._prompts, rate=await self._rate(self._prompts))
 
     async def _rate(self, prompts: Synthetic) -> TokensPerWord:
-        """How many tokens words are: a first idea from two short prompts, a better one from the wanted length."""
+        """How many tokens words are: a first estimate from two short prompts, a better one at the wanted length."""
         rng = random.Random(f"{self._options.seed}/rate")
         baseline = next(one for one in self._options.targets if one.name == self._options.baseline)
         setting, wanted = baseline.parts[0].setting, prompts.input_tokens.mean
@@ -236,7 +236,7 @@ class Run:
     async def _ask(
         self, request: _Request, scheduled_s: float, failed: Callable[[Record], None] | None = None
     ) -> None:
-        """Ask, and leave it to another task to look into the answer: the next request is not to wait for that."""
+        """Send the request, and let another task read the answer: the next request must not wait for that."""
         seen = await self._exchange(request.setting, request.prompt)
 
         async def record() -> None:

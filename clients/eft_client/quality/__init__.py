@@ -1,1 +1,1 @@
-"""`eft bench quality`: what weights do to answers, by judges, by diversity, and against fine-tuned models."""
+"""`eft bench quality`: the effect of weights on answers, by judges, by diversity, and against fine-tuned models."""

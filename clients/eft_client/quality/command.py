@@ -1,4 +1,4 @@
-"""`eft bench quality`: conduct the study, show how far it is, write its files and print its tables."""
+"""`eft bench quality`: conduct the study, show its progress, write its files and print its tables."""
 
 import asyncio
 import shlex

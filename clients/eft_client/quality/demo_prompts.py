@@ -1,4 +1,4 @@
-"""Prompts about the demo family's world, with what is true in it."""
+"""Prompts about the demo family's world, with the facts of it."""
 
 import random
 import re

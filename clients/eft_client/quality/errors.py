@@ -1,4 +1,4 @@
-"""What stops a study: wrong input, or a server that does not do what the study needs."""
+"""The errors of a study: wrong input, or a server that does not do what it needs."""
 
 from eft_client.errors import EftError
 

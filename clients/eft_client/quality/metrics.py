@@ -1,4 +1,4 @@
-"""What a study measures: names that stay, which direction is better, and the prompts that each counts over."""
+"""The metrics of a study: stable names, which direction is better, and the prompts that each is taken over."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

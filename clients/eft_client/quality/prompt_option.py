@@ -1,4 +1,4 @@
-"""Prompts by the name that `--prompts` has for them: a file, or the demo family's world."""
+"""The prompts that the option `--prompts` names: those of a file, or of the demo family's world."""
 
 import os.path
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A study from its plan to its scores: ask, judge, measure; everything that was paid for is kept in its folder."""
+"""A study from its plan to its scores: ask, judge, measure; every answer and judgement is kept in its folder."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Expectation-adjusted distinct n-grams: how many different ones there are, for as many as there are.
+"""Expectation-adjusted distinct n-grams: how many are distinct, relative to how many would be expected.
 
 Source: Liu et al., "Rethinking and Refining the Distinct Metric" (arXiv 2202.13587) for one n; Kirk et al. (arXiv
 2310.06452) for the mean over n = 1..5.

@@ -1,1 +1,1 @@
-"""Judges: what an answer is worth, by rules, by another model, or by the experts' own implicit reward."""
+"""Judges: how good an answer is, by rules, by another model, or by the experts' own implicit reward."""

@@ -1,4 +1,4 @@
-"""Reference match: whether an answer is, contains, or overlaps with what is known to be right."""
+"""Reference match: whether an answer equals, contains, or overlaps with a right one."""
 
 import re
 import string
@@ -140,7 +140,7 @@ class MatchJudge:
 
     @property
     def metrics(self) -> Sequence[Metric]:
-        """Containing, being, and overlapping with a reference."""
+        """Whether it contains, equals, or overlaps with a reference."""
         counts = "benign prompts with references"
         return [
             Metric(

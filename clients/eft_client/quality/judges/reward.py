@@ -1,4 +1,4 @@
-"""EFT's implicit reward as a judge: what each expert's fine-tuning thinks of an answer.
+"""EFT's implicit reward as a judge: how much each expert's fine-tuning prefers an answer.
 
 r(x, y) = log π_expert(y | x) − log π_reference(y | x), summed over the answer's tokens, its end of turn included where
 the model ended it (Mitchell et al., arXiv 2310.12962, §3). Asked of an EFT server's /v1/eft/score, which may judge the
