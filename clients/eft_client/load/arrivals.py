@@ -7,7 +7,7 @@ from pathlib import Path
 from eft_client.load.errors import LoadError
 from eft_client.text import finite_number, read_text
 
-__all__ = ["MAX_ARRIVALS", "Closed", "Load", "Open", "Trace", "is_open", "read_trace"]
+__all__ = ["MAX_ARRIVALS", "ClosedLoop", "Load", "OpenLoop", "Trace", "is_open", "read_trace"]
 
 MAX_ARRIVALS = 1_000_000
 MAX_TRACE_BYTES = 32 << 20
@@ -15,7 +15,7 @@ _CLOSED = "concurrency"
 
 
 @dataclass(frozen=True)
-class Closed:
+class ClosedLoop:
     """A closed loop: a fixed number of requests under way; as one is answered, the next is sent."""
 
     concurrency: int
@@ -27,7 +27,7 @@ class Closed:
 
 
 @dataclass(frozen=True)
-class Open:
+class OpenLoop:
     """An open loop: requests arrive at random, whether or not others are answered."""
 
     rate_per_s: float
@@ -59,7 +59,7 @@ class Trace:
         return f"arrivals of {self.name}"
 
 
-Load = Closed | Open | Trace
+Load = ClosedLoop | OpenLoop | Trace
 
 
 def is_open(label: str) -> bool:

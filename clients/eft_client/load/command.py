@@ -280,12 +280,12 @@ def _options(given: dict[str, Any]) -> Any:
 
 
 def _loads(given: dict[str, Any]) -> list[Any]:
-    from eft_client.load.arrivals import Closed, Open, read_trace
+    from eft_client.load.arrivals import ClosedLoop, OpenLoop, read_trace
 
-    found: list[Any] = [Closed(count) for count in given["concurrency"] or ()]
-    found += [Open(rate) for rate in given["rate"] or ()]
+    found: list[Any] = [ClosedLoop(count) for count in given["concurrency"] or ()]
+    found += [OpenLoop(rate) for rate in given["rate"] or ()]
     found += [read_trace(given["arrivals"])] if given["arrivals"] else []
-    return found or [Closed(4)]
+    return found or [ClosedLoop(4)]
 
 
 def _prompts(given: dict[str, Any]) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eft_client.load.arrivals import MAX_ARRIVALS, Closed, Load, Open, Trace
+from eft_client.load.arrivals import MAX_ARRIVALS, ClosedLoop, Load, OpenLoop, Trace
 from eft_client.load.errors import LoadError
 from eft_client.load.prompts import PromptSource
 from eft_client.load.targets import Target
@@ -85,7 +85,7 @@ class LoadOptions:
         if self.temperature is not None and not 0 <= self.temperature < math.inf:
             raise LoadError(f"--temperature {self.temperature}: expected a finite number from 0")
         for load in self.loads:
-            if isinstance(load, Open) and load.rate_per_s * (self.duration_s or 0) > MAX_ARRIVALS:
+            if isinstance(load, OpenLoop) and load.rate_per_s * (self.duration_s or 0) > MAX_ARRIVALS:
                 raise LoadError(
                     f"{load.label} for {self.duration_s:g} s: more than {MAX_ARRIVALS:,} requests a round"
                 )
@@ -97,7 +97,7 @@ class LoadOptions:
                 f"--body: n={self.body['n']!r}: several answers a request cannot be timed; leave it out"
             )
 
-    def arrivals_s(self, load: Open | Trace, rng: random.Random) -> list[float]:
+    def arrivals_s(self, load: OpenLoop | Trace, rng: random.Random) -> list[float]:
         """When the requests of one round of an open loop are to be sent, in seconds from its start."""
         if isinstance(load, Trace):
             within = [time for time in load.times_s if self.duration_s is None or time <= self.duration_s]
@@ -107,7 +107,7 @@ class LoadOptions:
 
     def planned(self, load: Load) -> int | None:
         """How many requests a round has; None where its duration decides."""
-        if isinstance(load, Closed):
+        if isinstance(load, ClosedLoop):
             return None if self.duration_s is not None else self.requests or DEFAULT_REQUESTS
         return len(self.arrivals_s(load, random.Random(0)))
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import httpx
 from pydantic_core import from_json
 
-from eft_client.load.arrivals import Closed, Load
+from eft_client.load.arrivals import ClosedLoop, Load
 from eft_client.load.errors import NothingAnswered
 from eft_client.load.exchange import Connections, Exchange, body_of, exchange
 from eft_client.load.options import LoadOptions
@@ -188,7 +188,7 @@ class Run:
         count = self._options.warm_up
         if not count or self.interrupted:
             return
-        round_ = Round(target, Closed(count), 0, warm_up=True)
+        round_ = Round(target, ClosedLoop(count), 0, warm_up=True)
         self._watcher.begin(round_, count)
         failed: list[Record] = []
         await self._finish(
@@ -203,7 +203,7 @@ class Run:
         planned = self._options.planned(round_.load)
         self._watcher.begin(round_, planned)
         requests = self._requests(round_)
-        if isinstance(round_.load, Closed):
+        if isinstance(round_.load, ClosedLoop):
             shared = islice(requests, planned)
             await self._finish(self._worker(shared) for _ in range(round_.load.concurrency))
         else:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from eft_client.load.arrivals import Closed, Open, Trace, read_trace
+from eft_client.load.arrivals import ClosedLoop, OpenLoop, Trace, read_trace
 from eft_client.load.errors import LoadError
 
 
 def test_an_open_loop_sends_so_many_requests_in_the_time_that_its_rate_gives_them() -> None:
-    times = Open(10).arrivals_s(1000, random.Random(0))
+    times = OpenLoop(10).arrivals_s(1000, random.Random(0))
     assert times == sorted(times)
     assert len(times) == 1000
     assert times[0] >= 0
@@ -20,15 +20,15 @@ def test_an_open_loop_sends_so_many_requests_in_the_time_that_its_rate_gives_the
 
 
 def test_gaps_between_arrivals_are_exponential() -> None:
-    times = Open(10).arrivals_s(20_000, random.Random(1))
+    times = OpenLoop(10).arrivals_s(20_000, random.Random(1))
     gaps = [after - before for before, after in pairwise(times)]
     assert statistics.mean(gaps) == pytest.approx(0.1, rel=0.02)
     assert statistics.stdev(gaps) == pytest.approx(0.1, rel=0.05)
 
 
 def test_arrivals_are_the_seed_s() -> None:
-    assert Open(3).arrivals_s(5, random.Random("a")) == Open(3).arrivals_s(5, random.Random("a"))
-    assert Open(3).arrivals_s(5, random.Random("a")) != Open(3).arrivals_s(5, random.Random("b"))
+    assert OpenLoop(3).arrivals_s(5, random.Random("a")) == OpenLoop(3).arrivals_s(5, random.Random("a"))
+    assert OpenLoop(3).arrivals_s(5, random.Random("a")) != OpenLoop(3).arrivals_s(5, random.Random("b"))
 
 
 def test_a_trace_begins_with_its_first_arrival(tmp_path: Path) -> None:
@@ -52,5 +52,5 @@ def test_a_file_without_arrivals_is_refused(tmp_path: Path) -> None:
 
 
 def test_loads_are_named_after_what_they_do() -> None:
-    labels = [load.label for load in (Closed(4), Open(2.5), Trace("day.txt", (0.0,)))]
+    labels = [load.label for load in (ClosedLoop(4), OpenLoop(2.5), Trace("day.txt", (0.0,)))]
     assert labels == ["concurrency 4", "2.5 requests/s", "arrivals of day.txt"]

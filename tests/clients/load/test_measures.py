@@ -2,7 +2,7 @@
 
 import pytest
 
-from eft_client.load.arrivals import Closed, Open, Trace, is_open
+from eft_client.load.arrivals import ClosedLoop, OpenLoop, Trace, is_open
 from eft_client.load.statistics.measures import (
     FIGURES,
     concurrency_over_time,
@@ -73,9 +73,9 @@ def test_in_open_loops_latencies_run_from_the_scheduled_time_too() -> None:
 
 
 def test_closed_loops_have_no_schedule() -> None:
-    figures = measure([record(load=Closed(2).label)], {"ttft_ms": 60.0})
+    figures = measure([record(load=ClosedLoop(2).label)], {"ttft_ms": 60.0})
     assert {value for name, value in figures.items() if "scheduled" in name} == {None}
-    assert [is_open(load.label) for load in (Closed(2), Open(4), Trace("concurrency 2", (0.0,)))] == [
+    assert [is_open(load.label) for load in (ClosedLoop(2), OpenLoop(4), Trace("concurrency 2", (0.0,)))] == [
         False,
         True,
         True,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eft_client.load.arrivals import Closed, Open, Trace
+from eft_client.load.arrivals import ClosedLoop, OpenLoop, Trace
 from eft_client.load.errors import LoadError, NothingAnswered
 from eft_client.load.options import LoadOptions, read_limits
 from eft_client.load.prompts import FromFile, Lengths, LoadPrompt, Synthetic
@@ -25,7 +25,7 @@ PROMPTS = FromFile(prompts=(LoadPrompt(text="one two three"),))
 def options(*settings: Setting, mixes=(), **fields: Any) -> LoadOptions:
     measured = targets(settings, mixes, parts_too=not mixes)
     usual = {
-        "loads": (Closed(2),),
+        "loads": (ClosedLoop(2),),
         "prompts": PROMPTS,
         "requests": 4,
         "repeats": 1,
@@ -73,7 +73,7 @@ async def test_a_closed_loop_keeps_so_many_requests_under_way_and_no_more() -> N
             yield piece
 
     async with MockServer(lambda body: Reply(pieces())) as server:
-        records = await played(options(mock(server), loads=(Closed(3),), requests=9))
+        records = await played(options(mock(server), loads=(ClosedLoop(3),), requests=9))
     assert server.most_under_way == 3
     assert [record.error for record in records] == [None] * 9
     assert sorted(record.index for record in records) == list(range(9))
@@ -81,7 +81,7 @@ async def test_a_closed_loop_keeps_so_many_requests_under_way_and_no_more() -> N
 
 async def test_connections_are_used_again() -> None:
     async with MockServer() as server:
-        await played(options(mock(server), loads=(Closed(3),), requests=30, repeats=2))
+        await played(options(mock(server), loads=(ClosedLoop(3),), requests=30, repeats=2))
     assert len(server.bodies) == 60
     assert 1 <= server.connections_made <= 3
 
@@ -177,7 +177,9 @@ def test_rounds_take_turns_and_each_repeat_begins_with_another() -> None:
     settings = [parse_setting(f"{name}=mock") for name in "abc"]
     order = [round_.target.name for round_ in rounds(options(*settings, repeats=3))]
     assert "".join(order) == "abcbcacab"
-    loads = [round_.label for round_ in rounds(options(settings[0], loads=(Closed(1), Open(2)), repeats=2))]
+    loads = [
+        round_.label for round_ in rounds(options(settings[0], loads=(ClosedLoop(1), OpenLoop(2)), repeats=2))
+    ]
     assert loads == ["concurrency 1", "2 requests/s"] * 2
 
 
@@ -287,7 +289,7 @@ async def test_a_target_that_cannot_be_asked_ends_the_run_before_it_is_measured(
     assert len(server.bodies) == 2
 
 
-@pytest.mark.parametrize("load", [Closed(3), Trace("all at once", (0.0, 0.0, 0.0, 3600.0))])
+@pytest.mark.parametrize("load", [ClosedLoop(3), Trace("all at once", (0.0, 0.0, 0.0, 3600.0))])
 async def test_an_interrupt_keeps_what_was_measured_and_what_was_under_way(load) -> None:
     answered = 0
 
@@ -332,13 +334,13 @@ async def test_a_record_that_cannot_be_kept_ends_the_run() -> None:
         ({"body": {"stream": False}}, "'stream' cannot be set there"),
         ({"body": {"eft": {}}}, "--setting"),
         ({"body": {"n": 2}}, "n=2"),
-        ({"loads": (Closed(2), Closed(2))}, "concurrency 2 is asked for twice"),
+        ({"loads": (ClosedLoop(2), ClosedLoop(2))}, "concurrency 2 is asked for twice"),
         ({"baseline": "other"}, "--baseline 'other' is none of the targets: mock"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(fields: dict, problem: str) -> None:
     given = {"targets": tuple(targets([parse_setting("mock")])), "baseline": "mock"}
-    given |= {"loads": (Closed(1),), "prompts": PROMPTS}
+    given |= {"loads": (ClosedLoop(1),), "prompts": PROMPTS}
     with pytest.raises(LoadError, match=problem):
         LoadOptions(**(given | fields))
 
