@@ -1,16 +1,17 @@
 """The client: a server's chats, completions, scores and models, asynchronously."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 from typing_extensions import override
 
-from eft_client.bodies import UNSET, ScoreItem, Unset, chat_body, score_body, text_body
-from eft_client.connection import Connection
+from eft_client.bodies import UNSET, ScoreItem, Unset, chat_body, eft_body, score_body, text_body
+from eft_client.connection import MAX_CONNECTIONS, Connection
 from eft_client.errors import BadAnswer, WrongArgument
 from eft_client.results import (
     Behaviours,
@@ -32,6 +33,7 @@ from eft_client.text import Mender
 __all__ = ["AsyncEftClient"]
 
 Filter = Mapping[str, Any] | Literal[Unset.UNSET] | None
+T = TypeVar("T")
 
 
 class AsyncEftClient:
@@ -44,10 +46,14 @@ class AsyncEftClient:
         base_url: The server's URL; one that names only a host gets /v1.
         api_key: Its key; None takes $EFT_API_KEY, else $OPENAI_API_KEY, else sends none.
         model: The model to ask where a call names none; None takes the first that the server lists.
-        timeout_s: How long an answer, or the next piece of one, may take. Connecting has 10 seconds at most.
+        timeout_s: How long an answer, or the next piece of one, may take; `math.inf` is for ever. Connecting has 10
+            seconds at most.
         retries: How often a request is sent again when the server is busy (429, 503; its Retry-After is kept to, up to
             a minute) or the connection is refused or breaks before an answer. Nothing else is tried again.
-        transport: What carries requests in place of a socket, for tests.
+        max_connections: How many requests are under way at once; others wait their turn, and no deadline runs.
+        transport: What carries requests in place of a socket: a test's, or an engine's of this process. It is entered
+            with the client (`async with`; EftClient does so at once), in the event loop that it works in, and closed
+            with it.
 
     Raises:
         WrongArgument: The URL, the key or a number cannot be right.
@@ -61,10 +67,16 @@ class AsyncEftClient:
         model: str | None = None,
         timeout_s: float = 600.0,
         retries: int = 4,
+        max_connections: int = MAX_CONNECTIONS,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._connection = Connection(
-            base_url, api_key, timeout_s=timeout_s, retries=retries, transport=transport
+            base_url,
+            api_key,
+            timeout_s=timeout_s,
+            retries=retries,
+            max_connections=max_connections,
+            transport=transport,
         )
         self._model = model
         self._asking = asyncio.Lock()
@@ -99,7 +111,7 @@ class AsyncEftClient:
             WrongArgument: An argument cannot be right; nothing was sent.
             EftError: There was no answer, or one that is an error.
         """
-        asked = _asked(weights, scale, amplify, filter, coefficients)
+        asked = _asked(options, weights, scale, amplify, filter, coefficients)
         body = chat_body(messages, asked, _whole(options))
         return chat_result(await self._post("/chat/completions", body, model))
 
@@ -125,7 +137,7 @@ class AsyncEftClient:
             WrongArgument: An argument cannot be right, at once; nothing was sent.
             EftError: While iterating: there was no answer, it broke off, or it ended in an error.
         """
-        asked = _asked(weights, scale, amplify, filter, coefficients)
+        asked = _asked(options, weights, scale, amplify, filter, coefficients)
         if not options.pop("stream", True):
             raise WrongArgument(
                 "stream=False: this gives the answer piece by piece; chat() gives the whole answer"
@@ -151,8 +163,93 @@ class AsyncEftClient:
             WrongArgument: An argument cannot be right; nothing was sent.
             EftError: There was no answer, or one that is an error.
         """
-        asked = _asked(weights, scale, amplify, filter, coefficients)
+        asked = _asked(options, weights, scale, amplify, filter, coefficients)
         return text_result(await self._post("/completions", text_body(prompt, asked, _whole(options)), model))
+
+    async def chat_many(  # noqa: PLR0913 (one for each option)
+        self,
+        /,
+        chats: Sequence[str | Sequence[Mapping[str, Any]]],
+        *,
+        at_once: int | None = None,
+        model: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        scale: float | None = None,
+        amplify: float | None = None,
+        filter: Filter = UNSET,  # noqa: A002 (the field's name)
+        coefficients: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> list[ChatResult]:
+        """Answer several chats as a batch, all with the same arguments, which are those of `chat`.
+
+        Args:
+            chats: The chats, each as `chat` takes it.
+            at_once: How many may be under way at once; None makes use of every connection of the client.
+            model: As in `chat`, and so are weights, scale, amplify, filter and coefficients.
+            weights: As in `chat`.
+            scale: As in `chat`.
+            amplify: As in `chat`.
+            filter: As in `chat`.
+            coefficients: As in `chat`.
+            **options: As in `chat`.
+
+        Returns:
+            The answers, in the order of the chats.
+
+        Raises:
+            WrongArgument: An argument cannot be right.
+            EftError: The first error of any of them; the others are given up.
+        """
+        asked = _asked(options, weights, scale, amplify, filter, coefficients)
+        chat = partial(self.chat, model=model, **asked, **options)
+        return await self._in_order(
+            [partial(chat, messages) for messages in _listed("chats", chats)], at_once
+        )
+
+    async def complete_many(  # noqa: PLR0913 (one for each option)
+        self,
+        /,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        at_once: int | None = None,
+        model: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        scale: float | None = None,
+        amplify: float | None = None,
+        filter: Filter = UNSET,  # noqa: A002 (the field's name)
+        coefficients: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> list[TextResult]:
+        """Continue several texts as a batch; the arguments are those of `chat_many`, the prompts those of `complete`.
+
+        Raises:
+            WrongArgument: An argument cannot be right.
+            EftError: The first error of any of them; the others are given up.
+        """
+        asked = _asked(options, weights, scale, amplify, filter, coefficients)
+        complete = partial(self.complete, model=model, **asked, **options)
+        return await self._in_order(
+            [partial(complete, prompt) for prompt in _listed("prompts", prompts)], at_once
+        )
+
+    async def answer_many(
+        self, /, calls: Sequence[Mapping[str, Any]], *, at_once: int | None = None
+    ) -> list[TextResult]:
+        """Answer several requests as a batch, each with arguments of its own, such as its weights.
+
+        Args:
+            calls: The arguments of each by name: with `messages` those of `chat`, with `prompt` those of `complete`.
+            at_once: As in `chat_many`.
+
+        Returns:
+            The answers, in the order of the calls.
+
+        Raises:
+            WrongArgument: An argument cannot be right.
+            EftError: The first error of any of them; the others are given up.
+        """
+        given = [self._call(place, call) for place, call in enumerate(_listed("calls", calls))]
+        return await self._in_order(given, at_once)
 
     async def score(  # noqa: PLR0913 (one for each option)
         self,
@@ -185,7 +282,7 @@ class AsyncEftClient:
             WrongArgument: An argument cannot be right; nothing was sent.
             EftError: There was no answer, or one that is an error (NotFound from a server that does not score).
         """
-        asked = _asked(weights, scale, amplify, filter, coefficients)
+        asked = _asked(options, weights, scale, amplify, filter, coefficients)
         body = score_body(items, members, asked, options)
         return score_result(await self._post("/eft/score", body, model), len(items))
 
@@ -210,6 +307,7 @@ class AsyncEftClient:
         await self._connection.aclose()
 
     async def __aenter__(self) -> Self:
+        await self._connection.open()
         return self
 
     async def __aexit__(
@@ -223,6 +321,33 @@ class AsyncEftClient:
 
     async def _post(self, path: str, body: dict[str, Any], model: str | None) -> dict[str, Any]:
         return await self._connection.post(path, {"model": model or await self._default_model(), **body})
+
+    def _call(self, place: int, call: Mapping[str, Any]) -> Callable[[], Coroutine[Any, Any, TextResult]]:
+        if not isinstance(call, Mapping) or ("messages" in call) == ("prompt" in call):
+            raise WrongArgument(
+                f"calls[{place}] must be an object with either messages or a prompt, not {call!r:.200}"
+            )
+        return partial(self.chat if "messages" in call else self.complete, **call)
+
+    async def _in_order(
+        self, calls: Sequence[Callable[[], Coroutine[Any, Any, T]]], at_once: int | None
+    ) -> list[T]:
+        """What the calls give, of which so many are under way at once; the first error ends the others."""
+        if at_once is not None and at_once < 1:
+            raise WrongArgument(f"at_once must be 1 or more, not {at_once}")
+        pending, results = iter(enumerate(calls)), dict[int, T]()
+
+        async def work() -> None:
+            for place, call in pending:
+                results[place] = await call()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(at_once or self._connection.max_connections, len(calls))):
+                    group.create_task(work())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [results[place] for place in range(len(calls))]
 
     async def _pieces(self, body: dict[str, Any], model: str | None) -> AsyncGenerator[Piece, None]:
         named = {"model": model or await self._default_model(), **body}
@@ -262,6 +387,12 @@ class _Ends:
         return len(self._ended) >= max(self._asked, len(self._come))
 
 
+def _listed(name: str, values: Sequence[T]) -> Sequence[T]:
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise WrongArgument(f"{name} must be a list, one for each answer, not {values!r:.200}")
+    return values
+
+
 def _whole(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a call that waits for the whole answer."""
     if options.get("stream"):
@@ -271,11 +402,18 @@ def _whole(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _asked(
+def _asked(  # noqa: PLR0913 (one for each option)
+    options: Mapping[str, Any],
     weights: Mapping[str, float] | None,
     scale: float | None,
     amplify: float | None,
     keep: Filter,
     coefficients: Mapping[str, float] | None,
 ) -> dict[str, Any]:
-    return dict(weights=weights, scale=scale, amplify=amplify, filter=keep, coefficients=coefficients)
+    """The behaviour that a call names, whose options may bring a whole `eft` instead."""
+    asked: dict[str, Any] = dict(
+        weights=weights, scale=scale, amplify=amplify, filter=keep, coefficients=coefficients
+    )
+    if "eft" in options and eft_body(**asked):
+        raise WrongArgument("give weights, scale, amplify, filter and coefficients, or eft, not both")
+    return asked

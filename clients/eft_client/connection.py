@@ -26,7 +26,7 @@ from eft_client.retries import Retries, retry_after_s
 from eft_client.sse import events_in
 from eft_client.text import shortened
 
-__all__ = ["MAX_ANSWER_BYTES", "Connection"]
+__all__ = ["MAX_ANSWER_BYTES", "MAX_CONNECTIONS", "Connection"]
 
 MAX_ANSWER_BYTES = 256 * 2**20
 MAX_ERROR_BYTES = 64 * 2**10
@@ -45,15 +45,17 @@ class Connection:
 
     Attributes:
         base_url: The server's URL, with its /v1 and without a slash at the end.
+        max_connections: How many requests are under way at once; others wait without a deadline.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (one for each option)
         self,
         base_url: str,
         api_key: str | None,
         *,
         timeout_s: float,
         retries: int,
+        max_connections: int,
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         self.base_url = _checked_url(base_url)
@@ -61,17 +63,26 @@ class Connection:
             raise WrongArgument(f"timeout_s must be above 0, not {timeout_s}")
         if retries < 0:
             raise WrongArgument(f"retries must be 0 or more, not {retries}")
+        if max_connections < 1:
+            raise WrongArgument(f"max_connections must be 1 or more, not {max_connections}")
+        self.max_connections = max_connections
         self._timeout_s = timeout_s
         self._retries = Retries(count=retries)
         # Waited for here and not in httpx's pool: a request that waits for room has not begun, so no deadline runs.
-        self._room = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._room = asyncio.Semaphore(max_connections)
+        self._transport = transport
         self._http = httpx.AsyncClient(
             headers=_headers(api_key),
             # What takes long is the answer; the deadline on it is asyncio's, which a trickle of bytes cannot stretch.
             timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s), pool=None),
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
             transport=transport,
         )
+
+    async def open(self) -> None:
+        """Enter the transport, if it is the caller's."""
+        if self._transport is not None:
+            await self._transport.__aenter__()
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -14,6 +14,7 @@ import httpx
 from typing_extensions import override
 
 from eft_client.client import AsyncEftClient
+from eft_client.connection import MAX_CONNECTIONS
 from eft_client.settings import DEFAULT_URL
 
 __all__ = ["EftClient"]
@@ -34,6 +35,7 @@ class _LoopThread:
         self._open = True
         # Nothing is begun after the end was: it would never be run, and its caller wait for ever.
         self._door = threading.Lock()
+        self._calls = weakref.WeakSet[concurrent.futures.Future[Any]]()
         self._thread = threading.Thread(target=self._loop.run_forever, name="eft-client", daemon=True)
         self._thread.start()
 
@@ -72,28 +74,37 @@ class _LoopThread:
         """
         with self._door:
             if self.is_open:
-                return asyncio.run_coroutine_threadsafe(work, self._loop)
+                call = asyncio.run_coroutine_threadsafe(work, self._loop)
+                self._calls.add(call)
+                return call
         work.close()
         raise _ClosedError("the client is closed, or of another process: make one in each process")
 
-    def close(self) -> None:
-        """Cancel what is under way, and end the thread."""
+    def close(self, last: Coroutine[Any, Any, None]) -> None:
+        """Cancel the calls that are under way, do this last thing, and end the thread."""
         with self._door:
             self._open = False
-            ending = asyncio.run_coroutine_threadsafe(_wound_up(), self._loop)
-        ending.result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+            for call in list(self._calls):
+                call.cancel()
+            ending = asyncio.run_coroutine_threadsafe(_wound_up(last), self._loop)
+        try:
+            ending.result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
 
-async def _wound_up() -> None:
+async def _wound_up(last: Coroutine[Any, Any, None]) -> None:
     """Leave no task waiting and no iterator open in this loop."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.get_running_loop().shutdown_asyncgens()
+    try:
+        await last
+    finally:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 def _shut(thread: _LoopThread, client: AsyncEftClient) -> None:
@@ -103,8 +114,7 @@ def _shut(thread: _LoopThread, client: AsyncEftClient) -> None:
     if thread.is_own:  # The garbage collector runs where it likes.
         thread.start(client.aclose())
         return
-    thread.run(client.aclose())
-    thread.close()
+    thread.close(client.aclose())
 
 
 def _waiting(
@@ -178,18 +188,33 @@ class EftClient:
         model: str | None = None,
         timeout_s: float = 600.0,
         retries: int = 4,
+        max_connections: int = MAX_CONNECTIONS,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._client = AsyncEftClient(
-            base_url, api_key, model=model, timeout_s=timeout_s, retries=retries, transport=transport
+            base_url,
+            api_key,
+            model=model,
+            timeout_s=timeout_s,
+            retries=retries,
+            max_connections=max_connections,
+            transport=transport,
         )
         self._thread = _LoopThread()
         # A client that nobody closes leaves no thread behind.
         self._finalizer = weakref.finalize(self, _shut, self._thread, self._client)
+        try:
+            self._thread.run(self._client.__aenter__())
+        except BaseException:
+            self.close()
+            raise
 
     chat = _waiting(AsyncEftClient.chat)
     stream = _iterating(AsyncEftClient.stream)
     complete = _waiting(AsyncEftClient.complete)
+    chat_many = _waiting(AsyncEftClient.chat_many)
+    complete_many = _waiting(AsyncEftClient.complete_many)
+    answer_many = _waiting(AsyncEftClient.answer_many)
     score = _waiting(AsyncEftClient.score)
     models = _waiting(AsyncEftClient.models)
     behaviours = _waiting(AsyncEftClient.behaviours)

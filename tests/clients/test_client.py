@@ -412,8 +412,7 @@ async def test_a_compressed_answer_is_refused_since_none_was_asked_for() -> None
     assert script.requests[0].headers["Accept-Encoding"] == "identity"
 
 
-async def test_no_more_are_under_way_than_there_is_room_for(monkeypatch) -> None:
-    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
+async def test_no_more_are_under_way_than_there_is_room_for() -> None:
     seen, full, go_on = [], asyncio.Event(), asyncio.Event()
 
     async def handle(request: httpx.Request) -> httpx.Response:
@@ -423,7 +422,7 @@ async def test_no_more_are_under_way_than_there_is_room_for(monkeypatch) -> None
         await go_on.wait()
         return ok(CHAT)
 
-    asking = AsyncEftClient(model="demo", transport=httpx.MockTransport(handle))
+    asking = AsyncEftClient(model="demo", max_connections=2, transport=httpx.MockTransport(handle))
     tasks = [asyncio.ensure_future(asking.chat(str(number))) for number in range(5)]
     await full.wait()
     for _ in range(20):
@@ -534,7 +533,9 @@ async def test_a_trickle_of_bytes_does_not_stretch_the_time() -> None:
     assert body.closed
 
 
-@pytest.mark.parametrize("options", [{"timeout_s": 0}, {"timeout_s": math.nan}, {"retries": -1}])
+@pytest.mark.parametrize(
+    "options", [{"timeout_s": 0}, {"timeout_s": math.nan}, {"retries": -1}, {"max_connections": 0}]
+)
 def test_times_and_counts_that_make_no_sense_are_refused(options) -> None:
     with pytest.raises(WrongArgument, match=next(iter(options))):
         AsyncEftClient(**options)
@@ -700,8 +701,12 @@ def test_signatures_stay_as_they_are(face: str) -> None:
     asked = "*model=None *weights=None *scale=None *amplify=None *filter=UNSET *coefficients=None"
     assert names("chat") == names("stream") == f"messages {asked} **options"
     assert names("complete") == f"prompt {asked} **options"
+    assert names("chat_many") == f"chats *at_once=None {asked} **options"
+    assert names("complete_many") == f"prompts *at_once=None {asked} **options"
+    assert names("answer_many") == "calls *at_once=None"
     assert names("score") == f"items {asked} *members=True **options"
     assert names("models") == names("behaviours") == ""
     assert names("__init__") == (
-        "base_url='http://127.0.0.1:8000/v1' api_key=None *model=None *timeout_s=600.0 *retries=4 *transport=None"
+        "base_url='http://127.0.0.1:8000/v1' api_key=None *model=None *timeout_s=600.0 *retries=4 *max_connections=256 "
+        "*transport=None"
     )

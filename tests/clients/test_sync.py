@@ -152,6 +152,79 @@ with EftClient(model="demo", transport=httpx.MockTransport(answer)) as client:
 """
 
 
+class Entered(Script):
+    """Notes the loops in which it is entered, used and closed."""
+
+    def __init__(self, *answers) -> None:
+        super().__init__(*answers)
+        self.loops = []
+
+    async def __aenter__(self):
+        self.loops.append(asyncio.get_running_loop())
+        return self
+
+    async def handle_async_request(self, request):
+        self.loops.append(asyncio.get_running_loop())
+        return await super().handle_async_request(request)
+
+    async def aclose(self) -> None:
+        self.loops.append(asyncio.get_running_loop())
+
+
+def test_a_transport_is_entered_used_and_closed_in_one_loop() -> None:
+    transport = Entered(httpx.Response(200, json=CHAT))
+    with EftClient(model="demo", transport=transport) as asking:
+        assert len(transport.loops) == 1
+        asking.chat("Hi")
+    assert len(transport.loops) == 3
+    assert len(set(transport.loops)) == 1
+
+
+def test_a_transport_that_cannot_be_entered_leaves_no_thread_behind() -> None:
+    class Broken(Entered):
+        async def __aenter__(self):
+            raise OSError("no memory")
+
+    before, transport = threads(), Broken()
+    with pytest.raises(OSError, match="no memory"):
+        EftClient(model="demo", transport=transport)
+    assert threads() == before
+    assert len(transport.loops) == 1  # It is closed all the same.
+
+
+def test_what_is_under_way_ends_before_the_transport_closes() -> None:
+    waiting, ends = threading.Event(), []
+
+    class Slow(Entered):
+        async def handle_async_request(self, request):
+            try:
+                waiting.set()
+                await asyncio.Event().wait()
+            finally:
+                ends.append("request")
+
+        async def aclose(self) -> None:
+            await asyncio.sleep(0)
+            ends.append("transport")
+
+    asking = EftClient(model="demo", transport=Slow())
+    errors = []
+
+    def ask() -> None:
+        try:
+            asking.chat("Hi")
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    assert waiting.wait(30)
+    asking.close()
+    asker.join(30)
+    assert errors == ["the client was closed while it waited for an answer"]
+    assert ends == ["request", "transport"]
+
+
 def test_an_interrupted_wait_closes_the_connection() -> None:
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, check=False
@@ -186,7 +259,8 @@ def test_an_interruption_just_before_the_wait_closes_the_connection_too(monkeypa
 
 
 def test_the_two_faces_say_the_same() -> None:
-    for name in ("chat", "stream", "complete", "score", "models", "behaviours"):
+    batches = ("chat_many", "complete_many", "answer_many")
+    for name in ("chat", "stream", "complete", *batches, "score", "models", "behaviours"):
         ours, theirs = getattr(EftClient, name), getattr(AsyncEftClient, name)
         assert inspect.signature(ours) == inspect.signature(theirs)
         assert ours.__doc__ == theirs.__doc__
