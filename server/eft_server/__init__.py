@@ -3,8 +3,8 @@
 Importing the package is cheap: torch, vLLM, transformers and FastAPI load only where they are used.
 """
 
-from eft_server.local import Answer, LoadedFamily, load
+from eft_server.local import load
 
 __version__ = "0.1.0"
 
-__all__ = ["Answer", "LoadedFamily", "__version__", "load"]
+__all__ = ["__version__", "load"]

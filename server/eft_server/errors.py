@@ -4,13 +4,11 @@ EftError
 ├── ConfigError           (ValueError)  the family file or an option is wrong
 ├── FamilyError           (ValueError)  the checkpoints cannot serve as one family
 ├── BatchError            (ValueError)  the files of a batch cannot be used
-├── RequestError          (ValueError)  a loaded family refused a request, or failed at it
 └── BehaviourError        (ValueError)  a request asks for weights that cannot be given
     └── UnknownModelError               a request names a model that is not served
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from typing_extensions import override
 
@@ -20,7 +18,6 @@ __all__ = [
     "ConfigError",
     "EftError",
     "FamilyError",
-    "RequestError",
     "UnknownModelError",
     "shown",
 ]
@@ -40,24 +37,6 @@ class FamilyError(EftError, ValueError):
 
 class BatchError(EftError, ValueError):
     """A batch's input or output cannot be used; the message names the file and the line."""
-
-
-class RequestError(EftError, ValueError):
-    """A loaded family refused a request (status 4xx) or failed at it (5xx).
-
-    Attributes:
-        status: The HTTP status that the server would have answered with.
-        body: OpenAI's error object, ``{"message", "type", "param", "code"}``.
-    """
-
-    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
-        super().__init__(status, body)
-        self.status = status
-        self.body = body
-
-    @override
-    def __str__(self) -> str:
-        return str(self.body["message"])
 
 
 class BehaviourError(EftError, ValueError):

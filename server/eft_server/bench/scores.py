@@ -9,13 +9,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from eft_client import EftClient
 from eft_client.progress import Progress
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import spread
 from eft_server.family.inspection import inspect_family
 from eft_server.family.load import load_config
 from eft_server.family.vocabulary import Vocabulary
-from eft_server.local import LoadedFamily, load
+from eft_server.local import load
 
 Items: TypeAlias = list[dict[str, Any]]
 Way: TypeAlias = Callable[[Items], object]
@@ -40,8 +41,8 @@ def main(
     config = load_config(family)
     settings = [f"server.max_prompts={max(items, 16)}", f"server.max_score_items={items}"]
     vocabulary = inspect_family(config).vocabulary
-    with load(family, overrides=settings) as loaded:
-        ways = _ways(loaded, config.family.names)
+    with load(family, overrides=settings) as client:
+        ways = _ways(client, config.name, config.family.names)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         with Progress() as progress:
             advance = progress.begin("measuring", (rounds + 1) * len(ways))
@@ -58,19 +59,21 @@ def main(
     console.print(table)
 
 
-def _ways(family: LoadedFamily, members: tuple[str, ...]) -> Mapping[str, Way]:
-    models = [family.name, *(f"{family.name}/{name}" for name in members)]
+def _ways(client: EftClient, family: str, members: tuple[str, ...]) -> Mapping[str, Way]:
+    models = [family, *(f"{family}/{name}" for name in members)]
     return {
-        ONE: lambda items: family.answer_many([_echoed(items, family.name)]),
-        EACH: lambda items: [family.answer_many([_echoed(items, model)]) for model in models],
-        ALONE: lambda items: family.score(items, members=False),
-        ALL: family.score,
+        ONE: lambda items: _echo(client, items, family),
+        EACH: lambda items: [_echo(client, items, model) for model in models],
+        ALONE: lambda items: client.score(items, members=False),
+        ALL: client.score,
     }
 
 
-def _echoed(items: Items, model: str) -> dict[str, Any]:
-    texts = [[*item["prompt"], *item["completion"]] for item in items]
-    return {"model": model, "prompt": texts, "prompt_logprobs": 0, "max_tokens": 1}
+def _echo(client: EftClient, items: Items, model: str) -> object:
+    texts: Any = [
+        [*item["prompt"], *item["completion"]] for item in items
+    ]  # Several prompts are OpenAI's, too.
+    return client.complete(texts, model=model, prompt_logprobs=0, max_tokens=1)
 
 
 def _texts(drawn: random.Random, vocabulary: Vocabulary, items: int, prompt: int, completion: int) -> Items:
