@@ -52,6 +52,16 @@ def opened(**server) -> EftClient:
 
 
 @pytest.fixture
+def sent_once(monkeypatch):
+    """Fail where a request is sent away, to come back later."""
+
+    async def sleep(seconds: float) -> None:
+        pytest.fail(f"it had to wait for {seconds} s")
+
+    monkeypatch.setattr("eft_client.connection.sleep", sleep)
+
+
+@pytest.fixture
 def family(engines):
     with opened() as family:
         yield family
@@ -126,20 +136,20 @@ def test_several_prompts_are_answered_at_once_and_in_order(family, engine):
     assert first < second
     assert engine.most_running == 2
     assert len(family.complete_many(["a", [5]])) == 2
-    calls = [{"messages": "a"}, {"prompt": "a", "scale": 0.5}]
+    calls = [{"messages": "a", "max_tokens": 3}, {"prompt": "a", "scale": 0.5}]
     chat, text = family.answer_many(calls)
     assert (chat.raw["object"], text.eft["scale"]) == ("chat.completion", 0.5)
     assert family.answer_many([]) == []
 
 
-def test_no_more_requests_are_under_way_than_the_family_file_allows(engines, engine):
+def test_no_more_requests_are_under_way_than_the_family_file_allows(engines, engine, sent_once):
     engine.pause_s = 0.01
     with opened(max_concurrent_requests=2, max_waiting_requests=0, waiting_timeout_s=0.01) as family:
         assert len(family.complete_many(["a"] * 12)) == 12
     assert engine.most_running == 2
 
 
-def test_requests_come_from_several_threads(engines, engine):
+def test_requests_come_from_several_threads(engines, engine, sent_once):
     engine.pause_s = 0.01
     texts = []
     with opened(max_concurrent_requests=2, max_waiting_requests=0, waiting_timeout_s=0.01) as family:
