@@ -1,4 +1,4 @@
-"""How the server's commands end: its errors as one message, with the exit statuses of all commands."""
+"""How the server's commands end: with one message for an error, and an exit status."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ _INSTALL_ADVICE = (
 
 @contextmanager
 def errors_in_words(*others: type[Exception]) -> Iterator[None]:
-    """Our errors, and others that are expected, as one message on stderr and an exit status.
+    """Turn our errors, and others that are expected, into one message on stderr and an exit status.
 
     A defect keeps its traceback.
     """

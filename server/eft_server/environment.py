@@ -1,4 +1,4 @@
-"""What has to be in the environment before vLLM and the hub's client are imported, which read it once."""
+"""The environment variables to set before vLLM and the hub's client are imported, which read them only once."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ __all__ = ["LogLevel", "log_vllm", "use_hub"]
 
 
 class LogLevel(StrEnum):
-    """From which level on vLLM's log is shown."""
+    """The lowest level of vLLM's log that is shown."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -21,11 +21,11 @@ class LogLevel(StrEnum):
 
 
 def log_vllm(level: LogLevel | None, *, default: LogLevel = LogLevel.WARNING) -> None:
-    """Show vLLM's log from a level on, on stderr and out of a program's own output.
+    """Show vLLM's log from a level upwards, on stderr, where it stays out of a program's output.
 
     Args:
-        level: What the user asks for; None means what the environment says (VLLM_LOGGING_LEVEL), or the default.
-        default: What it is if nobody says anything.
+        level: The user's choice; None means VLLM_LOGGING_LEVEL in the environment, or else the default.
+        default: The level when neither is set.
     """
     if level is not None:
         os.environ["VLLM_LOGGING_LEVEL"] = level.upper()
@@ -35,17 +35,17 @@ def log_vllm(level: LogLevel | None, *, default: LogLevel = LogLevel.WARNING) ->
         os.environ.pop(SHORT, None)
     else:
         os.environ[SHORT] = "1"
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # How memory is bound to its node, on CPUs.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # Silences a report of memory binding on CPUs.
         quieten_imports()
 
 
 def use_hub(*, offline: bool = False, cache_dir: Path | None = None) -> None:
-    """Choose the hub's cache, and whether the hub is asked at all.
+    """Choose the hub's cache, and whether the hub may be contacted.
 
-    Set for this process and the engine's alike, so configs, tokenizers and weights come from one place.
+    This applies to our process and the engine's, so configs, tokenizers and weights come from one place.
 
     Args:
-        offline: Read from the cache alone.
+        offline: Read only from the cache.
         cache_dir: The cache, as `hf download --cache-dir` fills it; None means HF_HUB_CACHE or HF_HOME/hub.
 
     Raises:

@@ -4,7 +4,7 @@ EftError
 ├── ConfigError           (ValueError)  the family file or an option is wrong
 ├── FamilyError           (ValueError)  the checkpoints cannot serve as one family
 ├── BatchError            (ValueError)  the files of a batch cannot be used
-└── BehaviourError        (ValueError)  a request asks for weights that cannot be given
+└── BehaviourError        (ValueError)  a request's behaviour cannot be served
     └── UnknownModelError               a request names a model that is not served
 """
 
@@ -28,7 +28,7 @@ class EftError(Exception):
 
 
 class ConfigError(EftError, ValueError):
-    """A family file or an option is wrong; the message names the place, the value and what would be right."""
+    """A family file or an option is wrong; the message names the place, the value and what is allowed."""
 
 
 class FamilyError(EftError, ValueError):
@@ -61,7 +61,7 @@ class UnknownModelError(BehaviourError):
 
 
 def shown(value: object) -> str:
-    """A short, printable form of an offending value, whatever it is."""
+    """A short, printable form of any offending value."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, str):

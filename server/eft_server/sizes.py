@@ -7,5 +7,5 @@ _MB = 1e6
 
 
 def in_words(size_bytes: float) -> str:
-    """Megabytes, or gigabytes from the first on."""
+    """Gigabytes from 1 GB upwards, else megabytes."""
     return f"{size_bytes / _GB:.2f} GB" if size_bytes >= _GB else f"{size_bytes / _MB:.2f} MB"

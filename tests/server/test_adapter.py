@@ -115,7 +115,7 @@ def test_an_adapters_tokenizer_is_compared_like_any_other(inspect, write_adapter
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"trainable_token_indices": [3]}, "adapted embeddings are not supported"),
         ({"target_parameters": ["mlp.experts.down_proj"]}, "target_parameters is an array"),
-        ({"layer_replication": [[0, 2]]}, "other layers than its reference"),
+        ({"layer_replication": [[0, 2]]}, "has to have the layers of its reference"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3': only LoRA"),
         ({"task_type": "SEQ_CLS"}, "causal language models"),
         ({"invented_next_year": 1}, "invented_next_year is 1: this PEFT feature is not supported"),
@@ -129,7 +129,7 @@ def test_adapters_that_are_more_than_low_rank_terms_are_refused(inspect, write_a
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        (pair(f"{LAYER}.self_attn.x_proj"), "'model.layers.1.self_attn.x_proj', which is no linear layer"),
+        (pair(f"{LAYER}.self_attn.x_proj"), "'model.layers.1.self_attn.x_proj', which is not a linear layer"),
         (pair("base_model.model.model.layers.2.self_attn.q_proj"), "layers.2.self_attn.q_proj', which is no"),
         (pair("base_model.model.lm_head"), "'lm_head', an embedding or the output head"),
         (
@@ -139,12 +139,12 @@ def test_adapters_that_are_more_than_low_rank_terms_are_refused(inspect, write_a
         (pair(outputs=16), "are (4, 32) and (16, 4); the reference's layer"),
         (
             dict([*pair().items()][:1]),
-            "of the two low-rank matrices of 'model.layers.1.self_attn.q_proj' one",
+            "one of the two low-rank matrices of 'model.layers.1.self_attn.q_proj' is missing",
         ),
-        ({f"{QUERY}.lora_magnitude_vector": torch.zeros(32)}, "is no part of a low-rank term"),
+        ({f"{QUERY}.lora_magnitude_vector": torch.zeros(32)}, "is not part of a low-rank term"),
         (
             {"base_model.model.model.embed_tokens.weight": torch.zeros(32, 32)},
-            "is no part of a low-rank term",
+            "is not part of a low-rank term",
         ),
         ({}, "holds no tensors"),
     ],
@@ -169,7 +169,7 @@ def test_a_file_that_is_no_safetensors_is_refused(inspect, write_adapter, conten
 def test_a_file_that_is_cut_short_is_refused(inspect, write_adapter):
     file = write_adapter() / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
-    assert "is cut short" in refused(inspect)
+    assert "is truncated" in refused(inspect)
 
 
 def test_pickled_weights_are_never_read(inspect, write_adapter):
@@ -206,5 +206,7 @@ def test_an_adapter_is_where_its_reference_is(write_family):
     assert config.experts["helpful"].tensor_parallel == "sharded"
     assert ServerConfig.model_validate(config.model_dump()) == config
     family = write_family(experts={"helpful": expert | {"tensor_parallel": "sharded"}})
-    with pytest.raises(ConfigError, match=r"helpful.tensor_parallel: an adapter is where its reference is"):
+    with pytest.raises(
+        ConfigError, match=r"helpful.tensor_parallel: an adapter is replicated as its reference is"
+    ):
         load_config(family)

@@ -44,7 +44,7 @@ def test_what_the_client_sends_is_parsed_as_it_was_given() -> None:
     ("eft", "param", "message"),
     [
         ({"filter": {"kind": "expert"}}, "eft.filter.top_p", "must be a number, not null"),
-        ({"filter": {"top_p": 0.5}}, "eft.filter.kind", "null is no kind of filter; known: expert, base"),
+        ({"filter": {"top_p": 0.5}}, "eft.filter.kind", "null is not a kind of filter; known: expert, base"),
         ({"filter": {"kind": "base", "top_p": 2}}, "eft.filter.top_p", "2 is out of bounds; allowed: 0 to 1"),
         ({"filter": {"kind": "base", "top_p": True}}, "eft.filter.top_p", "must be a number, not true"),
         ({"filter": {"kind": "base", "top-p": 1}}, "eft.filter.top-p", "known: kind, top_p"),

@@ -156,9 +156,9 @@ def test_small_and_large_nuclei_are_found_in_one_batch(
     likely: int, top_p: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("eft_server.behaviour.equation.LIKELY", likely)
-    chance = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     sharpness_R1 = torch.tensor([0.1, 1.0, 10.0, 3.0]).unsqueeze(-1)
-    logits_RV = torch.randn(4, 200, generator=chance) * sharpness_R1
+    logits_RV = torch.randn(4, 200, generator=rng) * sharpness_R1
     logits_RV[3, 50:60] = logits_RV[3].amax()
     logits_RV[1, 7] = -torch.inf
     top_p_R = torch.full((4,), top_p)

@@ -38,7 +38,7 @@ def test_an_experts_reference_is_the_only_one_unless_it_says_base(make_config):
 
 def test_an_expert_must_choose_among_several_references(write_family):
     path = write_family(references={"s1": "./s", "s2": "./t"})
-    assert "experts.helpful: say which reference it has; known: s1, s2, base" in refusal(path)
+    assert "experts.helpful: needs a reference; known: s1, s2, base" in refusal(path)
 
 
 def test_an_unknown_reference_is_refused_at_its_line(write_family):
@@ -96,7 +96,7 @@ def test_an_alias_takes_from_the_defaults_what_it_leaves_out(make_config):
         ),
         (
             {"defaults": {"sampling": "base"}, "vllm": {"generation_config": "auto"}},
-            "vllm.generation_config: says what defaults.sampling says already",
+            "vllm.generation_config: repeats defaults.sampling",
         ),
         ({"aliases": {"a": {"sampling": "base"}}}, "aliases.a.sampling: unknown key"),
         ({"limits": {"total": 1e308}}, "limits.total"),
@@ -122,7 +122,7 @@ def test_an_alias_takes_from_the_defaults_what_it_leaves_out(make_config):
             "speculative.token: unknown key; known here: method, draft, tokens",
         ),
         ({"speculative": {"draft": "helpful", "tokens": 17}}, "speculative.tokens"),
-        ({"speculative": {"tokens": 2}}, "speculative: say who drafts"),
+        ({"speculative": {"tokens": 2}}, "speculative: needs draft"),
         (
             {"speculative": {"draft": "helpful", "method": "ngram"}},
             "speculative: method ngram needs no draft",

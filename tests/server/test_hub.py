@@ -90,7 +90,7 @@ def test_the_hubs_refusals_say_what_to_do(hub, tmp_path):
         f"member 'base' (org/gated): is gated: accept its licence at {hub}/org/gated with an account, "
         "and set HF_TOKEN to a token of it"
     )
-    assert f"(org/private): is not on the hub ({hub}/org/private), or private: check the id" in private
+    assert f"(org/private): is not on the hub ({hub}/org/private), or is private: check the id" in private
     assert "set HF_TOKEN to a token that may read it" in private
     assert "member 'base' (org/model at v9): the hub has no revision 'v9' of it" in revision
     assert f"{hub}/org/model/tree/main" in revision

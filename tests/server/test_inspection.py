@@ -184,7 +184,8 @@ def test_heads_of_sharded_members_have_to_spread_evenly_over_gpus(inspect):
     report = inspect(expert={"num_attention_heads": 2}, tensor_parallel="sharded")
     report.require_divisible(2)
     with pytest.raises(
-        FamilyError, match=r"tensor_parallel_size 4 does not divide the 2 attention heads of 'helpful'.*whole"
+        FamilyError,
+        match=r"tensor_parallel_size 4 does not divide the 2 attention heads of 'helpful'.*replicate",
     ):
         report.require_divisible(4)
 
@@ -255,7 +256,7 @@ def test_an_encoder_decoder_is_refused(make_config, tmp_path):
 
 def test_a_model_that_generates_no_text_is_refused(make_config, tmp_path):
     CONFIG_MAPPING["vit"]().save_pretrained(tmp_path / "base")
-    with pytest.raises(FamilyError, match="'vit' is no causal language model"):
+    with pytest.raises(FamilyError, match="'vit' is not a causal language model"):
         inspect_family(make_config())
 
 
@@ -265,7 +266,7 @@ def test_a_checkpoint_with_code_of_its_own_is_refused(make_config, tmp_path):
     code = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}
     (folder / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": code}))
     (folder / "mine.py").write_text("raise SystemExit('code from a checkpoint was run')")
-    with pytest.raises(FamilyError, match="needs code of its own, which is never run"):
+    with pytest.raises(FamilyError, match="needs code from its repository, which is never run"):
         inspect_family(make_config())
 
 
@@ -274,5 +275,7 @@ def test_tokens_without_a_row_are_told_by_member(inspect, special):
     report = inspect({"special": turns, "vocab_size": 22}, {"special": turns, "vocab_size": 22})
     assert report.vocabulary.shared == ((0, 22),)
     (warning,) = report.warnings
-    assert "no row is in 'base', 'helpful': 22 ('<pad>'); prompts that contain them are refused" in warning
+    assert (
+        "without a row in 'base', 'helpful': 22 ('<pad>'); prompts that contain them are refused" in warning
+    )
     assert not inspect({"special": turns, "vocab_size": 23}, {"special": turns, "vocab_size": 24}).warnings

@@ -74,9 +74,9 @@ def test_templates_in_a_file_count_from_its_folder(tmp_path, write_family, write
 @pytest.mark.parametrize(
     ("templates", "message"),
     [
-        ({"small": "same as base", "base": "same as small"}, "in a circle"),
-        ({"base": "own"}, "has none of its own; use plain"),
-        ({"helpful": "same as helpful"}, "in a circle"),
+        ({"small": "same as base", "base": "same as small"}, "in a cycle"),
+        ({"base": "own"}, "has none; use plain"),
+        ({"helpful": "same as helpful"}, "in a cycle"),
     ],
 )
 def test_templates_that_do_not_exist_are_refused(templates, message):
@@ -86,7 +86,7 @@ def test_templates_that_do_not_exist_are_refused(templates, message):
 
 @pytest.mark.parametrize(
     ("template", "message"),
-    [("same as nobody", "'nobody' is not a member; known: base, small"), ("chta.jinja", "is no file")],
+    [("same as nobody", "'nobody' is not a member; known: base, small"), ("chta.jinja", "is not a file")],
 )
 def test_a_family_file_that_names_no_template_is_refused_with_its_line(write_family, template, message):
     with pytest.raises(ConfigError, match=message) as caught:

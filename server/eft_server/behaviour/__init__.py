@@ -1,1 +1,1 @@
-"""From what a request asks to one number for each member."""
+"""From a request's behaviour to one coefficient for each member."""

@@ -25,18 +25,19 @@ EXPERT_FILTER = 1
 """The filter that drops the up-scaling delta outside the emulated small model's nucleus."""
 
 BASE_FILTER = 2
-"""The filter that keeps the base's nucleus alone."""
+"""The filter that keeps only the base's nucleus."""
 
 _KINDS = {"expert": EXPERT_FILTER, "base": BASE_FILTER}
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What one row of logits is made of.
+    """The coefficients of one row of logits.
 
     Attributes:
-        members: one number for each, in the order of the family; float32-representable.
-        delta: the part of them that an expert filter applies to, amplify · u; all zero for other rows.
+        members: one coefficient for each, in the order of the family; float32-representable.
+        delta: their part from the up-scaling delta, amplify · u, to which an expert filter applies; all zero for
+            other rows.
         filter: none where top_p is 1.
     """
 
@@ -46,7 +47,7 @@ class Coefficients:
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """As the engine reads it (`engine.worker.columns`): M numbers without a filter, else 2M + 2.
+        """The form that the engine reads (`engine.worker.columns`): M numbers without a filter, else 2M + 2.
 
         With a filter, the first M leave the delta out.
         """
@@ -66,7 +67,7 @@ def reference_shares(config: ServerConfig, weights: Mapping[str, float]) -> dict
     """v_r for every reference of an expert with a weight, or 1 for the family's only one.
 
     Returns:
-        Nothing at all where several references have no weight between them: then there is no up-scaling delta.
+        An empty mapping if there are several references without any weight: then there is no up-scaling delta.
     """
     taken: dict[str, float] = {}
     for name, weight in weights.items():
@@ -117,6 +118,6 @@ def mix(
 
 
 def float32(value: float) -> float:
-    """The nearest float32, without a negative zero, which would mark a zero weight as something else."""
+    """The nearest float32, never a negative zero, which would not pass for a zero weight."""
     rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
     return rounded + 0.0

@@ -12,12 +12,12 @@ import torch
 from eft_server.behaviour.coefficients import EXPERT_FILTER
 
 LIKELY = 1024
-"""How many of the likeliest tokens a nucleus is looked for in before all are sorted."""
+"""A nucleus is first sought among this many of the most likely tokens; only then are all sorted."""
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What filters each row, if anything does.
+    """The filter of each row, if it has one.
 
     Attributes:
         delta_RM: float32; the up-scaling delta's coefficients u, on log-probabilities. They add up to zero and
@@ -31,7 +31,7 @@ class Filters:
     top_p_R: torch.Tensor
 
     def at(self, rows_F: torch.Tensor) -> "Filters":
-        """The same for some of the rows."""
+        """The filters of some of the rows."""
         return Filters(self.delta_RM[rows_F], self.kind_R[rows_F], self.top_p_R[rows_F])
 
 
@@ -43,27 +43,27 @@ def blend(
 ) -> torch.Tensor:
     """Combine the members' logits: z = sum over m of c_m · z_m (arXiv 2310.12962, equation 5, for any c).
 
-    A member whose coefficient is zero contributes nothing at all, not 0 · z: a row whose coefficients are
-    (1, 0, …, 0) holds the base's logits bit for bit, also where another member's are infinite.
+    A member whose coefficient is zero is left out instead of multiplied by 0: a row whose coefficients are
+    (1, 0, …, 0) holds the base's logits bit for bit, even where another member's are infinite.
 
-    A row with a filter (see `nucleus`; P for a nucleus, log p_m for a member's log-probabilities, both over the
-    shared ids alone):
+    A row with a filter (see `nucleus`; P is a nucleus, log p_m a member's log-probabilities, both over the
+    shared ids only):
 
-    - expert: z + [x in P(softmax z)] · sum over m of u_m · log p_m. With one expert of weight 1, z is the expert's
-      own, and the sum is the up-scaling delta log p_base − log p_ref (the paper's "conservative decoding").
+    - expert: z + [x in P(softmax z)] · sum over m of u_m · log p_m. With one expert of weight 1, z is the expert's,
+      and the sum is the up-scaling delta log p_base − log p_ref (the paper's "conservative decoding").
     - base: z inside P(softmax z_base), −inf outside (the form of DExperts, arXiv 2105.03023).
 
     Args:
         logits_M: one tensor of shape (R, V_m) for each member, the base first, any floating dtype. A member with
-            a larger vocabulary than the base's is cut to it; one with a smaller adds nothing beyond its own.
+            a larger vocabulary than the base's is cut to it; one with a smaller adds nothing beyond its end.
         coefficients_RM: float32 of shape (R, M).
         unshared_U: the ids that not all members share. They become −inf, after the sum, in every row that is
             not the plain base.
-        filters: None where no row has one: then nothing is computed for them.
+        filters: None where no row has one.
 
     Returns:
-        float32 logits of shape (R, V). A row with a NaN or +inf, or with nothing but −inf, is NaN throughout,
-        so that whoever samples from it can tell.
+        float32 logits of shape (R, V). A row with a NaN or +inf, or with nothing but −inf, becomes NaN throughout,
+        so that the sampler can recognise it.
     """
     blended_RV = _weighted_sum(logits_M, coefficients_RM)
     if unshared_U.numel():
@@ -78,20 +78,20 @@ def blend(
 
 
 def is_plain_base(coefficients_RM: torch.Tensor) -> torch.Tensor:
-    """Tell which rows are (1, 0, …, 0): bool of shape (R,)."""
+    """Which rows are (1, 0, …, 0): bool of shape (R,)."""
     return (coefficients_RM[:, 0] == 1) & (coefficients_RM[:, 1:] == 0).all(dim=-1)
 
 
 def is_broken(blended_RV: torch.Tensor) -> torch.Tensor:
-    """Tell which rows `blend` gave up on, also after a grammar has set some of their ids to −inf: bool (R,)."""
+    """Which rows `blend` made NaN, even after a grammar has set some of their ids to −inf: bool of shape (R,)."""
     return blended_RV.amax(dim=-1).isnan()
 
 
 def nucleus(logits_RV: torch.Tensor, top_p_R: torch.Tensor) -> torch.Tensor:
-    """Tell which tokens are in each row's nucleus: those that all likelier ones leave below top_p.
+    """Which tokens are in each row's nucleus: those before which the more likely ones add up to less than top_p.
 
-    The most likely token is always in it, and tokens of equal probability are in it together. A nucleus of 1 holds
-    every token that is possible at all.
+    The most likely token is always in it, and tokens of equal probability are in or out together. A nucleus of 1
+    holds every possible token.
 
     Args:
         logits_RV: float32 of shape (R, V).
@@ -120,7 +120,7 @@ def _least_inside(logits_RV: torch.Tensor, top_p_R: torch.Tensor) -> torch.Tenso
 def _least_among(
     likely: int, logits_RV: torch.Tensor, top_p_R: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The smallest logit of the nucleus among so many of the likeliest tokens, (R, 1), and whether it ends there."""
+    """The smallest logit of the nucleus among the most likely tokens, (R, 1), and whether the nucleus ends there."""
     sorted_RL = logits_RV.topk(likely, dim=-1).values
     probability_RL = (sorted_RL - logits_RV.logsumexp(dim=-1, keepdim=True)).exp()
     likelier_RL = probability_RL.cumsum(dim=-1) - probability_RL
@@ -132,7 +132,7 @@ def _filtered(
     blended_FV: torch.Tensor, logits_M: Sequence[torch.Tensor], unshared_U: torch.Tensor, filters: Filters
 ) -> torch.Tensor:
     base_FV = logits_M[0].index_fill(-1, unshared_U, -torch.inf)
-    # Plain-base rows still hold ids that not all members share; a filter's nucleus is one of shared ids.
+    # Plain-base rows still hold ids that not all members share; a filter's nucleus consists of shared ids.
     blended_FV = blended_FV.index_fill(-1, unshared_U, -torch.inf)
     of_expert_F1 = (filters.kind_R == EXPERT_FILTER).unsqueeze(-1)
     judged_FV = torch.where(of_expert_F1, blended_FV, base_FV)
@@ -141,7 +141,7 @@ def _filtered(
     by_expert_FV = blended_FV + torch.where(inside_FV, delta_FV, 0.0)
     by_base_FV = blended_FV.masked_fill(~inside_FV, -torch.inf)
     filtered_FV = torch.where(of_expert_F1, by_expert_FV, by_base_FV)
-    # What is not finite must not vanish behind the filter, nor pass for a nucleus.
+    # A value that is not finite must not vanish behind the filter, nor pass for a nucleus.
     highest_F1 = blended_FV.amax(dim=-1, keepdim=True) + judged_FV.amax(dim=-1, keepdim=True)
     return filtered_FV.masked_fill(~highest_F1.isfinite(), torch.nan)
 

@@ -1,4 +1,4 @@
-"""A request's `eft`: its fields, said once for all that parse, refuse or describe them; and its flat form."""
+"""The request field `eft` and its flat form: one definition to parse, refuse and describe them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ _NO_FILTER = Filter(kind="expert", top_p=1.0)
 
 
 def _number(value: Any) -> float:
-    """A finite number, left as it is: a huge integer still compares with bounds, but has no float."""
+    """A finite number, unchanged: a huge integer can still be compared with bounds, but has no float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PydanticCustomError("float_type", "")
     if isinstance(value, float) and not math.isfinite(value):
@@ -37,7 +37,7 @@ def _number(value: Any) -> float:
 
 
 def _not_null(kind: str) -> Callable[[Any], Any]:
-    """None says that a field is absent; null is not allowed in its place."""
+    """A field may be absent (None), but not null."""
 
     def check(value: Any) -> Any:
         if value is None:
@@ -59,7 +59,7 @@ _Numbers = Annotated[
 
 
 def _describe(schema: dict[str, Any]) -> None:
-    """What is absent is the model's own, which no default says."""
+    """Remove the defaults: an absent field takes the model's setting."""
     schema["examples"] = [EXAMPLE]
     for described in schema["properties"].values():
         described.pop("default", None)
@@ -72,30 +72,30 @@ class BehaviourRequest(BaseModel):
 
     weights: _Numbers = Field(
         default=None,
-        description="A weight for each expert. An expert that is not named counts 0; absent, the model's own weights.",
+        description="A weight for each expert; an expert that is not named counts as 0. Default: the model's weights.",
     )
-    scale: _Factor = Field(default=None, description="A factor on all weights; absent, the model's own.")
+    scale: _Factor = Field(default=None, description="A factor on all weights. Default: the model's scale.")
     amplify: _Factor = Field(
         default=None,
-        description="A factor on the up-scaling delta, base - reference, and not on the experts; absent, the "
-        "model's own.",
+        description="A factor on the up-scaling delta, base - reference, but not on the experts. Default: the "
+        "model's.",
     )
     filter: Filter | None = Field(
-        default=None, description="Conservative decoding; absent, the model's own; null, none."
+        default=None, description="Conservative decoding; null turns it off. Default: the model's filter."
     )
     coefficients: _Numbers = Field(
         default=None,
-        description="Any linear combination of the members' logits, in place of all of the above except a base "
-        "filter, where the operator allows it.",
+        description="Any linear combination of the members' logits, if the operator allows it. It replaces all of "
+        "the above except a base filter.",
     )
     _place: str = PrivateAttr(default="eft")
 
     @classmethod
     def read(cls, eft: Any) -> Self:
-        """Read the field `eft`. A filter of null means none, also where the model has one.
+        """Read the field `eft`. A filter of null means none, even where the model has one.
 
         Raises:
-            BehaviourError: It is no object, or has an unknown key or a value of a wrong kind.
+            BehaviourError: It is not an object, has an unknown key, or has a value of the wrong type.
         """
         given = cls._read(eft, "eft")
         has_none = "filter" in given.model_fields_set and given.filter is None
@@ -124,12 +124,12 @@ class BehaviourRequest(BaseModel):
 
     @classmethod
     def of_setting(cls, place: str) -> Self:
-        """What asks for nothing, in the name of a place in a family file."""
+        """An empty request, as which a setting in a family file is resolved."""
         return cls()._at(place)
 
     @property
     def place(self) -> str:
-        """The request field that it came in, or the place in a family file."""
+        """The request field that it was read from, or the place in a family file."""
         return self._place
 
     def param(self, *key: str) -> str:
@@ -152,10 +152,10 @@ class BehaviourRequest(BaseModel):
 
 
 class TextBehaviourRequest(BehaviourRequest):
-    """The same, with a prompt of its own for any member."""
+    """The same, with per-member prompts."""
 
     prompts: dict[str, str | list[int]] | None = Field(
-        default=None, description="Prompts of those members that do not read the request's own prompt."
+        default=None, description="Prompts by member; the other members read the request's prompt."
     )
 
 
@@ -177,7 +177,7 @@ def _words(problem: ErrorDetails, model: type[BehaviourRequest]) -> str:
         case "greater_than_equal" | "less_than_equal":
             words = f"{shown(value)} is out of bounds; allowed: 0 to 1"
         case _ if key == "kind":
-            words = f"{shown(value)} is no kind of filter; known: expert, base"
+            words = f"{shown(value)} is not a kind of filter; known: expert, base"
         case _:
             words = f"must be a number, not {shown(value)}"
     return words

@@ -1,11 +1,11 @@
-"""From what a request asks for to one coefficient per member, with every bound checked on the way.
+"""From a request's behaviour to one coefficient for each member, with every bound checked on the way.
 
-The engine computes ``z = sum over members m of c_m * z_m``. A behaviour is friendlier: weights per expert and
-a scale, ``z = z_base + scale * sum over experts e of w_e * (z_e - z_ref(e))``, from which follow
+The engine computes ``z = sum over members m of c_m * z_m``. A behaviour is easier to choose: weights per expert and
+a scale, ``z = z_base + scale * sum over experts e of w_e * (z_e - z_ref(e))``. It follows that
 
     c_e = scale * w_e,    c_ref = -scale * (sum of w_e over its experts),    c_base = 1
 
-(less the base's share where the base is itself a reference). Unless the request gives its own coefficients, they sum
+(minus the base's share where the base is itself a reference). Unless the request gives its own coefficients, they sum
 to 1. `coefficients` has the algebra, `request` the request's two forms.
 """
 
@@ -27,14 +27,14 @@ class Resolved:
     """A request's behaviour, complete and within bounds.
 
     Attributes:
-        model: The model name that was asked for.
+        model: The model name in the request.
         weights: The weight of every expert; empty for a plain member.
         scale: The factor on all weights; 1 for a plain member.
         amplify: The factor on the up-scaling delta; 1 for a plain member.
         filter: Where the small models are trusted; None for everywhere.
-        coefficients: What the engine computes with.
-        plain: Whether one member answers alone.
-        own_coefficients: The request's coefficients by member, where it gave them in place of weights.
+        coefficients: The coefficients that the engine computes with.
+        plain: Whether a single member answers.
+        own_coefficients: The request's coefficients by member, if it gave them instead of weights.
     """
 
     model: str
@@ -49,17 +49,17 @@ class Resolved:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One name under which the engine can be asked, with what it stands for.
+    """One model name that requests can use, with its settings.
 
     Attributes:
         id: The name for a request's ``model`` field.
-        kind: The family itself, one of its aliases, or a member alone.
+        kind: The family itself, one of its aliases, or a single member.
         weights: The weights that apply when a request gives none; empty for a member.
         scale: The scale that applies when a request gives none; 1 for a member.
         amplify: The factor on the up-scaling delta that applies when a request gives none; 1 for a member.
         filter: The filter that applies when a request gives none.
-        description: The operator's words.
-        bounds: What a request may ask for, ``{"weights": {expert: range}, "scale": range, "amplify": range,
+        description: The operator's description.
+        bounds: The bounds on a request, ``{"weights": {expert: range}, "scale": range, "amplify": range,
             "coefficients": range or None, "total": number}`` with ``range = {"min", "max"}``; None for a
             member, which takes no weights.
     """
@@ -99,13 +99,13 @@ class Behaviours:
         """Turn a request's model name and its weights into coefficients.
 
         Args:
-            model: The family's name, an alias, or ``family/member`` for a member alone.
+            model: The family's name, an alias, or ``family/member`` for a single member.
             eft: The JSON value of the field ``eft``: ``{"weights": {expert: number}, "scale": number,
-                "amplify": number, "filter": {"kind", "top_p"}}``. Weights replace the model's own as a whole:
-                an expert that is not named counts 0. What is absent is the model's. Or ``{"coefficients":
-                {member: number}}``, with a base filter at most beside them.
-            xargs: The same but for coefficients, flat, as ``{"eft.<expert>": number, "eft.scale": number, …}``
-                from ``vllm_xargs``.
+                "amplify": number, "filter": {"kind", "top_p"}}``. Weights replace the model's as a whole: an
+                expert that is not named counts as 0. Absent keys take the model's values. Or ``{"coefficients":
+                {member: number}}``, beside which only a base filter is allowed.
+            xargs: The same without coefficients, in the flat form of ``vllm_xargs``:
+                ``{"eft.<expert>": number, "eft.scale": number, …}``.
 
         Raises:
             UnknownModelError: No such model is served.
@@ -119,9 +119,7 @@ class Behaviours:
             asked = BehaviourRequest.read(eft)
         if isinstance(model, str) and model in self._members:
             if asked is not None:
-                message = (
-                    f"{shown(model)} is a member alone and takes no weights; ask for {self._config.name!r}"
-                )
+                message = f"{shown(model)} is a single member and takes no weights; use {self._config.name!r}"
                 raise BehaviourError(message, asked.place)
             return self._plain(model)
         if not isinstance(model, str) or model not in self._settings:
@@ -191,7 +189,7 @@ class Behaviours:
     def _require_up_scaling(
         self, asked: BehaviourRequest, weights: Mapping[str, float], amplify: float, keep: Filter | None
     ) -> None:
-        """Refuse what would act on the up-scaling delta where there is none."""
+        """Refuse a field that acts on the up-scaling delta where there is none."""
         by_expert = keep is not None and keep.kind == "expert" and keep.top_p < 1
         if amplify == 1 and not by_expert:
             return
@@ -199,33 +197,31 @@ class Behaviours:
         shares = reference_shares(self._config, weights)
         if not shares:
             raise BehaviourError(
-                "needs a weight other than 0: the family has several references, and the weights say which the "
-                "base is compared with",
+                "needs a weight other than 0: the family has several references, and the weights decide which of "
+                "them the base is compared with",
                 asked.param(key),
             )
         if set(shares) == {BASE}:
             raise BehaviourError(
-                "has no effect: the experts with a weight have the base as their reference, so nothing is "
-                "up-scaled; leave it out",
+                "has no effect: the experts with a weight have the base as their reference, so there is no "
+                "up-scaling; leave it out",
                 asked.param(key),
             )
 
     def _combination(
         self, model: str, asked: BehaviourRequest, coefficients: Mapping[str, float]
     ) -> Resolved:
-        """A linear combination of the request's own, for research."""
+        """The request's linear combination of members, for research."""
         allowed = self._config.limits.coefficients
         if allowed is None:
-            message = (
-                "the operator allows none; ask for weights (or set limits.coefficients in the family file)"
-            )
+            message = "the operator allows none; use weights (or set limits.coefficients in the family file)"
             raise BehaviourError(message, asked.param("coefficients"))
         for key in ("weights", "scale", "amplify"):
             if getattr(asked, key) is not None:
                 raise BehaviourError("cannot be combined with coefficients", asked.param(key))
         keep = asked.filter
         if keep is not None and keep.kind == "expert" and keep.top_p < 1:
-            message = "an expert filter needs weights; with coefficients, kind base alone is possible"
+            message = "an expert filter needs weights; with coefficients, the kind can only be base"
             raise BehaviourError(message, asked.param("filter"))
         values = self._checked_coefficients(asked, coefficients, allowed)
         keep = keep if keep is not None and keep.top_p < 1 else None

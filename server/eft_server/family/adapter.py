@@ -1,4 +1,4 @@
-"""An expert that is a LoRA adapter on its reference: what PEFT saved, read and refused without its weights."""
+"""An expert that is a LoRA adapter on its reference: its PEFT files are read and checked without the weights."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ _PREFIX = "base_model.model."
 _PARTS = (".lora_A.weight", ".lora_B.weight")
 
 _READ = frozenset({"alpha_pattern", "lora_alpha", "r", "rank_pattern", "target_modules", "use_rslora"})
-"""What decides the low-rank term, beside the tensors."""
+"""The settings that decide the low-rank term, beside the tensors."""
 
 _INERT = frozenset(
     {
@@ -45,7 +45,7 @@ _INERT = frozenset(
         "runtime_config",
     }
 )
-"""What only training or PEFT's own bookkeeping reads: which modules are adapted, the tensors say."""
+"""Settings that only training or PEFT's bookkeeping reads: the tensors show which modules are adapted."""
 
 _HARMLESS_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 _ALLOWED: Mapping[str, tuple[Any, ...]] = {
@@ -58,12 +58,12 @@ _REASONS = {
     "peft_type": "only LoRA adapters are supported",
     "task_type": "members are causal language models (CAUSAL_LM)",
     "bias": "an adapter that trains biases is more than a low-rank term",
-    "modules_to_save": "whole modules beside the low-rank terms are not supported",
+    "modules_to_save": "whole modules besides the low-rank terms are not supported",
     "trainable_token_indices": "adapted embeddings are not supported",
     "use_dora": "DoRA rescales the reference's weights, which are shared",
     "init_lora_weights": "this initialisation changes the reference's weights, which are shared: convert the adapter "
     "to a plain one with PEFT's path_initial_model_for_weight_conversion",
-    "layer_replication": "an adapter cannot have other layers than its reference",
+    "layer_replication": "an adapter has to have the layers of its reference",
 }
 _OTHERWISE = "this PEFT feature is not supported"
 
@@ -73,12 +73,12 @@ def read_adapter(name: str, source: Source, reference: Checkpoint, checkpoint: S
 
     Args:
         name: The expert's name.
-        source: Where its adapter is.
-        reference: What its reference was found to be.
-        checkpoint: Where its reference is.
+        source: The adapter's source.
+        reference: The reference's checkpoint, as it was read.
+        checkpoint: The reference's source.
 
     Raises:
-        FamilyError: It cannot be read, or is more than low-rank terms on the reference's linear layers.
+        FamilyError: It cannot be read, or holds more than low-rank terms on the reference's linear layers.
     """
     named = f"member {name!r} (adapter {source})"
     try:
@@ -99,7 +99,7 @@ def adapter_file(adapter: str, revision: str | None, filename: str) -> Path:
     path = _optional_file(adapter, revision, filename)
     if path is None:
         pickled = "; pickled weights (.bin) are never read" if filename == WEIGHTS else ""
-        raise FamilyError(f"there is no {filename}, so no adapter{pickled}")
+        raise FamilyError(f"there is no {filename}, so it is not an adapter{pickled}")
     return path
 
 
@@ -131,7 +131,7 @@ def _settings(source: Source) -> dict[str, Any]:
 
 
 def _refuse_features(settings: Mapping[str, Any]) -> None:
-    """Refuse what changes the model otherwise: known by name, or new and not known at all."""
+    """Refuse settings that change the model in another way, known or not."""
     for key, value in settings.items():
         if key in _READ or key in _INERT or value in _ALLOWED.get(key, ()):
             continue
@@ -146,7 +146,7 @@ def _refuse_tensors(tensors: Mapping[str, StoredTensor], linears: "Linears", mod
     for name in tensors:
         if not name.endswith(_PARTS):
             raise FamilyError(
-                f"the tensor {name!r} is no part of a low-rank term, which is all that is supported"
+                f"the tensor {name!r} is not part of a low-rank term; nothing else is supported"
             )
         module = module_of(name)
         if module not in linears.shapes:
@@ -154,12 +154,12 @@ def _refuse_tensors(tensors: Mapping[str, StoredTensor], linears: "Linears", mod
     for module, (first, second) in _pairs(tensors):
         inputs, outputs = linears.shapes[module]
         if first is None or second is None:
-            raise FamilyError(f"of the two low-rank matrices of {module!r} one is missing")
+            raise FamilyError(f"one of the two low-rank matrices of {module!r} is missing")
         rank = first.shape[0]
         if (first.shape, second.shape) != ((rank, inputs), (outputs, rank)):
             raise FamilyError(
                 f"the low-rank matrices of {module!r} are {first.shape} and {second.shape}; the reference's layer "
-                f"({model}) takes ({rank}, {inputs}) and ({outputs}, {rank})"
+                f"({model}) needs ({rank}, {inputs}) and ({outputs}, {rank})"
             )
 
 
@@ -173,7 +173,7 @@ def _pairs(
 
 
 def _on(name: str, source: Source, reference: Checkpoint, tensors: Mapping[str, StoredTensor]) -> Checkpoint:
-    """The reference under another name, with nothing of its own but the low-rank numbers."""
+    """The reference under the adapter's name, with the low-rank terms as its only parameters."""
     report = replace(
         reference.report,
         name=name,
@@ -187,7 +187,7 @@ def _on(name: str, source: Source, reference: Checkpoint, tensors: Mapping[str, 
 
 
 def has_tokenizer(source: Source) -> bool:
-    """Whether an adapter brings a tokenizer; otherwise its reference's is its own."""
+    """Whether an adapter brings a tokenizer; otherwise it uses its reference's."""
     return _optional_file(source.model, source.revision, "tokenizer_config.json") is not None
 
 

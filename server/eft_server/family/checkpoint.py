@@ -1,4 +1,4 @@
-"""What one member's checkpoint is, from its config and tokenizer alone: no weights are read."""
+"""One member's checkpoint, as its config and tokenizer describe it: no weights are read."""
 
 import json
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _UNSTATED_CONTEXT = 2048
-"""vLLM's own assumption about a checkpoint that does not say how many tokens it can read."""
+"""vLLM's assumption about a checkpoint that does not say how many tokens it can read."""
 
 _PLAIN = frozenset({"BF16", "F16", "F32", "F64"})
 """The dtypes of safetensors whose numbers the engine converts to its own dtype."""
@@ -41,25 +41,25 @@ _BYTES = {"float64": 8, "float32": 4, "float": 4, "float16": 2, "half": 2, "bflo
 
 @dataclass(frozen=True)
 class MemberReport:
-    """One member's shape and what it costs.
+    """One member's shape and memory.
 
     Attributes:
-        name: Its name in the family.
+        name: The member's name in the family.
         model: The directory or hub id.
         revision: The hub revision, None for the newest and for directories.
         architecture: The model class that the checkpoint names.
-        parameters: How many numbers the weights are, tied ones counted once.
+        parameters: Number of parameters, tied ones counted once.
         attention_heads: Query heads of a layer.
         kv_heads: Key/value heads of a layer; 1 where it caches one compressed row instead.
-        kv_bytes_per_token: Size of one token's keys and values over all layers, in its own dtype.
+        kv_bytes_per_token: Size of one token's keys and values over all layers, in the checkpoint's dtype.
         vocab_size: Width of a row of logits, padding included.
-        final_logit_softcapping: The bound that the model presses its logits into, if any.
+        final_logit_softcapping: The cap of the model's logits, None if it does not cap them.
         max_position_embeddings: The longest text that it reads, in tokens.
         dtype: The dtype that the checkpoint states.
-        sharded: Under tensor parallelism, spread over the GPUs and not whole on each.
-        adapter_of: The reference that this member is an adapter on, if it is one: its parameters are the low-rank
-            numbers alone, everything else is the reference's.
-        quantised: How its weights are packed, None where they are plain numbers.
+        sharded: Under tensor parallelism, spread over the GPUs instead of replicated on each.
+        adapter_of: The reference that this member is an adapter on, if it is one: its parameters are only the
+            low-rank terms, everything else is the reference's.
+        quantised: How its weights are packed, None where they are not.
     """
 
     name: str
@@ -80,38 +80,38 @@ class MemberReport:
 
     @property
     def weights_are_bounded(self) -> bool:
-        """Whether `weight_bytes` is an upper bound alone: the sizes of packed weights could not be read."""
+        """Whether `weight_bytes` is only an upper bound, because the sizes of packed weights could not be read."""
         return self.quantised is not None and self.quantised.packed_bytes is None
 
     def weight_bytes(self, dtype: str | None = None) -> int:
-        """Size of all weights, plain numbers in the checkpoint's own dtype or in another."""
+        """Size of all weights, unpacked ones in the checkpoint's dtype or in another."""
         size = bytes_per_number(dtype or self.dtype)
         if self.quantised is None or self.quantised.packed_bytes is None:
             return self.parameters * size
         return self.quantised.packed_bytes + self.quantised.plain_numbers * size
 
     def kv_bytes(self, tokens: int, dtype: str | None = None) -> int:
-        """Size of the keys and values of so many tokens, in the checkpoint's own dtype or in another."""
+        """Size of the keys and values of a number of tokens, in the checkpoint's dtype or in another."""
         numbers = self.kv_bytes_per_token // bytes_per_number(self.dtype)
         return tokens * numbers * bytes_per_number(dtype or self.dtype)
 
     def weight_share(self, gpus: int) -> float:
-        """How much of the weights one of so many GPUs holds."""
+        """The share of the weights that each of the GPUs holds."""
         return 1 / gpus if self.sharded else 1.0
 
     def kv_share(self, gpus: int) -> float:
-        """How much of the keys and values one of so many GPUs holds: at least one head, copied where heads are few."""
+        """The share of the keys and values that each of the GPUs holds: at least one head, copied if there are few."""
         return max(self.kv_heads // gpus, 1) / self.kv_heads if self.sharded else 1.0
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """A quantised checkpoint's scheme and what it takes, from its files' headers.
+    """A quantised checkpoint's scheme and sizes, from its files' headers.
 
     Attributes:
-        scheme: The name that the checkpoint gives it.
+        scheme: Its name in the checkpoint.
         packed_bytes: Size of the integers and 8-bit floats, None where the headers could not be read.
-        plain_numbers: How many ordinary floats there are beside them.
+        plain_numbers: Number of ordinary floats beside them.
     """
 
     scheme: str
@@ -121,12 +121,12 @@ class Quantised:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A member's report with what its tokenizer says.
+    """A member's report, with its tokenizer's ids and template.
 
     Attributes:
-        report: Shape and cost.
+        report: Shape and memory.
         tokens: The ids and what they mean.
-        rowless: The tokens for which the model has no row, by their ids: it cannot read them.
+        rowless: The tokens for which the model has no embedding row, by id: it cannot read them.
         end_ids: The ids with which it ends a text.
         chat_template: Its Jinja source, None where the tokenizer has none.
     """
@@ -142,7 +142,7 @@ def bytes_per_number(dtype: str) -> int:
     """Size of one number of a dtype by its name in torch or vLLM.
 
     Raises:
-        ConfigError: The size of such numbers is not known.
+        ConfigError: The dtype is not known.
     """
     if dtype.startswith("fp8"):
         return 1
@@ -155,7 +155,7 @@ def read_checkpoint(name: str, source: Source, *, sharded: bool = False) -> Chec
     """Read a member's config and tokenizer, from its directory or through the hub and its cache.
 
     Raises:
-        FamilyError: It cannot be read, or it is no decoder that generates text; the message says what to do.
+        FamilyError: It cannot be read, or is not a decoder that generates text; the message says what to do.
     """
     from transformers import AutoConfig
 
@@ -177,7 +177,7 @@ def read_checkpoint(name: str, source: Source, *, sharded: bool = False) -> Chec
 
 
 def read_tokenizer(model: str, revision: str | None) -> Any:
-    """A tokenizer, without code of its own."""
+    """A tokenizer; code from its checkpoint is not run."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
@@ -186,8 +186,8 @@ def read_tokenizer(model: str, revision: str | None) -> Any:
 def read_template(tokenizer: Any) -> str | None:
     """A tokenizer's chat template, None where it has none.
 
-    Of several, the one named "default", and where there are tools the one named "tool_use", as transformers chooses:
-    both in one, so that whoever renders need not know.
+    If there are several, transformers chooses "default", or "tool_use" where there are tools: here both become one
+    template, so that the renderer need not choose.
     """
     template = tokenizer.chat_template
     if not isinstance(template, Mapping):
@@ -195,7 +195,7 @@ def read_template(tokenizer: Any) -> str | None:
     usual, with_tools = template.get("default"), template.get("tool_use")
     if usual is None or with_tools is None:
         return usual
-    # The signs keep Jinja from stripping white space of the two; it drops a last line end of each by itself.
+    # The plus signs keep Jinja from stripping white space of either; it always drops the last line end of each.
     with_tools, usual = with_tools.removesuffix("\n"), usual.removesuffix("\n")
     return f"{{%+ if tools +%}}{with_tools}{{%+ else +%}}{usual}{{%+ endif %}}"
 
@@ -211,17 +211,19 @@ def _require_directory(name: str, source: Source) -> None:
     if not path.is_dir():
         raise FamilyError(f"{_named(name, source)}: there is no such directory")
     if not (path / "config.json").is_file():
-        raise FamilyError(f"{_named(name, source)}: the directory holds no config.json, so no checkpoint")
+        raise FamilyError(
+            f"{_named(name, source)}: the directory holds no config.json, so it is not a checkpoint"
+        )
 
 
 def _refuse_other_than_decoders(name: str, source: Source, config: "PreTrainedConfig") -> None:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if config.is_encoder_decoder:
-        raise FamilyError(f"{_named(name, source)}: is an encoder-decoder; members must be decoders")
+        raise FamilyError(f"{_named(name, source)}: it is an encoder-decoder; members must be decoders")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         kind = config.model_type
-        raise FamilyError(f"{_named(name, source)}: {kind!r} is no causal language model; members must be")
+        raise FamilyError(f"{_named(name, source)}: {kind!r} is not a causal language model; members must be")
 
 
 def _report(name: str, source: Source, config: "PreTrainedConfig", sharded: bool) -> MemberReport:
@@ -263,7 +265,7 @@ def _quantised(source: Source, config: "PreTrainedConfig") -> Quantised | None:
 
 
 def _stored_tensors(source: Source) -> list[StoredTensor]:
-    """The tensors of a checkpoint whose files are here; none where they are on the hub alone."""
+    """The tensors of a checkpoint whose files are on this machine; none where they are only on the hub."""
     try:
         index = _cached(source, "model.safetensors.index.json")
         names = {"model.safetensors"}
@@ -278,7 +280,7 @@ def _stored_tensors(source: Source) -> list[StoredTensor]:
 
 
 def _cached(source: Source, filename: str) -> Path | None:
-    """A file of a checkpoint, without downloading it."""
+    """A file of a checkpoint if it is on this machine; nothing is downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
     local = Path(source.model) / filename
@@ -311,12 +313,12 @@ def _skeleton(config: "PreTrainedConfig") -> Any:
 
 @dataclass(frozen=True)
 class Linears:
-    """The linear layers that an adapter may add to.
+    """The linear layers that an adapter may change.
 
     Attributes:
         shapes: Inputs and outputs of each, by its name in transformers.
-        head: The name of the layer that makes logits.
-        mixtures: The names of the blocks that choose among experts of their own.
+        head: The name of the output layer.
+        mixtures: The names of the mixture-of-experts blocks.
     """
 
     shapes: Mapping[str, tuple[int, int]]
@@ -329,11 +331,11 @@ class Linears:
             return "an embedding or the output head, which adapters share with their reference"
         if module.startswith(tuple(f"{block}." for block in self.mixtures)):
             return "inside a mixture-of-experts block, where adapters are not supported"
-        return "which is no linear layer of the reference"
+        return "which is not a linear layer of the reference"
 
 
 def linear_layers(source: Source) -> Linears:
-    """The linear layers of a checkpoint that was read before."""
+    """The linear layers of a checkpoint that has been read."""
     return _linear_layers(source.model, source.revision)
 
 
@@ -368,7 +370,7 @@ def _kv_heads(text: Any) -> int:
 def _kv_numbers_per_token(text: Any) -> int:
     layers: int = text.num_hidden_layers
     if getattr(text, "kv_lora_rank", None):
-        # Multi-head latent attention caches one compressed row a layer, not keys and values of each head.
+        # Multi-head latent attention caches one compressed row per layer instead of each head's keys and values.
         return layers * int(text.kv_lora_rank + text.qk_rope_head_dim)
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return 2 * layers * _kv_heads(text) * int(head_dim)
@@ -384,7 +386,7 @@ def tokens_of(tokenizer: Any, rows: int) -> tuple[Tokens, dict[int, str]]:
 
 
 def read_generation_config(source: Source) -> "GenerationConfig":
-    """What a checkpoint says of generating.
+    """A checkpoint's generation config.
 
     Raises:
         OSError: It has no such file.
@@ -398,7 +400,7 @@ def _end_ids(source: Source, config: "PreTrainedConfig", tokenizer: Any) -> froz
     try:
         stated = read_generation_config(source).eos_token_id
     except OSError:
-        # The file is optional; the config's field of the same name stands in, as it does in vLLM.
+        # The file is optional; as in vLLM, the config's field of the same name takes its place.
         stated = config.eos_token_id
     ids = stated if isinstance(stated, list) else [stated]
     return frozenset(index for index in (*ids, tokenizer.eos_token_id) if index is not None)
@@ -409,5 +411,7 @@ def _advice(source: Source, error: BaseException) -> str:
     if words := hub.advice(source, error):
         return words
     if "trust_remote_code" in str(error):
-        return "needs code of its own, which is never run: use a checkpoint that transformers supports itself"
+        return (
+            "needs code from its repository, which is never run: use a checkpoint that transformers supports"
+        )
     return f"cannot be read: {str(error).strip() or type(error).__name__}"

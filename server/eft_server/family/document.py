@@ -1,7 +1,7 @@
-"""A YAML document that remembers the line of every key, and what is wrong with it in words that point there.
+"""A YAML document that remembers the line of every key, and error messages that point there.
 
-Beside plain YAML 1.1 it reads ``1e-3`` as a number, and it refuses what a family file never needs: anchors,
-repeated keys, keys that are not text, and sizes or depths out of proportion.
+Unlike plain YAML 1.1 it reads ``1e-3`` as a number, and it refuses anchors, repeated keys, keys that are not text,
+and excessive sizes or depths, none of which a family file needs.
 """
 
 import re
@@ -37,7 +37,7 @@ _Loader.add_implicit_resolver(
 
 @dataclass
 class Document:
-    """Plain data with its origin: a file's keys by line, and the keys that an override has set since."""
+    """Plain data with its origin: the line of each key in the file, and the keys that overrides have set."""
 
     data: dict[str, Any]
     source: str
@@ -127,7 +127,7 @@ def _parse(text: str, source: str, lines: dict[Key, int]) -> Any:
 
 
 def _refuse_excess(text: str, source: str) -> None:
-    """Walk the flat event stream first: building nodes recurses, and an anchor can multiply what it names."""
+    """Check the flat event stream first: building nodes recurses, and an anchor can multiply its node."""
     depth = 0
     for event in _events(text):
         line = event.start_mark.line + 1
@@ -176,7 +176,7 @@ class _Builder:
 
 
 class KeyedError(ValueError):
-    """A problem that a validator found at a key other than the one under validation."""
+    """A problem at a key other than the one under validation."""
 
     def __init__(self, key: tuple[str, ...], message: str) -> None:
         super().__init__(key, message)
@@ -210,7 +210,7 @@ def _describe_one(problem: Any, document: Document, schema: type[BaseModel]) -> 
         message = str(cause)
     else:
         message = f"{message}, not {shown(problem['input'])}"
-    # pydantic marks a problem with a mapping's key, rather than its value, by one more part.
+    # pydantic adds one more part to the path if the problem is a mapping's key and not its value.
     key = tuple(part for part in key if part != "[key]")
     return f"{document.place(key)}: {'.'.join(map(str, key))}: {message}"
 

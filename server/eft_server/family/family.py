@@ -1,4 +1,4 @@
-"""The members of a family, resolved once from what the family file says: what each is, and where it comes from."""
+"""The members of a family, resolved once from the family file: their roles and sources."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ BASE = "base"
 
 
 class Role(StrEnum):
-    """What a member is in the equation."""
+    """A member's role in the equation."""
 
     BASE = "base"
     REFERENCE = "reference"
@@ -27,7 +27,7 @@ class Source:
 
     Attributes:
         model: the directory or the id.
-        revision: of the hub, None for its main branch.
+        revision: on the hub, None for the main branch.
     """
 
     model: str
@@ -45,13 +45,13 @@ class Member:
     Attributes:
         name: its name.
         place: its place in a vector of coefficients.
-        role: what it is.
-        checkpoint: what it runs on: its own checkpoint, or its reference's where it is an adapter.
-        adapter: its low-rank terms on that, where it is an adapter.
-        reference: the name of what an expert's logits are compared with: a reference, or `base`.
-        sharded: whether tensor parallelism spreads it over the GPUs; otherwise each holds it whole.
-        template: what the file says of its chat template: `own`, `plain`, `same as <member>` or a Jinja file.
-        description: for people.
+        role: its role in the equation.
+        checkpoint: its checkpoint, or its reference's if it is an adapter.
+        adapter: the low-rank terms on that checkpoint, if it is an adapter.
+        reference: for an expert, the name of the member whose logits are subtracted: a reference, or `base`.
+        sharded: whether tensor parallelism spreads it over the GPUs; otherwise each holds all of it.
+        template: its chat template in the family file: `own`, `plain`, `same as <member>` or a Jinja file.
+        description: a description for people.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Member:
 
     @property
     def source(self) -> Source:
-        """Where what is its own comes from: its adapter, or its checkpoint."""
+        """The source of its adapter if it is one, else of its checkpoint."""
         return self.adapter or self.checkpoint
 
 
@@ -89,13 +89,13 @@ class Family:
         """A member by its name.
 
         Raises:
-            KeyError: None has this name.
+            KeyError: No member has this name.
         """
         return self._by_name[name]
 
     @property
     def base(self) -> Member:
-        """The first."""
+        """The base, which comes first."""
         return self.members[0]
 
     @cached_property
@@ -110,7 +110,7 @@ class Family:
 
     @property
     def experts(self) -> tuple[Member, ...]:
-        """Those that requests weigh."""
+        """The members to which requests give weights."""
         return tuple(member for member in self.members if member.role is Role.EXPERT)
 
     @property
@@ -119,15 +119,15 @@ class Family:
         return tuple(member for member in self.members if member.adapter is not None)
 
     def reference_of(self, expert: str) -> str:
-        """What an expert's logits are compared with.
+        """The name of the member whose logits are subtracted from an expert's.
 
         Raises:
             KeyError: No member has this name.
-            ValueError: It is no expert.
+            ValueError: It is not an expert.
         """
         reference = self[expert].reference
         if reference is None:
-            raise ValueError(f"{expert!r} is no expert")
+            raise ValueError(f"{expert!r} is not an expert")
         return reference
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The sections of a family file as they are written, and what has to hold between them."""
+"""The sections of a family file, and the rules that hold between them."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 SAME_AS = "same as "
-"""Begins a member's template where it is another member's."""
+"""Begins a template setting that names another member."""
 
 MAX_EXPERTS = 32
 MAX_ALIASES = 128
@@ -50,10 +50,10 @@ class _Section(BaseModel):
 
 
 class _Member(_Section):
-    """What the file may say of any member.
+    """The keys that any member may have in the file.
 
-    The template is ``own``, ``plain``, ``same as <member>`` or a Jinja file; left out, `templates` decides. Under
-    tensor parallelism the base is sharded over the GPUs, and another member replicated on each unless it asks.
+    The template is ``own``, ``plain``, ``same as <member>`` or a Jinja file; if it is left out, `templates` decides.
+    Under tensor parallelism the base is sharded over the GPUs; other members are replicated unless the file says so.
     """
 
     model: Checkpoint | None = None
@@ -71,16 +71,16 @@ class _Member(_Section):
 class MemberSpec(_Member):
     """A checkpoint: a directory or a hub id, with its revision.
 
-    A directory counts from the family file's folder; ``./`` in front tells it from a hub id for certain.
+    A directory is relative to the family file's folder; with ``./`` in front it cannot be taken for a hub id.
     """
 
     model: Checkpoint
 
 
 class ExpertSpec(_Member):
-    """A fine-tuned checkpoint, or a LoRA adapter on the reference, whose logits are taken from its own.
+    """A fine-tuned checkpoint, or a LoRA adapter on the reference; the reference's logits are subtracted.
 
-    The reference may be ``base``; left out, it is the family's only reference.
+    The reference may be ``base``; by default it is the family's only reference.
     """
 
     adapter: Checkpoint | None = None
@@ -100,11 +100,11 @@ M = TypeVar("M", bound=_Member)
 
 
 class Filter(_Section):
-    """Where the small models are trusted. A nucleus is the likeliest tokens that hold top_p of the probability."""
+    """Where the small models are trusted. A nucleus is the most likely tokens that hold top_p of the probability."""
 
     kind: Literal["expert", "base"] = Field(
         description="expert: the up-scaling delta counts only inside the emulated small model's nucleus. "
-        "base: only tokens of the base's nucleus survive."
+        "base: only tokens of the base's nucleus are allowed."
     )
     top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
         description="The nucleus's probability; 1 filters nothing."
@@ -112,7 +112,7 @@ class Filter(_Section):
 
 
 class Setting(_Section):
-    """How much of each expert to apply; an expert that is not named counts 0."""
+    """How much of each expert to apply; an expert that is not named counts as 0."""
 
     weights: Annotated[dict[Name, Number], Field(max_length=MAX_EXPERTS)] = Field(default_factory=dict)
     scale: Number = 1.0
@@ -125,10 +125,10 @@ NEUTRAL = "neutral"
 
 
 class FamilyDefaults(Setting):
-    """The setting that the family's own name stands for, and how requests are sampled that do not say.
+    """The setting behind the family's name, and the default sampling of requests.
 
     Attributes:
-        sampling: Neutral (temperature 1, everything else off), or the member whose generation_config.json says.
+        sampling: Neutral (temperature 1, everything else off), or the member whose generation_config.json is used.
     """
 
     sampling: Name = NEUTRAL
@@ -148,9 +148,9 @@ class Range(_Section):
 
 
 class Limits(_Section):
-    """What a request may ask for; negative weights only where the operator opens a range below 0.
+    """Bounds on requests; weights are negative only where the operator opens a range below 0.
 
-    Coefficients of a request's own are refused unless the operator gives their range.
+    Coefficients in requests are refused unless the operator gives their range.
     """
 
     weight: Range = Range()
@@ -176,7 +176,7 @@ class Limits(_Section):
             if not allowed.min <= value <= allowed.max:
                 yield (name,), f"{shown(value)} is out of bounds; allowed: {_span(allowed)}"
         total = abs(scale) * math.fsum(map(abs, weights.values()))
-        # A hair of slack: 0.1 + 0.2 + 0.7 must count as 1.
+        # A tiny tolerance: 0.1 + 0.2 + 0.7 must count as 1.
         if total > self.total * (1 + 1e-9):
             yield (
                 ("weights",),
@@ -185,10 +185,10 @@ class Limits(_Section):
 
 
 class Speculative(_Section):
-    """Speculative decoding: so many tokens at a time are proposed by a draft, and verified by the family.
+    """Speculative decoding: a draft proposes a few tokens at a time, and the family verifies them.
 
-    The draft is a member's name (nothing is loaded for it), another checkpoint, or with method ``ngram`` the text
-    itself: what followed the last lookup_min to lookup_max tokens where they stood before.
+    The draft is a member's name (nothing more is loaded), another checkpoint, or with method ``ngram`` the text
+    itself: the tokens that followed an earlier occurrence of its last lookup_min to lookup_max tokens.
     """
 
     method: Literal["draft", "ngram"] = "draft"
@@ -199,16 +199,14 @@ class Speculative(_Section):
 
     @property
     def lookup(self) -> tuple[int, int]:
-        """How many last tokens are looked for, at least and at most: 2 and 4 unless the file says otherwise."""
+        """The smallest and largest number of last tokens to look up: by default 2 and 4."""
         shortest = self.lookup_min or min(2, self.lookup_max or 2)
         return shortest, self.lookup_max or max(4, shortest)
 
     @model_validator(mode="after")
     def _has_what_its_method_needs(self) -> Self:
         if self.method == "draft" and self.draft is None:
-            raise ValueError(
-                "say who drafts: draft is a member's name or a checkpoint (or use method: ngram)"
-            )
+            raise ValueError("needs draft, a member's name or a checkpoint (or use method: ngram)")
         if self.method == "ngram" and self.draft is not None:
             raise ValueError("method ngram needs no draft; remove one of them")
         if self.method == "draft" and (self.lookup_min or self.lookup_max):
@@ -220,7 +218,7 @@ class Speculative(_Section):
 
 
 class ServerOptions(_Section):
-    """Where the server listens and what one client may ask of it."""
+    """Where the server listens, and limits on its clients."""
 
     host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -257,15 +255,15 @@ class ServerOptions(_Section):
         return self
 
     def share(self, keys: int) -> float:
-        """How much of what is bounded one of so many API keys may have: all of it where there are no others."""
+        """The share of a bounded resource that one of the API keys may have: all of it if it is the only key."""
         return self.key_share if keys > 1 else 1.0
 
 
 class ServerConfig(_Section):
     """A family and how to serve it.
 
-    After validation every expert knows its reference, every member whether it is sharded, and defaults and aliases
-    weigh every expert.
+    After validation every expert has its reference, every member states whether it is sharded, and defaults and
+    aliases have a weight for every expert.
     """
 
     name: Name
@@ -293,7 +291,7 @@ class ServerConfig(_Section):
 
     @override
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with other sections, whose members are resolved anew."""
+        """A copy with other sections, whose members are resolved again."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("family", None)
         return copied
@@ -320,7 +318,7 @@ class ServerConfig(_Section):
         return self
 
     def _complete(self, field: str, value: Any) -> None:
-        """Replace a field during validation, before anyone has seen the frozen model."""
+        """Replace a field of the frozen model during validation, before it is visible to others."""
         self.__dict__[field] = value
 
     def _check_names(self) -> None:
@@ -340,7 +338,7 @@ class ServerConfig(_Section):
         reference = expert.reference
         if reference is None:
             if len(self.references) != 1:
-                raise KeyedError(("experts", name), f"say which reference it has; known: {', '.join(known)}")
+                raise KeyedError(("experts", name), f"needs a reference; known: {', '.join(known)}")
             reference = next(iter(self.references))
         elif reference not in known:
             key = ("experts", name, "reference")
@@ -377,9 +375,7 @@ class ServerConfig(_Section):
         reference = self.base if expert.reference == BASE else self.references[str(expert.reference)]
         place = reference.tensor_parallel
         if expert.tensor_parallel not in (None, place):
-            message = (
-                f"an adapter is where its reference is, {place}: leave it out, or say it of the reference"
-            )
+            message = f"an adapter is {place} as its reference is: leave it out, or set it on the reference"
             raise KeyedError(("experts", name, "tensor_parallel"), message)
         return expert.model_copy(update={"tensor_parallel": place})
 
@@ -391,9 +387,7 @@ class ServerConfig(_Section):
         if "sampling" in self.defaults.model_fields_set:
             for option in ("generation_config", "override_generation_config"):
                 if option in self.vllm:
-                    raise KeyedError(
-                        ("vllm", option), "says what defaults.sampling says already: remove one of them"
-                    )
+                    raise KeyedError(("vllm", option), "repeats defaults.sampling: remove one of them")
 
     def _check_limits_named(self) -> None:
         for name in self.limits.weights:
@@ -407,7 +401,7 @@ class ServerConfig(_Section):
         return Setting(weights={name: 1 / len(self.experts) for name in self.experts})
 
     def _completed(self, key: tuple[str, ...], setting: Setting, fallback: Setting) -> Setting:
-        """Give each expert a weight and check the bounds; what the setting leaves out is the fallback's."""
+        """Give each expert a weight and check the bounds; missing keys are filled from the fallback."""
         for name in setting.weights:
             if name not in self.experts:
                 raise KeyedError((*key, "weights", name), self._not_an_expert(name))
@@ -426,7 +420,7 @@ class ServerConfig(_Section):
 
 
 def _resolved(name: str, role: Role, spec: MemberSpec | ExpertSpec, before: Mapping[str, Member]) -> Member:
-    """A member, whose place is behind those before it; an adapter's reference is among them."""
+    """Resolve a member; an adapter's reference has to be among the members before it."""
     reference = spec.reference if isinstance(spec, ExpertSpec) else None
     adapter = spec.adapter if isinstance(spec, ExpertSpec) else None
     return Member(

@@ -1,4 +1,4 @@
-"""The model hub: what has to be in its cache to work without it, and what its refusals mean."""
+"""The model hub: the files its cache needs for offline use, and explanations of its errors."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,11 +18,11 @@ def require_cached(named: str, source: Source) -> None:
     """In offline mode, check that a member's config, tokenizer and weights are all in the hub's cache.
 
     Args:
-        named: What to call the member in the message.
-        source: The member; nothing is asked of a directory.
+        named: The member's name for the message.
+        source: The member's source; a directory is not checked.
 
     Raises:
-        FamilyError: Some are not; the message names them and says how to get them.
+        FamilyError: Some are missing; the message names them and says how to get them.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -58,12 +58,12 @@ def _missing(folder: Path) -> Iterator[str]:
 
 
 def _holds(folder: Path, patterns: tuple[str, ...]) -> bool:
-    """Whether a file of these names is there, and no link whose target is gone."""
+    """Whether a file that matches is there, and is not a broken link."""
     return any(path.exists() for pattern in patterns for path in folder.glob(pattern))
 
 
 def advice(source: Source, error: BaseException) -> str | None:
-    """What the hub's refusal means and what to do, from the first cause that is known; None if none is."""
+    """Explain the hub's error and what to do, by its first known cause; None if no cause is known."""
     from huggingface_hub import constants, errors, get_token
 
     page = f"{constants.ENDPOINT}/{source.model}"
@@ -74,12 +74,12 @@ def advice(source: Source, error: BaseException) -> str | None:
         (_is(errors.GatedRepoError), f"is gated: accept its licence at {page} with {account}"),
         (
             _is(errors.RevisionNotFoundError),
-            f"the hub has no revision {source.revision!r} of it: its branches, tags and commits are at "
+            f"the hub has no revision {source.revision!r} of it: for its branches, tags and commits see "
             f"{page}/tree/main",
         ),
         (
             _is(errors.RepositoryNotFoundError),
-            f"is not on the hub ({page}), or private: check the id, or set HF_TOKEN to a token that may read it",
+            f"is not on the hub ({page}), or is private: check the id, or set HF_TOKEN to a token that may read it",
         ),
         (
             _is_a_wrong_token,

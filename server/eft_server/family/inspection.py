@@ -1,4 +1,4 @@
-"""Do these checkpoints form a family? Sizes, shapes and token ids, from configs and tokenizers alone."""
+"""Do these checkpoints form a family? Checks sizes, shapes and token ids, from configs and tokenizers only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ _LISTED = 5
 
 @dataclass(frozen=True)
 class FamilyReport:
-    """What the members were found to be.
+    """The members, as their files describe them.
 
     Attributes:
         members: One report per member, in the order of the family.
         vocabulary: The ids that all of them share.
-        warnings: What the operator should know, one sentence each.
+        warnings: Warnings for the operator, one sentence each.
         end_ids: The shared ids with which a member ends a text, ascending.
         chat_templates: The members' chat templates, by name, where their tokenizers have one.
-        own_tokenizers: The members whose tokenizers have tokens that the base's has not, or has elsewhere.
-        draft: The draft model of speculative decoding, where it is not a member. vLLM shards it as it does the base.
+        own_tokenizers: The members whose tokenizers have tokens that the base's lacks, or has at another id.
+        draft: The draft model of speculative decoding, if it is not a member. vLLM shards it as it does the base.
     """
 
     members: tuple[MemberReport, ...]
@@ -41,15 +41,15 @@ class FamilyReport:
 
     @property
     def loaded(self) -> tuple[MemberReport, ...]:
-        """Everything that takes memory: the members and the draft."""
+        """All models in memory: the members and the draft."""
         return (*self.members, self.draft) if self.draft else self.members
 
     def require_divisible(self, tensor_parallel_size: int) -> None:
-        """Check that the heads of every sharded member can be spread over so many GPUs.
+        """Check that the heads of every sharded member can be spread over the GPUs.
 
         Raises:
-            FamilyError: A number of heads is not a multiple of the number of GPUs, or the GPUs are not a multiple of
-                the key/value heads that they would hold copies of.
+            FamilyError: A number of heads is not a multiple of the number of GPUs; or for key/value heads, neither
+                number is a multiple of the other.
         """
         for member in self.members:
             if member.sharded:
@@ -62,7 +62,7 @@ _DRAFT_ADVICE = "; a draft is sharded as the base is: choose another one, or ano
 
 
 def _advice(member: MemberReport) -> str:
-    return "" if member.name == BASE else "; leave out its tensor_parallel, and every GPU holds it whole"
+    return "" if member.name == BASE else "; leave out its tensor_parallel to replicate it on every GPU"
 
 
 def _require_divisible(member: MemberReport, gpus: int, advice: str) -> None:
@@ -90,7 +90,7 @@ def inspect_family(config: ServerConfig) -> FamilyReport:
     base = checkpoints[BASE]
     vocabulary, warnings = compare(base.tokens, others, base.report.vocab_size)
     if draft is not None:
-        # The draft only proposes, so what it lacks stays shared; what it misreads would be a mistake.
+        # The draft only proposes: ids that it lacks stay shared, but ids that differ are an error.
         compare(base.tokens, {DRAFT: draft.tokens}, base.report.vocab_size)
     ends = set[int]().union(*(c.end_ids for c in checkpoints.values()))
     return FamilyReport(
@@ -107,7 +107,7 @@ def inspect_family(config: ServerConfig) -> FamilyReport:
 
 
 def _read(config: ServerConfig) -> dict[str, Checkpoint]:
-    """Every member, in the order of the family: references come before the adapters on them."""
+    """Read every member, in the order of the family: references come before the adapters on them."""
     checkpoints: dict[str, Checkpoint] = {}
     for member in config.family:
         if member.adapter is not None:
@@ -137,7 +137,7 @@ def _warnings(checkpoints: Mapping[str, Checkpoint], vocabulary: Vocabulary) -> 
 
 
 def _row_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
-    """By what the tokens are, the members that cannot read them: mostly the same for all."""
+    """Group the members by the tokens that they cannot read, which are mostly the same for all."""
     members: dict[str, list[str]] = {}
     for name, checkpoint in checkpoints.items():
         if checkpoint.rowless:
@@ -145,8 +145,7 @@ def _row_warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
             more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
             members.setdefault(", ".join(listed[:_LISTED]) + more, []).append(repr(name))
     return [
-        f"the tokenizer has tokens for which no row is in {', '.join(names)}: {listed}; prompts that contain them are "
-        "refused"
+        f"the tokenizer has tokens without a row in {', '.join(names)}: {listed}; prompts that contain them are refused"
         for listed, names in members.items()
     ]
 
@@ -158,7 +157,7 @@ def _end_warnings(checkpoints: Mapping[str, Checkpoint], vocabulary: Vocabulary)
         if lost:
             listed = ", ".join(f"{i} ({checkpoint.tokens.describe(i)})" for i in lost)
             warnings.append(
-                f"{name!r} ends texts with {listed}, which not all members share: it cannot end there"
+                f"{name!r} ends texts with {listed}, which not all members share: it cannot end them that way"
             )
     return warnings
 

@@ -1,4 +1,4 @@
-"""From a family's name, or its file, to a ServerConfig: overrides, and paths that count from the file's folder."""
+"""From a family's name, or its file, to a ServerConfig: overrides, and paths relative to the file's folder."""
 
 import json
 import os
@@ -32,12 +32,12 @@ def load_config(
 ) -> ServerConfig:
     """Read a family by its bundled name or its file, with overrides such as ``defaults.scale=0.5`` on top.
 
-    Paths inside, overrides' included, count from the family file's folder.
+    Paths in the file and in overrides are relative to the family file's folder.
 
     Args:
         family: The name or the file.
-        overrides: What replaces keys of the file, in this order.
-        revision: The hub revision of the base, the last override; every other member keeps its own.
+        overrides: New values for keys of the file, applied in order.
+        revision: The hub revision of the base, applied last; other members are not changed.
 
     Raises:
         ConfigError: There is no such family, or it is wrong; the message gives file, line and dotted key.
@@ -59,7 +59,7 @@ def load_config(
 
 
 def _spell_members_out(data: dict[str, Any]) -> None:
-    """Turn members that are given by their checkpoint alone into sections, so that keys inside can be set."""
+    """Turn members that are given as a bare checkpoint into sections, so that overrides can set keys inside."""
     sections = [data, *(data.get(name) for name in ("references", "experts"))]
     for section, names in zip(sections, ((BASE,), None, None), strict=True):
         if isinstance(section, dict):
@@ -92,7 +92,7 @@ def _with_paths(config: ServerConfig, folder: Path) -> ServerConfig:
         if member.template and not _is_named_template(member.template):
             update["template"] = os.path.abspath(os.path.join(folder, os.path.expanduser(member.template)))
             if not os.path.isfile(update["template"]):
-                message = f"{member.template!r} is no file, nor own, plain or same as <member>"
+                message = f"{member.template!r} is not a file; allowed: a Jinja file, own, plain or same as <member>"
                 raise KeyedError((*key, "template"), message)
         return member.model_copy(update=update)
 

@@ -1,4 +1,4 @@
-"""What safetensors files hold, from their headers alone: names, shapes and sizes, no weights."""
+"""The headers of safetensors files: names, shapes and sizes of the tensors, but no weights."""
 
 import json
 import math
@@ -9,7 +9,7 @@ __all__ = ["StoredTensor", "read_header"]
 
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
-"""The bound that the format itself sets."""
+"""The format's limit."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class StoredTensor:
     """One tensor of a file.
 
     Attributes:
-        dtype: Its dtype in the format's words, such as ``BF16``.
+        dtype: The format's name for its dtype, such as ``BF16``.
         shape: Its shape.
-        size_bytes: How much of the file it takes.
+        size_bytes: Its size in the file.
     """
 
     dtype: str
@@ -28,7 +28,7 @@ class StoredTensor:
 
     @property
     def numbers(self) -> int:
-        """How many numbers it holds; packed ones count as their containers."""
+        """Number of elements; packed numbers count as their containers."""
         return math.prod(self.shape)
 
 
@@ -36,7 +36,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a file, by name.
 
     Raises:
-        ValueError: The file is no safetensors file, or is cut short.
+        ValueError: The file is not a safetensors file, or is truncated.
     """
     try:
         with path.open("rb") as file:
@@ -47,10 +47,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         tensors = {name: _tensor(entry) for name, entry in entries.items() if name != "__metadata__"}
         stored = path.stat().st_size - _LENGTH_BYTES - length
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name} is no safetensors file: {error}") from error
+        raise ValueError(f"{path.name} is not a safetensors file: {error}") from error
     stated = sum(tensor.size_bytes for tensor in tensors.values())
     if stored < stated:
-        raise ValueError(f"{path.name} is cut short: {stored} bytes of tensors, its header says {stated}")
+        raise ValueError(f"{path.name} is truncated: {stored} bytes of tensors, but its header says {stated}")
     return tensors
 
 

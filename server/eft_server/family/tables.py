@@ -1,4 +1,4 @@
-"""What `eft check` prints: the members and their memory, the vocabulary, warnings and vLLM's options."""
+"""The output of `eft check`: the members and their memory, the vocabulary, warnings and vLLM's options."""
 
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
@@ -23,17 +23,17 @@ _CONVERSATION = ({"role": "user", "content": "What is the capital of France?"},)
 
 
 def print_report(console: Console, report: FamilyReport, options: Mapping[str, Any]) -> None:
-    """Print what the members are and what they cost under vLLM's options (dtype, tensor parallelism)."""
+    """Print the members and their memory under vLLM's options (dtype, tensor parallelism)."""
     console.print(_member_table(report, options))
     shared, size = report.vocabulary.shared_count, report.vocabulary.size
-    console.print(f"Vocabulary: {shared:,} of {size:,} ids are shared; the others cannot be generated.")
+    console.print(f"Vocabulary: {shared:,} of {size:,} ids are shared; the other ids cannot be generated.")
     console.print(f"Texts end with the ids {', '.join(map(str, report.end_ids)) or '(none)'}.")
     for warning in report.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"))
 
 
 def print_step(console: Console, step: "StepMemory") -> None:
-    """Print what the logits of a step need."""
+    """Print the memory for the logits of a step."""
     kinds = {"": step.sampled, " with drafts": step.drafted, " for prompts' log-probabilities": step.prompts}
     needed = ", ".join(f"{in_words(size)}{kind}" for kind, size in kinds.items() if size is not None)
     console.print(
@@ -43,12 +43,10 @@ def print_step(console: Console, step: "StepMemory") -> None:
 
 
 def print_sampling(console: Console, config: ServerConfig, options: Mapping[str, Any]) -> None:
-    """Print how requests are sampled that do not say."""
+    """Print the default sampling of requests."""
     stated: Mapping[str, Any] = options.get("override_generation_config") or {}
     said = ", ".join(f"{name} {value:g}" for name, value in stated.items()) or "temperature 1, nothing else"
-    console.print(
-        f"Requests that do not say how are sampled with {said} (defaults.sampling: {config.defaults.sampling})."
-    )
+    console.print(f"Default sampling of requests: {said} (defaults.sampling: {config.defaults.sampling}).")
 
 
 def print_prompts(
@@ -113,7 +111,7 @@ def _kv_bytes(member: MemberReport, options: Mapping[str, Any]) -> int:
 
 
 def _dtype(options: Mapping[str, Any], key: str) -> str | None:
-    """A dtype that the options name; None where the checkpoint's own is kept."""
+    """The dtype that the options name; None where each checkpoint keeps its own."""
     dtype = str(options.get(key, "auto")).removeprefix("torch.")
     return None if dtype == "auto" else dtype
 

@@ -1,13 +1,13 @@
-"""Which chat template each member reads, and what a conversation looks like in it.
+"""Which chat template each member uses, and what a conversation looks like in it.
 
-Chat experts want the template that they were tuned on; a base model may never have seen its special tokens. So:
+Chat experts need the template that they were tuned on; a base model may never have seen its special tokens. So:
 
-- an expert reads its own template;
-- the base and the references, compared with an expert, read that expert's template if their tokenizer brings a chat
-  template, too (so its special tokens mean something to them), and plain text otherwise;
-- an expert without a template reads the base's own if there is one, and plain text otherwise.
+- an expert uses its own template;
+- the base and the references, compared with an expert, use that expert's template if their tokenizers also have a
+  chat template (so the special tokens mean something to them), and plain text otherwise;
+- an expert without a template uses the base's if there is one, and plain text otherwise.
 
-The family file may say otherwise for each member: `own`, `plain`, `same as <member>`, or a Jinja file.
+The family file may override this for each member: `own`, `plain`, `same as <member>`, or a Jinja file.
 """
 
 import threading
@@ -35,7 +35,7 @@ PLAIN = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '# Response:\n' }}{% endif %}"
 )
-"""A conversation as a base model may have met one: headings and text, no special tokens."""
+"""A conversation as a base model may have seen it: headings and text, no special tokens."""
 
 _MAX_TEMPLATE_BYTES = 1 << 20
 
@@ -46,9 +46,9 @@ class MemberTemplate:
 
     Attributes:
         text: its Jinja source.
-        origin: where it comes from, for people.
-        plain: whether it is plain text, which is tokenized as any text is, with the special tokens that the
-            tokenizer puts around text; other templates write those themselves.
+        origin: its origin, for people.
+        plain: whether it is plain text, to which the tokenizer adds its usual special tokens; other templates write
+            those themselves.
     """
 
     text: str
@@ -60,14 +60,14 @@ _PLAIN = MemberTemplate(PLAIN, "plain text", plain=True)
 
 
 def member_templates(family: Family, own: Mapping[str, str]) -> dict[str, MemberTemplate]:
-    """Decide on every member's template, in the order of the family.
+    """Choose every member's template, in the order of the family.
 
     Args:
         family: the family.
-        own: the members' tokenizers' own templates, by name, where they have one.
+        own: the templates of the members' tokenizers, by name, where they have one.
 
     Raises:
-        ConfigError: a member is to read a template that does not exist.
+        ConfigError: a template does not exist.
     """
     chosen = _Chosen(family, own)
     return {name: chosen.of(name) for name in family.names}
@@ -81,7 +81,7 @@ class _Chosen:
     def of(self, member: str, asked_by: tuple[str, ...] = ()) -> MemberTemplate:
         if member in asked_by:
             circle = " -> ".join((*asked_by, member))
-            raise ConfigError(f"template of {member!r}: members refer to each other in a circle ({circle})")
+            raise ConfigError(f"template of {member!r}: members refer to each other in a cycle ({circle})")
         said = self.family[member].template
         if said is None:
             return self._usual(member, asked_by)
@@ -104,7 +104,7 @@ class _Chosen:
         return _PLAIN
 
     def _model_expert(self, member: str) -> str | None:
-        """The expert that the base or a reference is compared with: the first that has a template to go by."""
+        """The expert whose template the base or a reference uses: the first of its experts with a template."""
         if self.family[member].role is Role.EXPERT:
             return None
         for expert in self.family.experts:
@@ -116,7 +116,7 @@ class _Chosen:
     def _own(self, member: str) -> MemberTemplate:
         if member not in self.own:
             raise ConfigError(
-                f"template of {member!r}: its tokenizer has none of its own; use plain, same as <member>, or a "
+                f"template of {member!r}: its tokenizer has none; use plain, same as <member>, or a "
                 "Jinja file"
             )
         return MemberTemplate(self.own[member], "its own")
@@ -139,12 +139,12 @@ def _read_template(member: str, path: Path) -> str:
 
 @dataclass(frozen=True)
 class Voice:
-    """How some of the members read a conversation.
+    """One way to render a conversation, shared by some of the members.
 
     Attributes:
         template: their template.
         tokenizer: their tokenizer.
-        owner: the member whose tokenizer that is.
+        owner: the member whose tokenizer it is.
         members: their places in the family.
     """
 
@@ -157,16 +157,16 @@ class Voice:
     def read(
         self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
     ) -> tuple[str, list[int]]:
-        """Write a conversation as these members read it: the text and its token ids.
+        """Render a conversation for these members: its text and token ids.
 
         Args:
-            messages: with texts as their content.
-            options: what a template may ask for, such as add_generation_prompt, continue_final_message and tools.
+            messages: messages whose content is text.
+            options: options for the template, such as add_generation_prompt, continue_final_message and tools.
 
         Raises:
             jinja2.TemplateError: the template refuses the conversation.
         """
-        with self._lock:  # Tokenizers are not for two threads at once.
+        with self._lock:  # Tokenizers are not thread-safe.
             text = self.tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
                 chat_template=self.template.text,
@@ -181,11 +181,11 @@ class Voice:
 def family_voices(
     family: Family, templates: Mapping[str, MemberTemplate], own_tokenizers: Collection[str]
 ) -> tuple[Voice, ...]:
-    """Group the members by what they read, and load the tokenizers for it.
+    """Group the members by template and tokenizer, and load the tokenizers.
 
     Args:
         family: the family.
-        templates: every member's, as `member_templates` decided.
+        templates: every member's template, from `member_templates`.
         own_tokenizers: the members whose tokenizers differ from the base's.
     """
     groups: dict[tuple[str, bool, str], list[int]] = {}

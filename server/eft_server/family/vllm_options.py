@@ -1,6 +1,6 @@
-"""What becomes of vLLM's engine arguments in a family file's section `vllm`: refused for a reason, or passed on.
+"""vLLM's engine arguments in a family file's section `vllm`: each is refused for a reason or passed on.
 
-A test holds the two lists against the arguments that vLLM has.
+A test compares the two lists with vLLM's arguments.
 """
 
 import difflib
@@ -13,10 +13,10 @@ __all__ = ["PASSED", "REFUSED", "problem_with"]
 _ONE_MACHINE = (
     "the processes of a family run on one machine: data_parallel_size says how many replicas there are"
 )
-_OWN_CACHE = "a cache outside the engine does not know which members have read a block"
-_WHOLE_MEMBERS = "members that every GPU holds whole keep their whole KV cache there"
-_ONE_THREAD = "micro-batches run in threads, and members change their places on the GPUs in one"
-_NO_EXPERT_PARALLEL = "a mixture of experts is sharded or whole as its member is"
+_OWN_CACHE = "a cache outside the engine does not know which members have computed a block"
+_WHOLE_MEMBERS = "replicated members keep their whole KV cache on every GPU"
+_ONE_THREAD = "micro-batches run in threads, but members share state that only one thread may change"
+_NO_EXPERT_PARALLEL = "a mixture of experts is sharded or replicated as its member is"
 _NO_WAITING = "a family's replicas do not wait for each other"
 _TEXT_ONLY = "media are not supported"
 _NO_STATES = "models that keep a state between tokens are not supported"
@@ -26,7 +26,7 @@ _GENERATES = "the family generates text"
 _CHECKPOINTS = "each member's scheme is read from its own checkpoint"
 _NO_CODE = "code from checkpoints is never run"
 _NO_SLEEP = "no endpoint puts the engine to sleep"
-_NOT_SHOWN = "no answer of this server shows it"
+_NOT_SHOWN = "no response of this server shows it"
 _BASE = "the family file's base is the model"
 
 REFUSED: Mapping[str, str] = {
@@ -35,17 +35,17 @@ REFUSED: Mapping[str, str] = {
     "served_model_name": "the served names come from name and aliases",
     "tokenizer": "the base's tokenizer is the family's",
     "tokenizer_revision": "use base.revision",
-    "tokenizer_mode": "the members' vocabularies are compared as Hugging Face's tokenizers read them",
+    "tokenizer_mode": "the members' vocabularies are compared with Hugging Face's tokenizers",
     "skip_tokenizer_init": "the server needs the tokenizer",
     "revision": "use base.revision",
     "code_revision": _NO_CODE,
     "trust_remote_code": _NO_CODE,
-    "download_dir": "use --cache-dir, or HF_HUB_CACHE in the environment: everything is read from one cache",
+    "download_dir": "use --cache-dir, or HF_HUB_CACHE in the environment: there is one cache for all files",
     "hf_token": "set HF_TOKEN in the environment; a family file holds no secrets",
     "hf_config_path": "the base's own config is used",
     "config_format": "the base's own config is used",
-    "hf_overrides": "the family is described to vLLM through it",
-    "model_class_overrides": "the composite model is the class",
+    "hf_overrides": "the server describes the family to vLLM through it",
+    "model_class_overrides": "the model class is the composite's",
     "model_impl": "members run in vLLM's own model classes",
     "runner": _GENERATES,
     "convert": _GENERATES,
@@ -57,7 +57,7 @@ REFUSED: Mapping[str, str] = {
     "spec_method": _SPECULATIVE,
     "spec_model": "use speculative.draft",
     "spec_tokens": "use speculative.tokens",
-    "per_request_spec_decode_metrics": "it is on where the family speculates",
+    "per_request_spec_decode_metrics": "it is on whenever the family uses speculative decoding",
     **dict.fromkeys(
         (
             "enable_lora",
@@ -78,13 +78,13 @@ REFUSED: Mapping[str, str] = {
     ),
     "quantization": _CHECKPOINTS,
     "quantization_config": _CHECKPOINTS,
-    "logits_processors": "they would run after the log-probabilities are taken",
-    "watermark_config": "it would change the distribution that the members' logits give",
+    "logits_processors": "they would run after the log-probabilities are computed",
+    "watermark_config": "it would change the distribution of the blended logits",
     "max_logprobs": "use server.max_logprobs",
     "reasoning_parser": "use server.reasoning_parser",
     "reasoning_parser_plugin": "only vLLM's own parsers are known",
-    "structured_outputs_config": "requests are checked against the one backend that the server chooses",
-    "io_processor_plugin": "prompts are read by the server alone",
+    "structured_outputs_config": "the server chooses the backend, against which it checks requests",
+    "io_processor_plugin": "only the server reads prompts",
     "tokens_only": "the server needs the tokenizer",
     "enable_prompt_embeds": "members embed tokens differently, so a prompt has to be tokens",
     "enable_return_routed_experts": _NOT_SHOWN,
@@ -183,7 +183,7 @@ REFUSED: Mapping[str, str] = {
         ),
         _NO_EXPERT_PARALLEL,
     ),
-    "enable_batch_sharded_sampling": "members that every GPU holds whole have no part of the logits to exchange",
+    "enable_batch_sharded_sampling": "replicated members have no shards of the logits to exchange",
     **dict.fromkeys(
         ("dbo_decode_token_threshold", "dbo_prefill_token_threshold", "enable_dbo", "ubatch_size"),
         _ONE_THREAD,
@@ -206,7 +206,7 @@ REFUSED: Mapping[str, str] = {
     ),
     **dict.fromkeys(("kv_offloading_backend", "kv_offloading_size", "kv_transfer_config"), _OWN_CACHE),
 }
-"""Why an argument cannot be set."""
+"""Arguments that cannot be set, with the reason."""
 
 PASSED = frozenset(
     (
@@ -268,19 +268,19 @@ PASSED = frozenset(
         *("otlp_traces_endpoint", "profiler_config", "show_hidden_metrics_for_version"),
     )
 )
-"""What vLLM is given as it stands."""
+"""Arguments that are passed to vLLM unchanged."""
 
 _COUNTS = {"tensor_parallel_size": "GPUs", "data_parallel_size": "replicas"}
 
 
 def problem_with(option: str, value: object) -> str | None:
-    """Why vLLM cannot be given this value of this argument; None where it can, as far as is known without vLLM."""
+    """Why this argument cannot have this value; None if it can, as far as is known without vLLM."""
     if option in REFUSED:
         return f"{option!r} cannot be set here: {REFUSED[option]}"
     if option not in PASSED:
         near = difflib.get_close_matches(option, PASSED, n=3)
         hint = f"; near: {', '.join(near)}" if near else ""
-        return f"vLLM has no engine argument {shown(option)}{hint} (`vllm serve --help` lists them, with _ for -)"
+        return f"vLLM has no engine argument {shown(option)}{hint} (see `vllm serve --help`; write _ for -)"
     if option in _COUNTS and (type(value) is not int or value < 1):
         return f"must be a number of {_COUNTS[option]}, 1 or more, not {shown(value)}"
     if option == "pipeline_parallel_size" and value != 1:

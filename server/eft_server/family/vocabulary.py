@@ -1,4 +1,4 @@
-"""Which token ids mean the same to every member: compared by content, never by size."""
+"""Which token ids mean the same to every member: they are compared by content, never by size."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Tokens:
     """One member's ids.
 
     Attributes:
-        contents: Each id's token; padding ids, which no token has, are absent.
-        added: The ids outside the ordinary vocabulary: special tokens and others added after training it.
+        contents: The token of each id; padding ids have none.
+        added: The ids outside the ordinary vocabulary: special tokens and others added later.
     """
 
     contents: Mapping[int, str]
@@ -44,12 +44,12 @@ class Vocabulary:
 
     @property
     def shared_count(self) -> int:
-        """How many ids are shared."""
+        """The number of shared ids."""
         return sum(stop - start for start, stop in self.shared)
 
 
 def compare(base: Tokens, others: Mapping[str, Tokens], size: int) -> tuple[Vocabulary, list[str]]:
-    """The ids that all members share, and warnings about those that only some do.
+    """The ids that all members share, and warnings about the others.
 
     Args:
         base: The base's ids; prompts are made of these.
@@ -57,7 +57,7 @@ def compare(base: Tokens, others: Mapping[str, Tokens], size: int) -> tuple[Voca
         size: The base's vocabulary, padding included.
 
     Raises:
-        FamilyError: An ordinary id of the base means something else to a member, or nothing at all.
+        FamilyError: An ordinary id of the base has another meaning, or none, for a member.
     """
     shared = set(base.contents)
     warnings = []
@@ -77,7 +77,7 @@ def compare(base: Tokens, others: Mapping[str, Tokens], size: int) -> tuple[Voca
         extra = [i for i in tokens.contents if i not in base.contents]
         if extra:
             warnings.append(
-                f"tokens that {name!r} has and the base has not cannot be generated: "
+                f"tokens of {name!r} that the base lacks cannot be generated: "
                 f"{_examples(extra, base, name, tokens)}"
             )
         shared.difference_update(differing)
@@ -93,7 +93,7 @@ def _examples(ids: list[int], base: Tokens, name: str, tokens: Tokens) -> str:
 
 
 def _ranges(ids: Iterable[int]) -> Iterable[tuple[int, int]]:
-    """Ids as half-open ranges."""
+    """Ascending ids as half-open ranges."""
     start = stop = None
     for token_id in sorted(ids):
         if token_id != stop:

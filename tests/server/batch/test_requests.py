@@ -120,7 +120,7 @@ def test_without_options_bodies_stay_as_they_are():
         ((None, {"helpful": 7.0}, None), "the command line's eft.weights.helpful: 7.0 is out of bounds"),
         ((None, {"helpfull": 1.0}, None), "unknown behaviour 'helpfull'"),
         ((None, None, float("nan")), "the command line's eft.scale: must be a finite number"),
-        (("demo/base", {"helpful": 1.0}, None), "is a member alone and takes no weights"),
+        (("demo/base", {"helpful": 1.0}, None), "is a single member and takes no weights"),
     ],
 )
 def test_options_out_of_the_familys_bounds_are_refused(options, problem):
