@@ -24,11 +24,11 @@ __all__ = ["create_app"]
 
 
 class _Application(FastAPI):
-    """Each of its answers bears an id, those to what went wrong outside its routes, too."""
+    """Gives every response an id, even errors from outside the routes."""
 
     @override
     def build_middleware_stack(self) -> ASGIApp:
-        """Starlette's, within the scope of a request."""
+        """Starlette's stack, inside the scope of a request."""
         return RequestScope(super().build_middleware_stack())
 
 
@@ -45,9 +45,9 @@ def create_app(
     Args:
         engine: vLLM's AsyncLLM, started for this family.
         config: The family and its server options.
-        api_keys: Keys of which a request has to bear one; none means that the server is open.
-        chat_template: What renders messages; None means the base's tokenizer's own.
-        voices: How the members read messages, where they do not all read that.
+        api_keys: The accepted API keys; none means that the server is open.
+        chat_template: The template that renders messages; None means that of the base's tokenizer.
+        voices: How messages are rendered for the members, unless they all use that template.
     """
     app = _Application(
         title="eft-server",
@@ -67,7 +67,7 @@ def create_app(
 
 
 def _add_limits(app: FastAPI, config: ServerConfig, api_keys: Sequence[str]) -> None:
-    """Innermost first: a request is authorised, then read, and only then takes up one of the places."""
+    """Innermost first: a request is authorised, then read, and only then takes one of the places."""
     options = config.server
     working_paths = {chat.PATH, completions.PATH, responses.PATH, scores.PATH, *tokens.WORKING_PATHS}
     share, under_way = options.share(len(api_keys)), app.state.under_way

@@ -1,4 +1,4 @@
-"""Run the server: engine up, application over it, requests until a signal, everything down again."""
+"""Run the server: start the engine, answer requests until a signal, stop everything."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ _WATCH_INTERVAL_S = 1.0
 _KEEP_ALIVE_S = 30
 _POLL_S = 0.05
 LAST_WORDS_S = 2.0
-"""How long answers have for their error, before connections are closed."""
+"""How long answers may take to send an error before connections are closed."""
 
 
 def run(
@@ -44,13 +44,13 @@ def run(
     Args:
         config: The family file.
         plan: How its engine is started.
-        listener: A socket with an address, on which is listened once the engine is up.
-        api_keys: The accepted keys; none means that none is asked for.
-        stages: Where the start is shown.
+        listener: A bound socket, which listens once the engine runs.
+        api_keys: The accepted keys; none means that no key is needed.
+        stages: Shows the progress of the start.
 
     Raises:
         KeyboardInterrupt: A signal came while the engine was starting.
-        SystemExit: The engine stopped by itself (status 1).
+        SystemExit: The engine stopped unexpectedly (status 1).
     """
     uvloop.run(_serve(config, plan, listener, api_keys, stages))
 
@@ -76,13 +76,13 @@ async def _serve(
             watch.cancel()
         failed = engine.errored
     if failed:
-        sys.exit("The engine stopped by itself; its log is above.")
+        sys.exit("The engine stopped unexpectedly; see its log above.")
 
 
 class _Server(uvicorn.Server):
     """Uvicorn's server, which answers a signal by stopping and does not raise it again afterwards.
 
-    Answers that are not done when it cannot wait any longer end with an error: uvicorn would cut them off.
+    When it stops waiting, unfinished answers end with an error: uvicorn would just cut them off.
     """
 
     def __init__(self, config: uvicorn.Config, under_way: UnderWay) -> None:
@@ -91,14 +91,14 @@ class _Server(uvicorn.Server):
 
     @override
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Say that the signal has come: what is under way may take a while."""
+        """Report the signal, since requests under way may take a while."""
         if not self.should_exit:
             print("Stopping", file=sys.stderr, flush=True)
         super().handle_exit(sig, frame)
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Wait for what is under way, but no longer than that; a second signal ends the waiting."""
+        """Wait for requests under way, within a time limit; a second signal ends the waiting."""
         last = asyncio.get_running_loop().call_later(GRACE_S - LAST_WORDS_S, self._end_answers)
         try:
             await super().shutdown(sockets)

@@ -116,7 +116,7 @@ async def test_who_only_drafts_need_not_read() -> None:
 
 async def test_a_request_that_nobody_weighed_is_an_error(engine: FakeEngine) -> None:
     guarded = Guarded(engine, Room([8, 8000]), salted=False)
-    with pytest.raises(RuntimeError, match="without all that its members need"):
+    with pytest.raises(RuntimeError, match="without its coefficients or per-member prompts"):
         guarded.generate({"prompt_token_ids": [1]}, SamplingParams(), "one")
     assert engine.asked == []
 

@@ -128,6 +128,6 @@ async def test_a_template_that_reads_no_switch_has_none(engine: FakeEngine) -> N
     app = create_app(engine, family(), chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}")
     async with client_of(app) as client:
         body = {"messages": HELLO, "chat_template_kwargs": {"enable_thinking": True}}
-        assert "does not read" in refusal(await client.post(CHAT, json=body))["message"]
+        assert "does not use" in refusal(await client.post(CHAT, json=body))["message"]
         body = {"input": "Hi", "reasoning": {"effort": "none"}}
         assert refusal(await client.post(RESPONSES, json=body))["param"] == "reasoning.effort"

@@ -101,16 +101,16 @@ async def test_small_requests_of_other_keys_pass_a_large_one_so_many_times(
 
 
 async def test_whoever_is_cancelled_leaves_nothing_behind() -> None:
-    room, chance = Room([3, 30], share=0.7), random.Random(0)
+    room, rng = Room([3, 30], share=0.7), random.Random(0)
 
     async def one() -> None:
-        async with room.take(chance.choice("abc"), chance.randint(1, 4), chance.randint(1, 40)):
-            await asyncio.sleep(chance.random() / 500)
+        async with room.take(rng.choice("abc"), rng.randint(1, 4), rng.randint(1, 40)):
+            await asyncio.sleep(rng.random() / 500)
 
     tasks = [asyncio.create_task(one()) for _ in range(400)]
     for task in tasks:
-        if chance.random() < 0.5:
-            await asyncio.sleep(chance.random() / 1000)
+        if rng.random() < 0.5:
+            await asyncio.sleep(rng.random() / 1000)
             task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(result) for result in results} == {type(None), asyncio.CancelledError}

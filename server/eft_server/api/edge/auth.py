@@ -33,10 +33,10 @@ class ApiKeyAuth:
         await self.app(scope, receive, send)
 
     def _admitted(self, scope: Scope) -> str | None:
-        """A short digest of the key, None where it is none of ours."""
+        """A short digest of the key, None if it is not accepted."""
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         digest = _digest(key.strip())
-        # Every key is compared, whether or not an earlier one fits: the time taken says nothing.
+        # Every key is compared, even if an earlier one matches: the time taken reveals nothing.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return digest.hex()[:16] if scheme.lower() == "bearer" and any(matches) else None
 

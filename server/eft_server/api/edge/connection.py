@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: uvicorn's, impatient with half-sent headers and unread answers, and with JSON errors."""
+"""One HTTP/1.1 connection: uvicorn's, with time limits on headers and unread answers, and with JSON errors."""
 
 import array
 import asyncio
@@ -18,16 +18,16 @@ __all__ = ["AHEAD_BYTES", "HEADER_TIMEOUT_S", "STALL_BYTES", "STALL_S", "Connect
 HEADER_TIMEOUT_S = 15.0
 STALL_S = 30.0
 STALL_BYTES = 1024
-"""How much of an answer that waits to be read has to be taken in STALL_S seconds."""
+"""The client has to read at least this much of a waiting answer in STALL_S seconds."""
 
 AHEAD_BYTES = 1 << 16
-"""How much of what follows a request is read while that is being answered."""
+"""At most this much data behind a request is read while it is being answered."""
 
 
 class Connection(H11Protocol):
-    """Ends itself when headers are not complete in time, or an answer is not read; uvicorn would wait for ever.
+    """Closes if headers are not complete in time, or an answer is not read; uvicorn would wait for ever.
 
-    An answer that nobody reads keeps its request's place, and what the request holds in the engine.
+    An unread answer would keep its request's place and its resources in the engine.
     """
 
     _headers_due: asyncio.TimerHandle | None = None
@@ -41,44 +41,44 @@ class Connection(H11Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        """Take in what arrived; the clock runs only while no request is being answered or read to be answered."""
+        """Take data in; the clock runs only while no request is being read or answered."""
         refused = self.conn.our_state is h11.DONE
         super().data_received(data)
         if refused and self.conn.our_state is h11.IDLE:
-            self._stop_waiting()  # The body that was refused is over: what comes has its own time.
-        # A body whose answer is out already, such as a refusal of its key, is read to its end for nothing.
+            self._stop_waiting()  # The refused body has ended: the next request has its full time.
+        # A body that has already been answered, such as by a refusal of its key, is read and dropped.
         if self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE:
             self._expect_headers()
         else:
             self._stop_waiting()
-        # A next request that came early would hide that the client has left: its end is read behind it.
-        # A body that is not taken stays where it is: there reading goes on when the application asks for more.
+        # An early next request must not hide that the client has left, so reading goes on behind it.
+        # A body that the application has not read yet stays buffered: reading resumes when it asks for more.
         early = self.conn.their_state is h11.DONE
         if early and self.flow.read_paused and len(self.conn.trailing_data[0]) < AHEAD_BYTES:
             self.flow.resume_reading()
 
     @override
     def pause_writing(self) -> None:
-        """Start waiting for the client to read: there is as much on its way as may be."""
+        """Start waiting for the client to read: the write buffer is full."""
         super().pause_writing()
         self._expect_progress()
 
     @override
     def resume_writing(self) -> None:
-        """Go on: the client has read most of it."""
+        """Stop waiting: the client has read most of the buffer."""
         if not self.transport.is_closing():
             self._stop_expecting_progress()
         super().resume_writing()
 
     @override
     def on_response_complete(self) -> None:
-        """Be ready for the next request, or leave once this answer has been read."""
+        """Wait for the next request, or close once this answer has been read."""
         super().on_response_complete()
         self._expect_last_progress()
 
     @override
     def timeout_keep_alive_handler(self) -> None:
-        """Leave, since no next request came."""
+        """Close, since no further request came."""
         super().timeout_keep_alive_handler()
         self._expect_last_progress()
 
@@ -91,7 +91,7 @@ class Connection(H11Protocol):
 
     @override
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP in the shape of every other error."""
+        """Answer invalid HTTP with an error in the usual shape."""
         body = json.dumps(ApiError(msg, code="invalid_http").body()).encode()
         headers = [
             ("content-type", "application/json"),
@@ -122,7 +122,7 @@ class Connection(H11Protocol):
             self._headers_due = None
 
     def _expect_last_progress(self) -> None:
-        """A connection that is closed lives on until the rest of its answer is read."""
+        """A closing connection stays open until the rest of its answer is read."""
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._expect_progress()
 
@@ -134,11 +134,11 @@ class Connection(H11Protocol):
         if waiting - self._unread() >= STALL_BYTES:
             self._expect_progress()
         else:
-            # Closing would wait until the rest is read. The application is told as of any client that leaves.
+            # Closing would wait until the rest is read. To the application, the client has disconnected.
             self.transport.abort()
 
     def _unread(self) -> int:
-        """How many bytes have not arrived, here and in the system's own buffer, which may hold megabytes."""
+        """Bytes that the client has not received, here and in the system's buffer, which may hold megabytes."""
         count = array.array("i", [0])
         fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, count)
         return self.transport.get_write_buffer_size() + count[0]

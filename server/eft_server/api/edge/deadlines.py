@@ -1,4 +1,4 @@
-"""Points in time until which things are awaited, all of which the server's end may bring forward."""
+"""Deadlines for awaiting, which all expire early when the server stops."""
 
 import asyncio
 import time
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """A point in time until which things may be awaited; it may be brought forward.
+    """A deadline for awaiting, which may be brought forward.
 
     Args:
-        seconds: How long that is.
-        over: What is raised then.
+        seconds: Time until the deadline.
+        over: The error to raise at the deadline.
     """
 
     def __init__(self, seconds: float, over: ApiError) -> None:
@@ -27,16 +27,16 @@ class Deadline:
         self._scope: asyncio.Timeout | None = None
 
     def end(self, error: ApiError) -> None:
-        """Let nothing be awaited from now on."""
+        """Expire now, with this error."""
         self._end, self._over = time.monotonic(), error
         if self._scope is not None and not self._scope.expired():
             self._scope.reschedule(asyncio.get_running_loop().time())
 
     async def wait_for(self, awaitable: Awaitable[T]) -> T:
-        """Await, but not longer.
+        """Await until the deadline.
 
         Raises:
-            ApiError: Time is up.
+            ApiError: The deadline has passed.
         """
         scope = asyncio.timeout(self._end - time.monotonic())
         try:
@@ -44,7 +44,7 @@ class Deadline:
                 self._scope = scope
                 return await awaitable
         except Exception:
-            # Not TimeoutError alone: a vLLM handler turns the cancellation into an error of its own.
+            # Not only TimeoutError: a vLLM handler turns the cancellation into an error of another type.
             if scope.expired():
                 raise self._over from None
             raise
@@ -53,14 +53,14 @@ class Deadline:
 
 
 class UnderWay:
-    """What is being read, waited for or answered: all of it can be ended, with an error each and none in silence."""
+    """The deadlines of all requests under way: all can be ended at once, each with an error."""
 
     def __init__(self) -> None:
         self._deadlines = WeakSet[Deadline]()
         self._ended: ApiError | None = None
 
     def deadline(self, seconds: float, over: ApiError) -> Deadline:
-        """For one more of them."""
+        """A deadline for one more request."""
         deadline = Deadline(seconds, over)
         self._deadlines.add(deadline)
         if self._ended is not None:
@@ -68,7 +68,7 @@ class UnderWay:
         return deadline
 
     def end(self, error: ApiError) -> None:
-        """End all of them, and those that may still come."""
+        """End all deadlines, including later ones."""
         self._ended = error
         for deadline in list(self._deadlines):
             deadline.end(error)

@@ -1,4 +1,4 @@
-"""Errors on the wire: one shape, OpenAI's, for everything that this server refuses or fails at."""
+"""Errors on the wire: every refusal and failure has OpenAI's shape."""
 
 import logging
 import re
@@ -26,7 +26,7 @@ __all__ = ["PROMPT", "ApiError", "from_exception", "from_validation", "from_vllm
 _logger = logging.getLogger(__name__)
 
 PROMPT = "prompt"
-"""The param of an error about what a request asks, until the endpoint names the field that it came in."""
+"""The param of an error about a prompt, until the endpoint names the field that held it."""
 
 _TYPES = {
     401: "authentication_error",
@@ -48,7 +48,7 @@ _CODES = {
     504: "timeout",
 }
 _TOO_LONG = ("input_text", "input_tokens")
-"""What vLLM calls a prompt that is longer than the context, in whatever field it came."""
+"""vLLM's param for a prompt that is longer than the context, whichever field held it."""
 
 _NAMES_FIELD = re.compile(r"([a-z]+(?:_[a-z]+)+)(?:: |(?:=\S+)? (?:must|cannot)\b)")
 _MAX_MESSAGE_CHARS = 2000
@@ -61,7 +61,7 @@ class ApiError(Exception):
     Attributes:
         status: The HTTP status.
         param: The request field at fault, if one is.
-        code: A short name for programs; the status decides when none is given.
+        code: A short name for programs; by default it follows from the status.
         headers: Additional response headers.
     """
 
@@ -81,7 +81,7 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
-        """The JSON document that the client gets."""
+        """The JSON document for the client."""
         fallback = "server_error" if self.status >= 500 else "invalid_request_error"
         error = {
             "message": _sendable(str(self)),
@@ -97,10 +97,10 @@ class ApiError(Exception):
 
 
 def from_exception(exc: Exception) -> ApiError:
-    """Turn what this package, pydantic or a vLLM handler raised into an ApiError.
+    """Turn an exception from this package, pydantic or a vLLM handler into an ApiError.
 
-    vLLM's own mapping decides about its exceptions. What it does not know becomes a 500 without details, and
-    is logged with them.
+    vLLM's mapping decides about its exceptions. Unknown exceptions become a 500 without details, which only the
+    log has.
     """
     if isinstance(exc, ApiError):
         return exc
@@ -135,13 +135,13 @@ def from_vllm(response: ErrorResponse) -> ApiError:
     """Turn the error that a vLLM handler returned into an ApiError."""
     error = response.error
     message = error.message or HTTPStatus(error.code).phrase
-    # The engine's own bounds (vllm.max_num_queued_reqs and _tokens) are answered so.
+    # The engine's limits (vllm.max_num_queued_reqs and _tokens) end here.
     headers = {"Retry-After": "1"} if error.code == HTTPStatus.SERVICE_UNAVAILABLE else None
     return ApiError(message, status=error.code, param=error.param or _field_in(message), headers=headers)
 
 
 def from_validation(exc: ValidationError) -> ApiError:
-    """Turn pydantic's verdict on a request into an ApiError about its first problem."""
+    """Turn pydantic's validation error into an ApiError about the first problem."""
     first = exc.errors(include_url=False, include_input=False)[0]
     param = clean_loc_for_param(first["loc"]) if first["loc"] else None
     return ApiError(f"{param or 'request'}: {first['msg']}", param=param)
@@ -170,7 +170,7 @@ async def _handle_unexpected(_request: Request, _exc: Exception) -> JSONResponse
 
 
 def _field_in(message: str) -> str | None:
-    """The field that a message begins with, as some of vLLM's do that name it nowhere else."""
+    """The field at the start of a message, since some of vLLM's errors name it nowhere else."""
     found = _NAMES_FIELD.match(message)
     return found[1] if found else None
 

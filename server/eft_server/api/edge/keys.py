@@ -8,7 +8,7 @@ __all__ = ["read_api_keys"]
 
 
 def read_api_keys(path: Path) -> tuple[str, ...]:
-    """Read one API key a line; blank lines and lines that start with # do not count.
+    """Read one API key per line; blank lines and lines that start with # are ignored.
 
     Raises:
         ConfigError: The file cannot be read, holds no key, or holds a key with spaces or non-ASCII characters.
@@ -20,7 +20,7 @@ def read_api_keys(path: Path) -> tuple[str, ...]:
     lines = [line.strip() for line in text.splitlines()]
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
-        raise ConfigError(f"server.api_key_file: {path} holds no key; write one a line")
+        raise ConfigError(f"server.api_key_file: {path} holds no key; write one per line")
     for number, line in enumerate(lines, start=1):
         if line in keys and not (line.isascii() and line.isprintable() and " " not in line):
             raise ConfigError(f"{path}:{number}: a key is printable ASCII without spaces")

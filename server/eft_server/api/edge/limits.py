@@ -1,4 +1,4 @@
-"""What one client may cost: body size, time to send it, media type, and a place among those answered. Pure ASGI."""
+"""Limits on each client: body size, time to send it, media type, and requests answered at once. Pure ASGI."""
 
 import asyncio
 from collections.abc import Collection, Coroutine
@@ -24,10 +24,10 @@ class ClientGoneError(Exception):
 
 
 class BodyLimit:
-    """Read each request's body whole before the application runs, within bounds of size and time.
+    """Read each request's whole body before the application runs, within limits of size and time.
 
     A body has to be JSON without content encoding (415), of at most `max_bytes` (413), and complete within
-    `timeout_s` seconds (408). `room` is for the bytes of all bodies whose requests are under way (429).
+    `timeout_s` seconds (408). `room` limits the bytes of all bodies under way (429).
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class BodyLimit:
         self.under_way = under_way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its body at hand, or answer 408, 413 or 415."""
+        """Pass the request on with its body, or answer 408, 413, 415 or 429."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -88,7 +88,7 @@ class BodyLimit:
 
     def _too_large(self) -> ApiError:
         message = f"The request body is too large; allowed: up to {self.max_bytes} bytes."
-        # What is still on its way is not read, so the connection cannot be used again.
+        # The rest of the body is not read, so the connection cannot be reused.
         return ApiError(message, status=413, headers={"Connection": "close"})
 
 
@@ -100,7 +100,7 @@ class _Held:
 
     def take(self, count: int) -> None:
         if not self._room.take_at_once(self._key, count):
-            message = "The server is busy: what is being sent to it is too large together; try again shortly."
+            message = "The server is busy: the requests being sent are too large together; try again shortly."
             headers = {"Connection": "close", "Retry-After": str(_RETRY_AFTER_S)}
             raise ApiError(message, status=429, headers=headers)
         self._count += count
@@ -111,7 +111,7 @@ class _Held:
 
 
 class _Replay:
-    """An ASGI receive that gives a body already read, then whatever else arrives."""
+    """An ASGI receive that gives the body that was read, and then later messages."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:
         self._body: bytes | None = body
@@ -125,14 +125,14 @@ class _Replay:
 
 
 class Places:
-    """Let so many requests to `paths` be answered at once; some others wait, and the rest get 429 with Retry-After.
+    """Limit the requests to `paths` that are answered at once; a few wait, and others get 429 with Retry-After.
 
     Args:
-        app: What answers.
-        room: Where the places are.
-        paths: What needs one.
-        options: How many may wait, and how long each.
-        under_way: What ends their waiting when the server ends.
+        app: The application.
+        room: The places.
+        paths: The paths that need a place.
+        options: How many requests may wait, and how long.
+        under_way: Ends the waiting when the server stops.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Places:
         self.under_way = under_way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on once there is a place for it, or answer 429."""
+        """Pass the request on when it has a place, or answer 429."""
         if scope["type"] != "http" or scope["path"] not in self.paths:
             await self.app(scope, receive, send)
             return
@@ -170,11 +170,11 @@ class Places:
     async def _entered(self, entering: Coroutine[Any, Any, None], receive: Receive) -> None:
         work = asyncio.ensure_future(entering)
         try:
-            await asyncio.sleep(0)  # Where there is a place, it has it now.
+            await asyncio.sleep(0)  # If a place is free, the request takes it now.
             if not work.done():
                 await self._wait(work, receive)
         finally:
-            await _cancelled(work)  # What has entered is not taken back.
+            await _cancelled(work)  # Once it has entered, this changes nothing.
 
     async def _wait(self, work: asyncio.Future[None], receive: Receive) -> None:
         if self.room.waiting > self.most_waiting:
@@ -195,13 +195,13 @@ class Places:
 
 
 async def _cancelled(work: asyncio.Future[None]) -> None:
-    """End what is not done, and wait until it is."""
+    """Cancel the work if it is not done, and wait for its end."""
     if work.cancel():
         await asyncio.wait((work,))
 
 
 async def _gone(receive: Receive) -> None:
-    """Wait until the client leaves, whose request has been read."""
+    """Wait until the client, whose request has been read, disconnects."""
     if isinstance(receive, _Replay):
         receive = receive.behind_the_body
     while (await receive())["type"] != "http.disconnect":

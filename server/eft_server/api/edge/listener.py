@@ -8,10 +8,10 @@ __all__ = ["listener_on"]
 
 
 def listener_on(host: str, port: int) -> socket.socket:
-    """A socket that has the address, and does not listen yet.
+    """A socket that is bound to the address, and does not listen yet.
 
     Raises:
-        ConfigError: The address cannot be had.
+        ConfigError: The address cannot be bound.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

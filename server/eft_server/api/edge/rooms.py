@@ -1,4 +1,4 @@
-"""Bounds on what is under way at once, in total and for each API key: who finds no room waits in a row."""
+"""Limits on concurrent work, in total and for each API key; requests that find no room queue."""
 
 import asyncio
 from collections import deque
@@ -10,7 +10,7 @@ __all__ = ["Room"]
 
 
 _PASSES = 64
-"""How many requests of other keys may go before one that waits until others have ended."""
+"""How many requests of other keys may overtake one that waits for room."""
 
 
 @dataclass(eq=False)
@@ -22,11 +22,11 @@ class _Waiting:
 
 
 class Room:
-    """So much of several things at once, such as sequences and their tokens.
+    """A limited amount of one or more resources, such as sequences and their tokens.
 
     Args:
-        limits: how much of each. Who asks for more gets all of it, and is alone.
-        share: how much of them one key may have, 0 to 1; the first that it asks for may be more.
+        limits: the amount of each. A request that needs more waits until it can have all of it.
+        share: the share of them that one key may have, 0 to 1; a key's only request may take more.
     """
 
     def __init__(self, limits: Sequence[int], share: float = 1.0) -> None:
@@ -38,12 +38,12 @@ class Room:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """Number of requests that wait."""
         return len(self._row)
 
     @asynccontextmanager
     async def take(self, key: str, *amounts: int) -> AsyncIterator[None]:
-        """Have so much of each while the block runs, after those who came before; a key that has its share waits."""
+        """Hold these amounts while the block runs; wait behind earlier requests, or while the key has its share."""
         bounded = tuple(map(min, amounts, self._limits))
         await self._wait(key, bounded)
         try:
@@ -52,14 +52,14 @@ class Room:
             self.give_back(key, *bounded)
 
     def take_at_once(self, key: str, *amounts: int) -> bool:
-        """The same without waiting: whether there was room. What was taken is for `give_back`."""
+        """Take these amounts if there is room, without waiting; return whether there was. `give_back` frees them."""
         fits = self._fits(key, amounts)
         if fits:
             self._note(key, amounts)
         return fits
 
     def give_back(self, key: str, *amounts: int) -> None:
-        """Return what `take_at_once` took."""
+        """Free the amounts that `take_at_once` took."""
         self._note(key, [-amount for amount in amounts])
         if not any(self._taken_by[key]):
             del self._taken_by[key]
@@ -78,7 +78,7 @@ class Room:
             if waiting.admitted.done() and not waiting.admitted.cancelled():
                 self.give_back(key, *amounts)
             else:
-                with suppress(ValueError):  # It may have been passed over already.
+                with suppress(ValueError):  # It may have left the queue already.
                     self._row.remove(waiting)
                 self._admit()
             raise
@@ -96,10 +96,10 @@ class Room:
         self._taken_by[key] = [taken + more for taken, more in zip(own, amounts, strict=True)]
 
     def _admit(self) -> None:
-        """Let in who is next, and so on.
+        """Admit waiting requests in order.
 
-        Who waits for others of the same key holds up that key alone. Who waits for others of any key holds up its own
-        at once and the rest after so many that it saw pass: small requests need not wait for a large one's room.
+        A request that waits for its key's share blocks only that key. One that waits for room blocks its key at once,
+        and all others after a number of them have overtaken it: small requests need not wait for a large one.
         """
         passed, held_up, large = deque[_Waiting](), set[str](), list[_Waiting]()
         while self._row:

@@ -1,4 +1,4 @@
-"""Signals that end the program: how a start is given up, and what must not outlive it."""
+"""Signals that end the program: how a start is interrupted and cleaned up."""
 
 import os
 import signal
@@ -22,14 +22,14 @@ __all__ = [
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_S = 10
 START_GRACE_S = 3
-"""How long a stage of a start may go on once a signal has asked for its end."""
+"""How long a stage of the start may go on after a signal."""
 
 
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Let a stop signal end the start of an engine: between two stages, or by force if that takes too long.
+    """Let a stop signal interrupt the start of an engine: between two stages, or by force if that takes too long.
 
-    The signal's handler raises nothing: where it would hit, vLLM would show its insides, or lose the exception.
+    The signal handler raises nothing: within vLLM, an exception could be lost or show a long traceback.
     """
     _asked.clear()
     with handled_by(_note):
@@ -40,10 +40,10 @@ def interrupted_by_signals() -> Iterator[None]:
 
 
 def raise_if_interrupted() -> None:
-    """Call a start off that a signal has asked to end.
+    """Interrupt the start if a signal has come.
 
     Raises:
-        KeyboardInterrupt: It has.
+        KeyboardInterrupt: A signal has come.
     """
     if _asked:
         _asked.insist(GRACE_S)
@@ -88,7 +88,7 @@ def _note(number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let a stop signal end the program on the spot, as long as there is nothing to be stopped.
+    """Let a stop signal end the program at once, while there is nothing to clean up.
 
     An exception could be lost: Python drops those that are raised in destructors.
     """
@@ -98,7 +98,7 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextmanager
 def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Give stop signals to a handler, and back to the former ones afterwards."""
+    """Install a handler for stop signals, and restore the former ones afterwards."""
     before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
         yield

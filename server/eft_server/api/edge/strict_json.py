@@ -15,16 +15,16 @@ _INTEGERS = range(-(2**63), 2**64)
 _MAX_DIGITS = 20
 
 # Python hooks for every number and every string would make long prompts slow, so they run only where one of these
-# says that there may be something to find: enough digits or an exponent, or an escaped surrogate.
+# patterns matches: many digits or an exponent, or an escaped surrogate.
 _UNUSUAL_NUMBER = re.compile(rb"[0-9]{19}|[0-9][eE]")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class MalformedError(ApiError):
-    """Text that is not the JSON wanted.
+    """Text that is not acceptable JSON.
 
     Attributes:
-        problem: What is wrong with it, for messages about other texts than request bodies.
+        problem: The problem, for messages about texts other than request bodies.
     """
 
     def __init__(self, problem: str) -> None:
@@ -33,7 +33,7 @@ class MalformedError(ApiError):
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """Parse a request body that has to be one JSON object.
+    """Parse a request body, which has to be one JSON object.
 
     Raises:
         MalformedError: The body is empty, not UTF-8, not JSON, not an object, nested too deeply, or holds a number
@@ -76,7 +76,7 @@ def _check_text(document: dict[str, Any]) -> None:
     while pending:
         node = pending.pop()
         if isinstance(node, str):
-            # Only a surrogate without its partner survives decoding, and nothing behind us can encode it.
+            # Only a lone surrogate survives decoding, and later stages cannot encode it.
             if any("\ud800" <= char <= "\udfff" for char in node):
                 raise MalformedError("a string holds a lone surrogate, which is not valid Unicode")
         elif isinstance(node, dict | list):
@@ -86,7 +86,7 @@ def _check_text(document: dict[str, Any]) -> None:
 
 def _containers(node: dict[str, Any] | list[Any]) -> Iterable[Any]:
     values = _values(node)
-    # Long lists of numbers and strings, which prompts are, are passed over at once.
+    # Long lists of numbers and strings, such as prompts, are skipped at once.
     if {dict, list}.isdisjoint(map(type, values)):
         return ()
     return (value for value in values if isinstance(value, dict | list))

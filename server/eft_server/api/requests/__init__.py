@@ -1,1 +1,1 @@
-"""What a request may hold: each field is supported, or refused by name."""
+"""The fields of requests: each is supported, or refused by name."""

@@ -1,4 +1,4 @@
-"""Checks of single request values, as small functions that a table of fields can be made of."""
+"""Checks of single request values: small functions for a table of fields."""
 
 import math
 import re
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 Check: TypeAlias = Callable[[Any, ServerOptions], None]
-"""Raises FieldError when a value cannot be accepted under the operator's options."""
+"""Raises FieldError if a value is not acceptable under the operator's options."""
 
 Bound: TypeAlias = int | str
 """A number, or the name of the server option that holds it."""
@@ -45,7 +45,7 @@ class FieldError(ValueError):
 
 
 def integer(least: int, most: Bound) -> Check:
-    """A whole number within bounds; true, 1.0 and "1" are none."""
+    """A whole number within bounds; true, 1.0 and "1" are not whole numbers."""
 
     def check(value: Any, options: ServerOptions) -> None:
         limit = getattr(options, most) if isinstance(most, str) else most
@@ -56,7 +56,7 @@ def integer(least: int, most: Bound) -> Check:
 
 
 def number(least: float, most: float, *, above: bool = False) -> Check:
-    """A number within bounds; `above` leaves the lower bound itself out."""
+    """A number within bounds; `above` excludes the lower bound."""
 
     def check(value: Any, _options: ServerOptions) -> None:
         if not _is_number(value) or not least <= value <= most or (above and value == least):
@@ -73,19 +73,19 @@ def flag(value: Any, _options: ServerOptions) -> None:
 
 
 def text(most_chars: int, *, pattern: str | None = None) -> Check:
-    """A string that is not empty, of bounded length, that fits the pattern if one is given."""
+    """A non-empty string of bounded length that matches the pattern, if one is given."""
 
     def check(value: Any, _options: ServerOptions) -> None:
         if not isinstance(value, str) or not 0 < len(value) <= most_chars:
             raise FieldError(f"{shown(value)} is not a string of 1 to {most_chars} characters")
         if pattern is not None and not re.fullmatch(pattern, value):
-            raise FieldError(f"{shown(value)} does not fit {pattern}")
+            raise FieldError(f"{shown(value)} does not match {pattern}")
 
     return check
 
 
 def one_of(*known: str) -> Check:
-    """One of the strings that are known."""
+    """One of the known strings."""
 
     def check(value: Any, _options: ServerOptions) -> None:
         if value not in known:
@@ -116,11 +116,11 @@ def items(of: Check, most: Bound, *, or_one: bool = False) -> Check:
 
 
 def token_ids(most: int) -> Check:
-    """A list of token ids of bounded length. Whether the vocabulary has them is the engine's to say."""
+    """A list of token ids of bounded length. The engine checks that the vocabulary has them."""
     one_by_one = items(integer(0, MAX_TOKEN_ID), most)
 
     def check(value: Any, options: ServerOptions) -> None:
-        # Prompts are long: look at each id only where the whole list does not look right.
+        # Prompts are long: check each id only if the whole list does not look right.
         plain = isinstance(value, list) and set(map(type, value)) == {int}
         if not plain or min(value) < 0 or max(value) > MAX_TOKEN_ID or len(value) > most:
             one_by_one(value, options)
@@ -129,7 +129,7 @@ def token_ids(most: int) -> Check:
 
 
 def token_biases(most: int) -> Check:
-    """A logit_bias of bounded size: token ids, as JSON keys, to numbers from -100 to 100."""
+    """A logit_bias of bounded size: it maps token ids, as JSON keys, to numbers from -100 to 100."""
 
     def check(value: Any, _options: ServerOptions) -> None:
         if not isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""Every field of a request: what a supported one may hold, and why a refused one is refused.
+"""Every field of a request: the check of a supported field, or the reason why it is refused.
 
-The tables are complete: a test holds them against vLLM's request models, so a field that a new vLLM brings has
-to be decided about before it is let in.
+The tables are complete: a test compares them with vLLM's request models, so each new field of vLLM needs a
+decision.
 """
 
 import difflib
@@ -60,7 +60,7 @@ _MAX_NOTE_CHARS = 512
 
 
 BEHAVIOUR = frozenset({"eft", "vllm_xargs"})
-"""Fields that are not judged here but by Behaviours, which knows the experts and their bounds."""
+"""Fields that Behaviours checks, which knows the experts and their bounds."""
 
 
 def _object(value: Any, _options: ServerOptions) -> None:
@@ -86,21 +86,19 @@ def _prompt(value: Any, options: ServerOptions) -> None:
 
 def check_member_prompts(
     value: Any,
-    everybodys: Any,
+    shared: Any,
     places: Mapping[str, int],
     options: ServerOptions,
     param: str = "eft.prompts",
 ) -> dict[int, Any]:
-    """Check a completion's prompts by member, and return them by the members' places.
+    """Check a completion's per-member prompts, and return them by the members' places.
 
     Raises:
-        ApiError: A member is not known, a prompt is none, or the request has several prompts.
+        ApiError: A member is unknown, a prompt is not valid, or the request has several prompts.
     """
     if not isinstance(value, dict):
         raise _wrong(param, f"must be an object of prompts by member, not {shown(value)}")
-    if not isinstance(everybodys, str) and not (
-        isinstance(everybodys, list) and isinstance(everybodys[0], int)
-    ):
+    if not isinstance(shared, str) and not (isinstance(shared, list) and isinstance(shared[0], int)):
         raise _wrong(param, "needs a request with a single prompt")
     for name, prompt in value.items():
         if name not in places:
@@ -125,7 +123,7 @@ def _wrong(param: str, message: str) -> ApiError:
 def _stream_options(value: Any, options: ServerOptions) -> None:
     known = ("include_usage", "continuous_usage_stats")
     if not isinstance(value, dict):
-        raise FieldError(f"an object with {' and '.join(known)} is needed")
+        raise FieldError(f"must be an object with {' and '.join(known)}")
     for key, setting in value.items():
         if key not in known:
             raise FieldError(f"not supported; known: {', '.join(known)}", f".{key}")
@@ -133,7 +131,7 @@ def _stream_options(value: Any, options: ServerOptions) -> None:
 
 
 def _metadata(value: Any, options: ServerOptions) -> None:
-    """Check the caller's own notes, which come back in the response."""
+    """Check the caller's metadata, which the response repeats."""
     if not isinstance(value, dict) or len(value) > _MAX_NOTES:
         raise FieldError(f"{shown(value)} is not an object of up to {_MAX_NOTES} strings")
     for key, note in value.items():
@@ -249,7 +247,7 @@ _ITEM_KEYS = ("messages", "prompt", "prompts", "completion", "end")
 
 
 def _score_items(value: Any, options: ServerOptions) -> None:
-    """Check what each item is made of; its prompt is judged where prompts are."""
+    """Check the structure of each item; its prompt is checked with other prompts."""
     for item, place in each(value, options.max_score_items, "items"):
         if not isinstance(item, dict):
             raise FieldError(f"{shown(item)} is not an object with {', '.join(_ITEM_KEYS)}", place)
@@ -318,9 +316,9 @@ TOKENIZE_CHAT: Table = {
 DETOKENIZE: Table = {"model": text(256), "tokens": token_ids(_INT32_MAX)}
 """POST /detokenize."""
 
-_MEDIA = "the members are text models"
+_MEDIA = "the members are text-only models"
 _TOOLS = "tool calls belong to chats and responses"
-_STORE = "responses are not kept; send what went before in input"
+_STORE = "responses are not stored; send the earlier turns in input"
 _RENDER = "it belongs to vLLM's render endpoints, which are not served"
 _TRANSFER = "prefill and decode run in one engine"
 
@@ -330,17 +328,17 @@ REFUSED: Mapping[str, str] = {
     "use_beam_search": "beam search bypasses the behaviour weights; use n with a temperature",
     "length_penalty": "it belongs to beam search",
     "early_stopping": "it belongs to beam search",
-    "chat_template": "a request cannot bring its own template; the base's is used",
+    "chat_template": "a request cannot bring a template; the base's is used",
     "documents": "the members' templates do not take documents",
     "tools": _TOOLS,
     "tool_choice": _TOOLS,
     "parallel_tool_calls": _TOOLS,
     "functions": "use tools",
     "function_call": "use tool_choice",
-    "reasoning": "chats take reasoning_effort, responses reasoning",
+    "reasoning": "chats have reasoning_effort, responses have reasoning",
     "include_reasoning": "reasoning belongs to chats and responses",
     "thinking": "use chat_template_kwargs with enable_thinking",
-    "thinking_token_budget": "use max_tokens, which counts reasoning, too",
+    "thinking_token_budget": "use max_tokens, which includes reasoning",
     "media_io_kwargs": _MEDIA,
     "mm_processor_kwargs": _MEDIA,
     "mm_payload": _MEDIA,
@@ -352,8 +350,8 @@ REFUSED: Mapping[str, str] = {
     "ec_transfer_params": _TRANSFER,
     "return_token_offsets": _RENDER,
     "routed_experts_prompt_start": "the members' router decisions are not returned",
-    "priority": "requests are served in the order of their arrival",
-    "request_id": "the server names requests; the id is in the response",
+    "priority": "requests are served in order of arrival",
+    "request_id": "the server assigns the id, which is in the response",
     "session_id": "the server keeps no sessions",
     "truncate_prompt_tokens": "the server does not cut prompts; shorten the prompt",
     "truncation_side": "the server does not cut prompts; shorten the prompt",
@@ -361,18 +359,18 @@ REFUSED: Mapping[str, str] = {
     "background": _STORE,
     "previous_response_id": _STORE,
     "previous_input_messages": _STORE,
-    "prompt": "send text to chats in messages, and to responses in input",
-    "max_tool_calls": "the server calls no tools itself",
-    "prompt_cache_key": "prefixes are shared by themselves; use cache_salt to keep them apart",
-    "enable_response_messages": "use /tokenize to see what a prompt becomes",
+    "prompt": "chats take text in messages, responses in input",
+    "max_tool_calls": "the server does not call tools",
+    "prompt_cache_key": "prefixes are shared automatically; use cache_salt to separate them",
+    "enable_response_messages": "use /tokenize to see a prompt's tokens",
     "watermarking": "watermarks are not supported",
     "repetition_detection": "use stop, max_tokens or the penalties",
 }
-"""Fields of vLLM's or OpenAI's requests that are refused, each with what to do instead or the reason.
+"""Fields of vLLM's or OpenAI's requests that are refused, each with an alternative or the reason.
 
-Where one endpoint supports what another refuses, its table counts."""
+A field that an endpoint supports is in its table, which takes precedence."""
 
-# What a client that spells out the defaults sends for a refused field; it asks for nothing.
+# Defaults of refused fields, which some clients send although they change nothing.
 _OFF: Mapping[str, Any] = {
     "use_beam_search": False,
     "length_penalty": 1.0,
@@ -390,12 +388,12 @@ _OFF: Mapping[str, Any] = {
 
 
 def accept(payload: Mapping[str, Any], table: Table, options: ServerOptions) -> dict[str, Any]:
-    """Check a request against its table and return what is left to act upon.
+    """Check a request against its table and return the fields that take effect.
 
-    A null means the field's default, as if it were absent.
+    A field that is null counts as absent.
 
     Raises:
-        ApiError: A field is unknown, refused, or holds something that it may not.
+        ApiError: A field is unknown or refused, or its value is not allowed.
     """
     given = {name: value for name, value in payload.items() if not _asks_for_nothing(name, value, table)}
     for name, value in given.items():

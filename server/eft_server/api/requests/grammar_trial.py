@@ -1,8 +1,8 @@
-"""A constraint's trial compile: it is compiled and walked along here, so that the engine gets only what works.
+"""The trial compile of a constraint: it is compiled and followed here, so that the engine gets only what works.
 
-The backend is the engine's own, xgrammar, with the 256 bytes as its vocabulary. What it cannot compile is refused
-in its words. What leads nowhere, or reads the same text in ever more ways, such as ``(a+)+b``, shows in a walk of a
-few hundred bytes; what a walk does not find, the engine's budget stops (engine/core/grammars.py).
+The backend is the engine's, xgrammar, with the 256 bytes as its vocabulary. If it cannot compile a constraint, the
+refusal quotes it. Dead ends, and text that can be parsed in ever more ways, as by ``(a+)+b``, show in a walk of a few
+hundred bytes; the engine's time budget stops the others (engine/core/grammars.py).
 """
 
 import asyncio
@@ -27,21 +27,21 @@ __all__ = ["trial_compile"]
 
 _STEPS = 400
 _JSON_STEPS = 100
-"""JSON's own grammar is read in one way; the patterns inside a schema are walked along by themselves."""
+"""JSON's grammar is not ambiguous; the patterns inside a schema are walked separately."""
 
 _MAX_REPEATS = 200
-"""The engine takes time for each pair of them, times its vocabulary: 0.6 s for these and 49,152 tokens."""
+"""The engine's time grows with their square and its vocabulary: 0.6 s at this limit with 49,152 tokens."""
 
 _SLOW = 150
-"""How many times longer a step may take than one of the simplest grammar, measured beside it in this thread's own time:
-how fast the machine is, and how busy, must not decide about a request. Grammars of one reading take up to 20 times as
-long, those that read one text in ever more ways 300 and more after 400 bytes."""
+"""A step may take this many times as long as one of the simplest grammar, measured beside it in this thread's CPU time:
+the machine's speed and load must not decide about a request. Unambiguous grammars take up to 20 times as long, those
+that parse a text in ever more ways 300 times and more after 400 bytes."""
 
 _SLOW_IN_A_ROW = 8
 _REPEATED = 5
 _SIMPLE_STEPS = 20
 _LONGEST_S = 2.0
-"""What a walk may take; what it has not found by then is for the engine's budget."""
+"""Time limit of a walk; problems that it misses are left to the engine's budget."""
 
 _DATA = frozenset({"const", "default", "enum", "examples"})
 _NAMED = frozenset({"properties", "$defs", "definitions"})
@@ -51,21 +51,21 @@ Chooser = Callable[[list[int], int | None], int]
 
 
 class Constrained(Protocol):
-    """A request of vLLM's that can hold a constraint."""
+    """A vLLM request that can hold a constraint."""
 
     def extract_structured_outputs(self) -> StructuredOutputsParams | None:
-        """The one constraint that the request's fields come to, if any."""
+        """The constraint that results from the request's fields, if any."""
 
 
 async def trial_compile(request: Constrained, parameters: Iterable[dict[str, Any]] = ()) -> None:
-    """Try out a request's constraint and what its tools take, away from the event loop.
+    """Try out a request's constraint and its tools' parameters, outside the event loop.
 
     Args:
         request: The request.
         parameters: The JSON schemas of its tools' parameters.
 
     Raises:
-        ApiError: The backend cannot compile one of them, or it cannot be followed.
+        ApiError: One of them cannot be compiled or followed.
     """
     tried = list(_constraint(request))
     for index, schema in enumerate(parameters):
@@ -89,7 +89,7 @@ def _constraint(request: Constrained) -> Iterator[tuple[str, str, str]]:
 
 
 def _parts(kind: str, text: str, param: str) -> Iterator[tuple[str, str, str]]:
-    """A constraint, and before it the patterns inside a JSON schema, which a walk through the whole may miss."""
+    """A constraint, preceded by the patterns inside a JSON schema, which a walk through the whole may miss."""
     if kind == "json":
         yield from (("regex", pattern, param) for pattern in _patterns(json.loads(text)))
     yield kind, text, param
@@ -120,27 +120,27 @@ def _specification(wanted: StructuredOutputsParams) -> tuple[str, str]:
 
 
 _AMBIGUOUS = (
-    "it reads the same text in ever more ways, which takes ever longer: repeat nothing that repeats itself, as (a+)+ "
-    "does, and give no rule two ways to the same text"
+    "it can parse the same text in more and more ways, which takes longer and longer: avoid nested repetition such as "
+    "(a+)+, and rules with two ways to the same text"
 )
 
 
 class _AmbiguousError(Exception):
-    """So it seems, by what was measured; nothing that was measured is kept."""
+    """The measured times suggest ambiguity; the measurement is not cached."""
 
 
 @lru_cache(maxsize=256)
 def _fault(kind: str, text: str) -> str | None:
-    """What is wrong with a constraint, in words; None if nothing is.
+    """Describe what is wrong with a constraint; None if nothing is.
 
     Raises:
-        _AmbiguousError: Its steps take ever longer.
+        _AmbiguousError: Its steps take longer and longer.
     """
     if kind == "json" and has_xgrammar_unsupported_json_features(json.loads(text)):
         return "the schema combines keywords that cannot be enforced"
     repeats = sum(text.count(sign) for sign in "*+{")
     if kind in ("regex", "grammar") and repeats > _MAX_REPEATS:
-        return f"it repeats something in {repeats} places; allowed: up to {_MAX_REPEATS}"
+        return f"it has {repeats} repetitions; allowed: up to {_MAX_REPEATS}"
     try:
         compiled = _compile(kind, text)
     except (RuntimeError, ValueError) as error:
@@ -162,10 +162,10 @@ def _compile(kind: str, text: str) -> Any:
 
 
 def _choosers() -> Iterator[Chooser]:
-    """Ways to go on: the same byte again and again, anything, and the last in the alphabet."""
-    chance = random.Random(0)
+    """Ways to choose the next byte: the same again, at random, and the last one."""
+    rng = random.Random(0)
     yield lambda allowed, last: last if last is not None and last in allowed else allowed[0]
-    yield lambda allowed, _last: chance.choice(allowed)
+    yield lambda allowed, _last: rng.choice(allowed)
     yield lambda allowed, _last: max(allowed)
 
 
@@ -178,12 +178,12 @@ def _walk(compiled: Any, choose: Chooser, steps: int, deadline: float) -> str | 
     for step in range(steps):
         allowed = _allowed(mask)
         if not allowed:
-            return None if _may_end(mask) else f"after {step} bytes nothing can follow"
+            return None if _may_end(mask) else f"nothing can follow after {step} bytes"
         last = choose(allowed, last)
         slow = slow + 1 if _step_s(matcher, last, mask) > _SLOW * simple_s else 0
         if slow >= _SLOW_IN_A_ROW:
             slow = 0
-            # What else the machine does only adds to what is measured: the shortest of several is nearest.
+            # Other load only adds to a measurement, so the shortest of several is the best estimate.
             simple_s = min(simple_s, _simple_step_s())
             if _shortest_s(matcher, last, mask) > _SLOW * simple_s:
                 raise _AmbiguousError
@@ -193,7 +193,7 @@ def _walk(compiled: Any, choose: Chooser, steps: int, deadline: float) -> str | 
 
 
 def _simple_step_s() -> float:
-    """The shortest of several steps of the simplest grammar."""
+    """The shortest of several measured steps of the simplest grammar."""
     matcher, mask = xgrammar.GrammarMatcher(_simplest()), xgrammar.allocate_token_bitmask(1, END + 1)
     return min(_step_s(matcher, ord("a"), mask) for _ in range(_SIMPLE_STEPS))
 
@@ -205,7 +205,7 @@ def _simplest() -> xgrammar.CompiledGrammar:
 
 
 def _shortest_s(matcher: xgrammar.GrammarMatcher, last: int, mask: Any) -> float:
-    """The shortest of several times that the last step takes."""
+    """The shortest of several measurements of the last step."""
     shortest = math.inf
     for _ in range(_REPEATED):
         matcher.rollback(1)
@@ -214,7 +214,7 @@ def _shortest_s(matcher: xgrammar.GrammarMatcher, last: int, mask: Any) -> float
 
 
 def _step_s(matcher: xgrammar.GrammarMatcher, byte: int, mask: Any) -> float:
-    """How long it takes to go on with a byte, and to find what may follow: that is in the mask then."""
+    """The time to accept a byte and to fill the mask with the bytes that may follow."""
     start = time.thread_time()
     matcher.accept_token(byte)
     matcher.fill_next_token_bitmask(mask, 0)

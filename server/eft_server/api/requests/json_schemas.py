@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of the fields that are narrower here than in vLLM's models."""
+"""JSON schemas for the OpenAPI document, of fields that are narrower here than in vLLM's models."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,8 +31,8 @@ _CALL = _object(
 )
 _FUNCTION = {"name": _TEXT, "description": _TEXT, "parameters": _SCHEMA, "strict": {"type": "boolean"}}
 _CONST_FUNCTION = {"const": "function"}
-_NEEDS_PARSER = "Needs a parser for the members' format in the family file: server.tool_parser."
-_NEEDS_TEMPLATE = "Refused where the chat template does not read it."
+_NEEDS_PARSER = "Needs server.tool_parser in the family file, a parser for the members' format."
+_NEEDS_TEMPLATE = "Refused if the chat template does not use it."
 _EFFORT = {"enum": list(EFFORTS), "description": _NEEDS_TEMPLATE}
 
 
@@ -73,10 +73,10 @@ SHARED: Mapping[str, Any] = {
         },
     },
     "structured_outputs": {
-        "description": "One constraint, which is compiled and tried out before the request is taken.",
+        "description": "One constraint, which is compiled and tried out before the request is accepted.",
         "oneOf": [
             _object(("json",), json=_SCHEMA),
-            _object(("regex",), regex=_TEXT | {"description": "Without lookaround or references back."}),
+            _object(("regex",), regex=_TEXT | {"description": "Without lookaround or backreferences."}),
             _object(
                 ("grammar",),
                 grammar=_TEXT | {"description": "In EBNF with a rule root, or in Lark's syntax."},
@@ -94,7 +94,7 @@ SHARED: Mapping[str, Any] = {
     "chat_template_kwargs": _object(enable_thinking={"type": "boolean", "description": _NEEDS_TEMPLATE}),
     "vllm_xargs": {
         "type": "object",
-        "description": "The weights in a flat form, for vLLM's own clients: eft.<expert> and eft.scale.",
+        "description": "The weights in a flat form, for vLLM's clients: eft.<expert> and eft.scale.",
         "additionalProperties": {"type": "number"},
         "example": {"eft.helpful": 0.7, "eft.scale": 1.0},
     },

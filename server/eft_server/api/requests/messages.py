@@ -1,4 +1,4 @@
-"""The messages of a chat: text in the roles that chat templates know, calls of tools and what they gave."""
+"""The messages of a chat: text in the roles that chat templates know, tool calls and their results."""
 
 from typing import Any
 
@@ -24,12 +24,12 @@ _EMPTY: tuple[Any, ...] = (None, [])
 def check_messages(value: Any, options: ServerOptions) -> None:
     """Check a chat's messages.
 
-    Keys that are null, or empty lists, are dropped in place: official clients send a completion's message
-    back with its unused fields.
+    Keys that are null or empty lists are removed in place: official clients send a completion's message back with its
+    unused fields.
 
     Raises:
         FieldError: There is no message or too many, an unknown role, no text content, a media part, a key (such
-            as a name) that no member would see, or calls and reasoning without a parser that knows them.
+            as a name) that no member would see, or calls or reasoning without a parser for them.
     """
     for message, place in each(value, MAX_MESSAGES, "messages"):
         try:
@@ -39,15 +39,15 @@ def check_messages(value: Any, options: ServerOptions) -> None:
 
 
 def each(value: Any, most: int, what: str) -> list[tuple[Any, str]]:
-    """The items of a list that has any but not too many, each with its place.
+    """The items of a list, each with its place.
 
     Raises:
-        FieldError: It is no such list.
+        FieldError: It is not a list, is empty, or has too many items.
     """
     if not isinstance(value, list):
         raise FieldError(f"{shown(value)} is not a list of {what}")
     if not 0 < len(value) <= most:
-        raise FieldError(f"{len(value)} {what} cannot be taken; allowed: 1 to {most}")
+        raise FieldError(f"{len(value)} {what} are not allowed; allowed: 1 to {most}")
     return [(item, f".{index}") for index, item in enumerate(value)]
 
 
@@ -80,7 +80,7 @@ def _check_calls(value: Any, options: ServerOptions) -> None:
         for call, place in each(value, MAX_TOOLS, "calls"):
             keys = {"id", "type", "function"}
             if isinstance(call, dict) and type(call.get("index")) is int:
-                del call["index"]  # Clients that put a stream together keep it.
+                del call["index"]  # Clients that assemble a stream keep it.
             if not isinstance(call, dict) or set(call) != keys or call["type"] != "function":
                 raise FieldError("a call has id, type, which is function, and function", place)
             check_id(call["id"], f"{place}.id")
@@ -113,7 +113,7 @@ def check_id(value: Any, place: str) -> None:
     """Check the id of a call.
 
     Raises:
-        FieldError: It is not one.
+        FieldError: It is not an id.
     """
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_CHARS:
         raise FieldError(f"{shown(value)} is not the id of a call, 1 to {MAX_ID_CHARS} characters", place)
@@ -127,7 +127,7 @@ def check_content(
     Args:
         content: The content.
         kinds: What the type of a text part may be.
-        ignored: Keys of a part that say nothing to a model, as clients send them back.
+        ignored: Keys of a part that clients send back, and that mean nothing to a model.
 
     Raises:
         FieldError: It is neither, or a part is not text.
@@ -140,9 +140,7 @@ def check_content(
         place = f".content.{index}"
         if not isinstance(part, dict) or part.get("type") not in kinds:
             kind = shown(part.get("type") if isinstance(part, dict) else part)
-            message = (
-                f"{kind} is no text part, and no others are supported: {{'type': {kinds[0]!r}, 'text': …}}"
-            )
+            message = f"{kind} is not a text part, and others are not supported: {{'type': {kinds[0]!r}, 'text': …}}"
             raise FieldError(message, place)
         if set(part) - ignored != {"type", "text"} or not isinstance(part["text"], str):
             raise FieldError("a text part has type and text, a string, and nothing else", place)

@@ -1,4 +1,4 @@
-"""The OpenAPI document and its page: our routes read their own bodies, so they say themselves what those hold."""
+"""The OpenAPI document and its page: our routes read their bodies themselves, so they also describe them."""
 
 from importlib.resources import files
 from typing import Any
@@ -13,8 +13,8 @@ from eft_server.api.requests import schemas
 
 __all__ = ["describe_app", "json_body"]
 
-_DESCRIPTION = """Emulated fine-tuning over OpenAI's API: one engine serves a base model and blends in what its
-experts learnt, by the weights in each request's `eft` field."""
+_DESCRIPTION = """Emulated fine-tuning over OpenAI's API: one engine serves a base model and blends in the behaviour of
+its experts, by the weights in each request's `eft` field."""
 
 _REQUESTS = (
     schemas.ChatRequest,
@@ -44,7 +44,7 @@ _ASSETS_URL = "/docs/assets"
 
 
 def json_body(*models: type[Any]) -> dict[str, Any]:
-    """A route's `openapi_extra`: a required JSON body, one of these models, and errors in one shape."""
+    """A route's `openapi_extra`: a required JSON body of one of these models, and the shape of errors."""
     references = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
     body = references[0] if len(references) == 1 else {"anyOf": references}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
@@ -58,7 +58,7 @@ def json_body(*models: type[Any]) -> dict[str, Any]:
 
 
 def describe_app(app: FastAPI) -> None:
-    """Serve /openapi.json with the request fields that are supported, and /docs without foreign hosts."""
+    """Serve /openapi.json with the supported request fields, and /docs without other hosts."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -67,7 +67,7 @@ def describe_app(app: FastAPI) -> None:
 
     app.openapi = document  # type: ignore[method-assign]
     app.include_router(_docs)
-    # The page's script and style come with vLLM, for machines that cannot reach a content network.
+    # The page's script and style come with vLLM, for machines without internet access.
     assets = files("vllm.entrypoints.serve.instrumentator") / "static"
     app.mount(_ASSETS_URL, StaticFiles(directory=str(assets)))
 

@@ -1,6 +1,6 @@
-"""Reasoning: whether a model thinks before it answers, how hard, and whether the client gets to read it.
+"""Reasoning: whether a model thinks before it answers, how hard, and whether the client can read it.
 
-A model thinks as its chat template tells it. So what the template does not read is refused, not ignored.
+The chat template controls it, so options that the template does not use are refused instead of ignored.
 """
 
 from collections.abc import Collection
@@ -64,7 +64,7 @@ def check_reasoning(value: Any, options: ServerOptions) -> None:
 
 
 def check_include_reasoning(value: Any, options: ServerOptions) -> None:
-    """Check include_reasoning: leaving reasoning out needs a parser that finds it.
+    """Check include_reasoning: leaving reasoning out needs a parser.
 
     Raises:
         FieldError: It is not true or false, or false without a parser.
@@ -80,23 +80,23 @@ def require_readable(
     variables: Collection[str],
     effort_param: str = "reasoning_effort",
 ) -> None:
-    """Refuse what the chat template does not read.
+    """Refuse options that the chat template does not use.
 
-    vLLM gives the template the effort, and as enable_thinking whether it is anything but none.
+    vLLM passes the effort to the template, and enable_thinking, which is true unless the effort is none.
 
     Args:
         kwargs: The request's chat_template_kwargs.
         effort: The request's effort.
-        variables: What the chat template reads.
-        effort_param: What the request calls the effort.
+        variables: The variables that the chat template uses.
+        effort_param: The request's field for the effort.
 
     Raises:
-        ApiError: The template would not see one of them.
+        ApiError: The template does not use one of them.
     """
     if kwargs and _SWITCH not in variables:
         param = f"chat_template_kwargs.{_SWITCH}"
-        raise ApiError(f"{param}: the chat template does not read it.", param=param, code="unsupported_field")
+        raise ApiError(f"{param}: the chat template does not use it.", param=param, code="unsupported_field")
     switch_is_enough = effort == "none" and _SWITCH in variables
     if effort is not None and "reasoning_effort" not in variables and not switch_is_enough:
-        message = f"{effort_param}: the chat template does not read {effort!r}."
+        message = f"{effort_param}: the chat template does not use {effort!r}."
         raise ApiError(message, param=effort_param, code="unsupported_field")

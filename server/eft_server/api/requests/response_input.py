@@ -1,4 +1,4 @@
-"""The input of a response: text, or a list of messages, calls, what they gave, and reasoning."""
+"""The input of a response: text, or a list of messages, calls, their results, and reasoning."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,18 +15,18 @@ MAX_ITEMS = 1024
 ROLES = ("system", "user", "assistant")
 _PARTS = ("input_text", "output_text", "text")
 
-# What an item or a part of an output bears that says nothing to a model; clients send it back as they got it.
+# Keys of an output's items or parts that clients send back, and that mean nothing to a model.
 _OUTPUT_KEYS = frozenset({"id", "status"})
 _PART_KEYS = frozenset({"annotations", "logprobs"})
 
 
 def check_input(value: Any, options: ServerOptions) -> None:
-    """Check a response's input, and bring its items into the one form that loses nothing on the way.
+    """Check a response's input, and normalise its items so that nothing is lost.
 
-    A message's parts are put together in place: vLLM would read only the first one of an assistant's.
+    A message's parts are joined in place: vLLM would read only the first part of an assistant's message.
 
     Raises:
-        FieldError: There is no item or too many, or one of a kind or with a key that no member would see.
+        FieldError: There is no item or too many, or an item has a type or a key that no member would see.
     """
     if isinstance(value, str):
         if not value:
@@ -86,7 +86,7 @@ def _check_reasoning(item: dict[str, Any], options: ServerOptions) -> None:
     item["summary"] = []
     check_content(item.get("content"), ("reasoning_text",))
     if not isinstance(item["content"], list):
-        raise FieldError("a list of reasoning_text parts is needed", ".content")
+        raise FieldError("must be a list of reasoning_text parts", ".content")
     text = "\n".join(part["text"] for part in item["content"])
     item["content"] = [{"type": "reasoning_text", "text": text}]
 

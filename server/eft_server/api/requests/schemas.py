@@ -1,4 +1,4 @@
-"""The requests that the engine's handlers take, with the one field that OpenAI's lack: eft."""
+"""The requests for the engine's handlers, which add the field eft to OpenAI's."""
 
 import json
 from collections.abc import Mapping
@@ -34,11 +34,11 @@ __all__ = [
 ]
 
 Stop: TypeAlias = str | list[str] | None
-"""vLLM bounds it to four in the type, whatever the operator allows (`fields`)."""
+"""In vLLM's type it is limited to four; here the operator's limit applies (`fields`)."""
 
 
 class _Checked(BaseModel):
-    """A request model that takes only what its table of fields supports."""
+    """A request model that accepts only the fields in its table."""
 
     table: ClassVar[fields.Table]
     shapes: ClassVar[Mapping[str, Any]] = json_schemas.SHARED
@@ -48,7 +48,7 @@ class _Checked(BaseModel):
         """Check and convert a request's JSON object.
 
         Raises:
-            ApiError: A field is unknown, refused, missing, or holds something that it may not.
+            ApiError: A field is unknown, refused or missing, or its value is not allowed.
         """
         given = fields.accept(payload, cls.table, options)
         try:
@@ -60,7 +60,7 @@ class _Checked(BaseModel):
 
     @classmethod
     def describe(cls) -> dict[str, Any]:
-        """A JSON schema of the supported fields, with what they refer to under ``$defs``."""
+        """A JSON schema of the supported fields, with their definitions under ``$defs``."""
         schema = cls.model_json_schema(ref_template="#/components/schemas/{model}")
         named = {name: cls.shapes.get(name, shape) for name, shape in schema["properties"].items()}
         schema["properties"] = {name: shape for name, shape in named.items() if name in cls.table}
@@ -70,7 +70,7 @@ class _Checked(BaseModel):
 
 
 def _referred_to(schema: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    """The definitions that a schema refers to, and those that these refer to."""
+    """The definitions that a schema refers to, directly or indirectly."""
     text = json.dumps(schema)
     found = {name: part for name, part in definitions.items() if f'/{name}"' in text}
     left = {name: part for name, part in definitions.items() if name not in found}
@@ -87,7 +87,7 @@ class _Weighted(_Checked):
         """Check and convert a request's JSON object.
 
         Raises:
-            ApiError: As for every request; or two fields contradict each other, or one would have no effect.
+            ApiError: As for every request; or two fields contradict each other, or a field would have no effect.
         """
         for field, other in _CONTRADICTIONS:
             if _is_on(payload, field) and _is_on(payload, other):
@@ -103,11 +103,11 @@ _CONTRADICTIONS = (
     ("prompt_logprobs", "stream"),
     ("structured_outputs", "response_format"),
     ("structured_outputs", "text"),
-    # A call that has to be made leaves no room for another format.
+    # A required call rules out any other format.
     ("tools", "response_format"),
     ("tools", "structured_outputs"),
     ("tools", "text"),
-    # They could forbid every token that the grammar allows, and the request would fail half-way.
+    # They could rule out every token that the grammar allows, and the request would fail midway.
     *(
         (field, grammar)
         for field in ("allowed_token_ids", "bad_words", "min_tokens")
@@ -121,7 +121,7 @@ _DEPENDENCIES = (
 )
 
 
-# A format that is plain text is none.
+# A plain text format is no constraint.
 _OFF: tuple[Any, ...] = (None, False, {"type": "text"}, {"format": {"type": "text"}})
 
 
@@ -148,10 +148,10 @@ class ChatRequest(_Weighted, ChatCompletionRequest):
     @classmethod
     @override
     def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
-        """Check and convert a request's JSON object, and what its fields say together.
+        """Check and convert a request's JSON object, including combinations of fields.
 
         Raises:
-            ApiError: As for every request; or a final message to continue that is not the assistant's.
+            ApiError: As for every request; or the final message to continue is not the assistant's.
         """
         request = super().read(payload, options)
         if request.continue_final_message:
@@ -199,23 +199,23 @@ class ResponseRequest(_Weighted, ResponsesRequest):
 
 
 class ScoreItem(BaseModel):
-    """A completion to score, with what goes before it: messages, or a prompt."""
+    """A completion to score, with the messages or the prompt before it."""
 
     model_config = ConfigDict(extra="forbid")
 
     messages: Annotated[list[Any], WithJsonSchema(json_schemas.SHARED["messages"])] | None = None
     prompt: str | list[int] | None = Field(default=None, description="Text or token ids.")
     prompts: dict[str, str | list[int]] | None = Field(
-        default=None, description="Beside a prompt: those of members that are not to read it."
+        default=None, description="With a prompt: prompts by member, for the members that read another one."
     )
     completion: str | list[int] = Field(
-        description="What is scored. Text is tokenized by itself, without special tokens; token ids are exact."
+        description="The text to score. It is tokenized by itself, without special tokens; token ids are exact."
     )
-    end: bool = Field(default=False, description="Score the token that ends the assistant's turn, too.")
+    end: bool = Field(default=False, description="Also score the end-of-turn token.")
 
 
 class ScoreRequest(_Weighted, BaseModel):
-    """Completions whose log-probabilities are wanted."""
+    """Completions to score."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -235,17 +235,15 @@ class ScoreRequest(_Weighted, BaseModel):
         }
     )
     table = fields.SCORE
-    model: str | None = Field(default=None, description="The family, an alias, or a member alone.")
+    model: str | None = Field(default=None, description="The family, an alias, or a single member.")
     items: list[ScoreItem]
     members: bool | list[str] = Field(
         default=True,
-        description="Whose own log-probabilities are wanted beside the composite's, and with experts their implicit "
-        "rewards: everybody's, nobody's, or those of the members named.",
+        description="Members whose log-probabilities are returned beside the composite's, for experts also their "
+        "implicit rewards: all members, none, or those that are listed.",
     )
     chat_template_kwargs: dict[str, Any] | None = None
-    cache_salt: str | None = Field(
-        default=None, description="Keeps cached prompts apart from other clients'."
-    )
+    cache_salt: str | None = Field(default=None, description="Separates cached prompts from other clients'.")
     user: str | None = None
     request_id: str = Field(default_factory=lambda: f"score-{random_uuid()}")
 
@@ -257,7 +255,7 @@ class TokenizeText(_Checked, TokenizeCompletionRequest):
 
 
 class TokenizeChat(_Checked, TokenizeChatRequest):
-    """Messages to put through the chat template and tokenize."""
+    """Messages to render with the chat template and tokenize."""
 
     table = fields.TOKENIZE_CHAT
 

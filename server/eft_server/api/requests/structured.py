@@ -1,8 +1,8 @@
-"""Structured output: which response formats, JSON schemas and other constraints are taken.
+"""Structured output: which response formats, JSON schemas and other constraints are accepted.
 
-The engine's grammars leave out what they do not know, silently. So a schema may use only the keywords that
-they enforce, only where they do, and must not refer to itself: such a grammar would have no end. What is taken
-here is tried out in grammar_trial.py before the engine gets it.
+The engine's grammars silently ignore unknown keywords. So a schema may use only the keywords that they enforce, where
+they enforce them, and must not refer to itself: its grammar would be infinite. Accepted constraints are tried out in
+grammar_trial.py before the engine gets them.
 """
 
 import re
@@ -18,12 +18,12 @@ from eft_server.family.file import ServerOptions
 __all__ = ["check_response_format", "check_schema", "check_structured_outputs", "check_text"]
 
 MAX_SCHEMAS = 1000
-"""How many schemas, counting those inside others, one request may bring."""
+"""How many schemas, nested ones included, one request may bring."""
 
 MAX_NAME_BYTES = 256
 MAX_OPEN_NAMES_BYTES = 16_384
-"""Of properties beside which further keys may stand. The compiler follows a name with a call for each byte: one of
-14,000 bytes ended the process."""
+"""For properties in objects that allow further keys. The compiler recurses for each byte of a name: a name of 14,000
+bytes ended the process."""
 
 MAX_REGEX_CHARS = 2048
 MAX_GRAMMAR_CHARS = 8192
@@ -36,7 +36,7 @@ _WRAPPER_KEYS = frozenset({"name", "description", "schema", "strict"})
 _STRING_OR_TOKEN = re.compile(
     r'"(?:\\.|[^"\\])*"|(?P<token>\b(?:(?:Exclude)?Token|(?:Token)?TagDispatch)\s*\(|<\[)'
 )
-"""What names ids or tags in xgrammar's EBNF and Lark, or a string, which may say anything."""
+"""Names of token ids or tags in xgrammar's EBNF and Lark, or a string, which may hold anything."""
 
 _ANNOTATIONS = frozenset({"$schema", "$comment", "title", "description", "default", "examples"})
 _NAMED = ("properties", "$defs", "definitions")
@@ -61,7 +61,7 @@ _NEEDS_TYPE: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("minItems", "maxItems"), ("array",)),
     **dict.fromkeys(("required", "minProperties", "maxProperties"), ("object",)),
 }
-"""Keywords that the backend looks at only once it knows the type; without one, it lets through anything."""
+"""Keywords that the backend enforces only with a type; without one, it allows anything."""
 
 _IMPLY_TYPE = {
     "properties": "object",
@@ -86,8 +86,8 @@ def check_response_format(value: Any, _options: ServerOptions) -> None:
     """Check a response_format: text, json_object, or json_schema with a schema that can be enforced.
 
     Raises:
-        FieldError: Another type, an unknown key, no schema, a schema that is too large, a keyword that would be
-            left out, a reference that leads nowhere, outside, or back to where it stands.
+        FieldError: The type or a key is unknown, there is no schema, the schema is too large, a keyword would be
+            ignored, or a reference is broken, leads outside or is circular.
     """
     kind = value.get("type") if isinstance(value, dict) else value
     if not isinstance(kind, str) or not isinstance(value, dict) or kind not in _FORMAT_KEYS:
@@ -100,7 +100,7 @@ def check_response_format(value: Any, _options: ServerOptions) -> None:
 
 
 def check_text(value: Any, options: ServerOptions) -> None:
-    """Check a response's ``text``: an object with format, which holds what chats wrap in json_schema.
+    """Check a response's ``text``: an object with format, without the json_schema wrapper of chats.
 
     Raises:
         FieldError: As for a response_format.
@@ -123,7 +123,7 @@ def check_structured_outputs(value: Any, _options: ServerOptions) -> None:
     """Check vLLM's ``structured_outputs``: one of json, regex, grammar and choice.
 
     Raises:
-        FieldError: None of them or several, another key, or a value that is not of its kind or is too large.
+        FieldError: There is none of them or several, another key, or a value of the wrong type or too large.
     """
     known = ", ".join(_CONSTRAINTS)
     if not isinstance(value, dict):
@@ -149,14 +149,14 @@ def _check_json(schema: Any) -> None:
 def _check_regex(pattern: Any) -> None:
     _check_string(pattern, MAX_REGEX_CHARS)
     if "\x00" in pattern:
-        raise FieldError("a regular expression holds no NUL character")
+        raise FieldError("a regular expression cannot hold a NUL character")
 
 
 def _check_grammar(grammar: Any) -> None:
     _check_string(grammar, MAX_GRAMMAR_CHARS)
     for found in _STRING_OR_TOKEN.finditer(grammar):
         if found["token"]:
-            raise FieldError(f"{shown(found['token'])} is about tokens; a grammar is of text")
+            raise FieldError(f"{shown(found['token'])} refers to tokens; a grammar describes text")
 
 
 def _check_choice(choices: Any) -> None:
@@ -175,7 +175,7 @@ def _check_choice(choices: Any) -> None:
 def _check_string(value: Any, most_chars: int, name: str = "") -> None:
     if not isinstance(value, str) or not value.strip() or len(value) > most_chars:
         raise FieldError(
-            f"{name}{shown(value)} is not a string of 1 to {most_chars} characters that says something"
+            f"{name}{shown(value)} is not a string of 1 to {most_chars} characters with visible text"
         )
 
 
@@ -189,7 +189,7 @@ _CONSTRAINTS: Mapping[str, Callable[[Any], None]] = {
 
 def _check_wrapper(wrapper: Any) -> None:
     if not isinstance(wrapper, dict) or not isinstance(wrapper.get("schema"), dict):
-        raise FieldError("an object with name and schema is needed", ".json_schema")
+        raise FieldError("must be an object with name and schema", ".json_schema")
     for key in wrapper:
         if key not in _WRAPPER_KEYS:
             raise FieldError("not supported", f".json_schema.{key}")
@@ -200,14 +200,14 @@ def _check_wrapper(wrapper: Any) -> None:
 
 
 def check_schema(root: dict[str, Any], references: str = "#") -> None:
-    """Check a JSON schema, visiting every schema from the root, depth first; meeting one still open is a cycle.
+    """Check a JSON schema, visiting every schema from the root, depth first; one that is met while open is a cycle.
 
     Args:
         root: The schema.
-        references: What every ``$ref`` has to start with.
+        references: The prefix that every ``$ref`` must have.
 
     Raises:
-        FieldError: It is too large, refers to itself or elsewhere, or has a keyword that would be left out.
+        FieldError: It is too large, refers to itself or outside, or has a keyword that would be ignored.
     """
     open_bytes = 0
     done: set[int] = set()
@@ -236,13 +236,13 @@ def check_schema(root: dict[str, Any], references: str = "#") -> None:
 
 
 def _check_names(schema: Mapping[str, Any]) -> int:
-    """Check the properties' names, and count their bytes where further keys may stand beside them."""
+    """Check the properties' names, and count their bytes if the object allows further keys."""
     names = schema.get("properties", {})
     sizes = [len(name.encode("utf-8", "surrogatepass")) for name in names] if isinstance(names, dict) else []
     if max(sizes, default=0) > MAX_NAME_BYTES:
         longest = max(names, key=len)
         raise FieldError(
-            f"the property {shown(longest)} is too long a name; allowed: up to {MAX_NAME_BYTES} bytes"
+            f"the property name {shown(longest)} is too long; allowed: up to {MAX_NAME_BYTES} bytes"
         )
     return sum(sizes) if schema.get("additionalProperties", False) is not False else 0
 
@@ -265,7 +265,7 @@ def _check_keywords(schema: dict[str, Any], references: str) -> None:
 
 
 def _types(schema: Mapping[str, Any]) -> list[str]:
-    """The types that a schema names or, as the backend sees it, implies."""
+    """The types that a schema names or, for the backend, implies."""
     named = schema.get("type", sorted({_IMPLY_TYPE[keyword] for keyword in schema if keyword in _IMPLY_TYPE}))
     types = named if isinstance(named, list) else [named]
     for name in types:
@@ -275,7 +275,7 @@ def _types(schema: Mapping[str, Any]) -> list[str]:
 
 
 def _check_beside_choice(schema: Mapping[str, Any], choice: str, types: list[str]) -> None:
-    """The backend looks at the choice alone."""
+    """Refuse keywords beside a choice: the backend looks only at the choice."""
     for keyword in schema:
         if keyword not in _ANNOTATIONS and keyword not in ("$defs", "definitions", "type", choice):
             raise FieldError(f"the keyword {shown(keyword)} is not supported beside {choice}")
@@ -327,7 +327,7 @@ def _inner_schemas(schema: dict[str, Any], root: dict[str, Any]) -> Iterator[dic
         if not isinstance(listed, list):
             raise FieldError(f"{keyword} is {shown(listed)}; it has to be a list")
         if keyword in schema and not listed:
-            raise FieldError(f"{keyword} is an empty list, which nothing fits")
+            raise FieldError(f"{keyword} is an empty list, which nothing matches")
         inner.extend(listed)
     if "$ref" in schema:
         inner.append(_target(schema["$ref"], root))
@@ -335,7 +335,7 @@ def _inner_schemas(schema: dict[str, Any], root: dict[str, Any]) -> Iterator[dic
         if isinstance(item, dict):
             yield item
         elif not isinstance(item, bool):
-            raise FieldError(f"{shown(item)} stands where a schema has to")
+            raise FieldError(f"{shown(item)} is not a schema")
 
 
 def _target(reference: Any, root: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Tools: functions that a model may call, and which of them it has to. Their calls come from vLLM's parsers."""
+"""Tools: functions that a model may or must call. vLLM's parsers find the calls in its answer."""
 
 import json
 import re
@@ -22,7 +22,7 @@ _CHOICES = ("none", "auto", "required")
 
 
 def need_parser(options: ServerOptions) -> None:
-    """Refuse what only a tool parser can give.
+    """Refuse a field that needs a tool parser, if there is none.
 
     Raises:
         FieldError: The family file names none.
@@ -44,7 +44,7 @@ def flat_tools(value: Any, options: ServerOptions) -> None:
 
 
 def tool_choice(*, nested: bool) -> Check:
-    """none, auto, required, or a function by its name: in an object of its own where `nested`, as chats have it."""
+    """none, auto, required, or a function by its name; `nested` puts the name in an inner object, as in chats."""
 
     def check(value: Any, options: ServerOptions) -> None:
         if value != "none":
@@ -56,7 +56,7 @@ def tool_choice(*, nested: bool) -> Check:
             raise FieldError(f"{shown(value)} is not one of {', '.join(_CHOICES)}, or a function by its name")
         named = value["function"] if nested else value
         if not isinstance(named, dict) or set(named) - {"type", "name"}:
-            raise FieldError("a function is named by its name alone", ".function")
+            raise FieldError("a function is chosen only by its name", ".function")
         check_function_name(named.get("name"), ".function.name" if nested else ".name")
 
     return check
@@ -66,20 +66,20 @@ def check_function_name(value: Any, place: str) -> None:
     """Check a function's name.
 
     Raises:
-        FieldError: It is not one.
+        FieldError: It is not a valid name.
     """
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise FieldError(f"{shown(value)} is not 1 to 64 letters, digits, _ or -", place)
 
 
 def check_call(name: Any, arguments: Any, place: str = "") -> None:
-    """Check a call that was made before: a function's name, and its arguments as text.
+    """Check an earlier call: a function's name, and its arguments as text.
 
-    Models write what they like, and what they wrote comes back: vLLM has text that is no JSON object read as an empty
-    one.
+    The arguments need not be valid JSON, since clients send back what a model wrote: vLLM treats text that is not a
+    JSON object as an empty one.
 
     Raises:
-        FieldError: Either is not, or the arguments are nested too deeply.
+        FieldError: The name is not valid, or the arguments are not text or are nested too deeply.
     """
     check_function_name(name, f"{place}.name")
     if not isinstance(arguments, str):
@@ -103,7 +103,7 @@ def _check_tools(value: Any, options: ServerOptions, *, nested: bool) -> None:
         except FieldError as error:
             raise FieldError(str(error), f".{index}{error.place}") from None
         if function["name"] in names:
-            raise FieldError(f"{shown(function['name'])} is the name of another tool, too", f".{index}")
+            raise FieldError(f"{shown(function['name'])} is also the name of another tool", f".{index}")
         names.add(function["name"])
 
 
@@ -137,7 +137,7 @@ def _check_parameters(value: Any, place: str) -> None:
     if not isinstance(value, dict) or value.get("type", "object") != "object":
         raise FieldError(f"{shown(value)} is not a JSON schema of an object", place)
     try:
-        # All tools' schemas become one, in which only what stands under $defs keeps its place.
+        # All tools' schemas are merged into one, in which only definitions under $defs keep their path.
         check_schema(value, references="#/$defs/")
     except FieldError as error:
         raise FieldError(str(error), place) from None

@@ -20,7 +20,7 @@ router = APIRouter(tags=["generation"])
 
 @router.post(PATH, summary="Create a chat completion", openapi_extra=json_body(ChatRequest))
 async def create_chat_completion(raw: Request) -> Response:
-    """Answer a chat, as OpenAI does; ``eft`` says how much of each behaviour to apply."""
+    """Answer a chat, as OpenAI does; ``eft`` sets how much of each behaviour to apply."""
     service = service_of(raw)
     payload = parse_object(await raw.body())
     request = ChatRequest.read(payload, service.config.server)
@@ -31,7 +31,7 @@ async def create_chat_completion(raw: Request) -> Response:
     schemas = [tool.function.parameters or {} for tool in request.tools or ()]
     await trial_compile(request, schemas)
     resolved = service.weigh(request, payload)
-    # The handler does not get the HTTP request: it would read priorities, ranks and ids from its headers.
+    # The handler does not get the HTTP request: it would take priorities, ranks and ids from the headers.
     call = service.handlers.chat.create_chat_completion(request, None)
     extra = {"eft": resolved_fields(resolved)}
     return await answer(raw, call, extra, service.config.server.request_timeout_s, "messages")

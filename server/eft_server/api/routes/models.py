@@ -1,4 +1,4 @@
-"""GET /v1/models: the composite, its aliases, and every member alone."""
+"""GET /v1/models: the composite, its aliases, and every single member."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ router = APIRouter(tags=["models"])
 
 @router.get("/v1/models", summary="List the models")
 async def list_models(raw: Request) -> dict[str, Any]:
-    """Every name that a request's ``model`` may hold, with its weights and their bounds under ``eft``."""
+    """All models that requests can name, with their weights and bounds under ``eft``."""
     service = service_of(raw)
     cards = [_card(model, service) for model in service.behaviours.served_models()]
     return {"object": "list", "data": cards}
@@ -23,7 +23,7 @@ async def list_models(raw: Request) -> dict[str, Any]:
 
 @router.get("/v1/models/{model:path}", summary="Describe one model")
 async def show_model(model: str, raw: Request) -> dict[str, Any]:
-    """One entry of the list; members' names hold a slash, such as ``demo/base``."""
+    """One entry of the list; members' names contain a slash, as in ``demo/base``."""
     service = service_of(raw)
     served = {entry.id: entry for entry in service.behaviours.served_models()}
     if model not in served:

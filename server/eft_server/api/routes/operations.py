@@ -1,4 +1,4 @@
-"""GET /health, /metrics and /version: for the people and programs that run the server."""
+"""GET /health, /metrics and /version: for operators."""
 
 from importlib.metadata import version
 

@@ -33,7 +33,7 @@ _BEFORE_THE_ENGINE = ("response.created", "response.in_progress")
 
 @router.post(PATH, summary="Create a response", openapi_extra=json_body(ResponseRequest))
 async def create_response(raw: Request) -> Response:
-    """Answer as OpenAI's responses do; ``eft`` says how much of each behaviour to apply. Nothing is stored."""
+    """Answer as OpenAI's responses do; ``eft`` sets how much of each behaviour to apply. Nothing is stored."""
     service = service_of(raw)
     payload = parse_object(await raw.body())
     request = ResponseRequest.read(payload, service.config.server)
@@ -44,7 +44,7 @@ async def create_response(raw: Request) -> Response:
         request, [tool.parameters or {} for tool in request.tools if isinstance(tool, FunctionTool)]
     )
     resolved = service.weigh(request, payload)
-    # The handler does not get the HTTP request: it would read priorities, ranks and ids from its headers.
+    # The handler does not get the HTTP request: it would take priorities, ranks and ids from the headers.
     call = service.handlers.responses.create_responses(request, None)
     extra = {"eft": resolved_fields(resolved)}
     told = _with_text_events(call, extra)
@@ -54,13 +54,15 @@ async def create_response(raw: Request) -> Response:
 async def _with_text_events(
     call: Awaitable[Any], extra: dict[str, Any]
 ) -> BaseModel | AsyncGenerator[str, None]:
-    """The handler's response, or its events as they go over the wire, with `extra` in every response object."""
+    """The handler's response, or its events as text, with `extra` in every response object."""
     result = await outcome(call)
-    return _marked(result, extra) if isinstance(result, BaseModel) else _texts(_told_when_cut(result), extra)
+    return (
+        _marked(result, extra) if isinstance(result, BaseModel) else _texts(_with_truncation(result), extra)
+    )
 
 
 def _marked(response: Any, extra: dict[str, Any]) -> BaseModel:
-    # vLLM's models take and write out fields that they do not declare.
+    # vLLM's models accept and serialise fields that they do not declare.
     for name, value in extra.items():
         setattr(response, name, value)
     if response.status == "incomplete" and response.output:
@@ -69,10 +71,10 @@ def _marked(response: Any, extra: dict[str, Any]) -> BaseModel:
     return marked
 
 
-async def _told_when_cut(events: Events) -> AsyncGenerator[dict[str, Any], None]:
-    """The events as JSON objects, of which the last say when the response was cut off; vLLM's say completed.
+async def _with_truncation(events: Events) -> AsyncGenerator[dict[str, Any], None]:
+    """The events as JSON objects, whose last ones report a truncated response; vLLM's always report completion.
 
-    An item's end waits for the next event, which tells.
+    An item's end is held back until the next event shows whether it was truncated.
     """
     waiting: dict[str, Any] | None = None
     try:
@@ -95,7 +97,7 @@ async def _told_when_cut(events: Events) -> AsyncGenerator[dict[str, Any], None]
 async def _texts(
     events: AsyncGenerator[dict[str, Any], None], extra: dict[str, Any]
 ) -> AsyncGenerator[str, None]:
-    """Hold back what vLLM says before it has asked the engine, so that a refusal keeps its status."""
+    """Hold back the events that vLLM sends before it calls the engine, so that a refusal keeps its status."""
     held = ""
     try:
         async for event in events:

@@ -28,7 +28,7 @@ router = APIRouter(tags=["scores"])
     responses={200: {"model": ScoreAnswer, "description": "The scores, in the order of the items."}},
 )
 async def create_score(raw: Request) -> Response:
-    """Log-probabilities of given completions under the composite and under its members; nothing is generated."""
+    """Log-probabilities of given completions under the composite and its members; nothing is generated."""
     service = service_of(raw)
     payload = parse_object(await raw.body())
     request = ScoreRequest.read(payload, service.config.server)
@@ -38,6 +38,6 @@ async def create_score(raw: Request) -> Response:
 
 
 async def _written(service: Service, request: ScoreRequest, resolved: Resolved) -> Response:
-    """Megabytes of numbers are written beside the event loop: other requests' streams go on."""
+    """Megabytes of numbers are serialised in another thread, so that other requests' streams go on."""
     scores = await score(service, request, resolved)
     return Response(await asyncio.to_thread(written, scores), media_type="application/json")

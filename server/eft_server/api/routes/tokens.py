@@ -20,7 +20,7 @@ WORKING_PATHS = ("/tokenize", "/detokenize")
 
 router = APIRouter(tags=["tokens"])
 
-# The tokenizer keeps where it was loaded from; paths on this machine are nobody's business.
+# Keys that hold the path from which the tokenizer was loaded; paths on this machine are not for clients.
 _PRIVATE_INFO = frozenset(
     {"name_or_path", "tokenizer_file", "cache_dir", "is_local", "local_files_only", "token"}
 )
@@ -28,7 +28,7 @@ _PRIVATE_INFO = frozenset(
 
 @router.post("/tokenize", summary="Tokenize", openapi_extra=json_body(TokenizeText, TokenizeChat))
 async def tokenize(raw: Request) -> JSONResponse:
-    """Turn a prompt, or messages in the chat template, into token ids."""
+    """Turn a prompt, or messages rendered with the chat template, into token ids."""
     service = service_of(raw)
     payload = parse_object(await raw.body())
     kind: type[TokenizeText | TokenizeChat] = TokenizeChat if "messages" in payload else TokenizeText
@@ -58,13 +58,13 @@ async def detokenize(raw: Request) -> JSONResponse:
 
 @router.get("/tokenizer_info", summary="Describe the tokenizer")
 async def tokenizer_info(raw: Request) -> JSONResponse:
-    """The base's tokenizer configuration, which speaks for every member."""
+    """The base's tokenizer configuration, which stands for every member's."""
     result = await outcome(service_of(raw).handlers.tokenization.get_tokenizer_info())
     info: dict[str, Any] = result.model_dump()
     return JSONResponse({key: value for key, value in info.items() if key not in _PRIVATE_INFO})
 
 
 def _known_model(service: Service, model: str | None) -> str:
-    """Check the name that was asked for, and give the engine's."""
+    """Check the requested name, and return the engine's."""
     service.behaviours.resolve(model or service.config.name)
     return service.config.name

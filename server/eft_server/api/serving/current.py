@@ -1,4 +1,4 @@
-"""The request that is being answered: what is known of it, for those whom vLLM's handlers call without it."""
+"""The request that is being answered, for code that vLLM's handlers call without passing it."""
 
 import re
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ class CurrentRequest:
     """One HTTP request, from its first byte to the last of its answer.
 
     Attributes:
-        id: The client's `X-Request-Id`, or one of ours; the answer bears it, and the log names it.
-        key: A digest of its API key; empty where none is asked for.
-        resolved: The behaviour that it asks for, once that has been resolved.
-        counting: The places of the members that make a difference to it; None before that is known.
-        member_prompts: The prompts that it gives members, by their places; others read everybody's.
-        has_prompts: Whether members read prompts of their own, which then come with the engine's.
+        id: The client's `X-Request-Id`, or one of ours; it is in the response and in the log.
+        key: A digest of its API key; empty where no key is needed.
+        resolved: Its behaviour, once it has been resolved.
+        counting: The places of the members that contribute to it; None before they are known.
+        member_prompts: Its per-member prompts, by place; other members read the shared prompt.
+        has_prompts: Whether there are per-member prompts, which accompany the engine's prompt.
     """
 
     id: str = field(default_factory=lambda: f"req_{uuid4().hex}")
@@ -43,12 +43,12 @@ _current: ContextVar[CurrentRequest] = ContextVar("current")
 
 
 def current() -> CurrentRequest:
-    """The request that this task belongs to; a new one outside any, as when vLLM's handlers are warmed up."""
+    """The request of this task; a new one outside any request, as when vLLM's handlers are warmed up."""
     return _current.get(None) or CurrentRequest()
 
 
 class RequestScope:
-    """ASGI: what is under it has a current request, and every answer bears that one's id."""
+    """ASGI middleware: sets the current request for the application, and puts its id into every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,7 +1,7 @@
-"""Tool calls that were cut off: whole answers have them as far as they got, as streams do.
+"""Truncated tool calls: a whole answer holds them as far as they were generated, as a stream does.
 
-Many of vLLM's parsers read a whole text with one expression, which a call without its end does not fit: the raw markup
-then comes as content. Here such a text is read again as the stream that it would have been.
+Many of vLLM's parsers match a whole text with one expression, which fails on a call without an end: its raw markup then
+becomes content. Here such a text is parsed again as a stream.
 """
 
 import json
@@ -20,13 +20,13 @@ from eft_server.api.serving.events import event_of, payload_of
 __all__ = ["CutChats", "CutResponses"]
 
 _MOST_PIECES = 512
-"""Some parsers read everything again with each piece."""
+"""Limits the number of pieces, since some parsers start over with each one."""
 
 _PLAIN = "Good morning."
 
 
 class CutChats:
-    """vLLM's chats, for answers that were cut off."""
+    """Corrects truncated answers of vLLM's chats."""
 
     parser_cls: type[Parser] | None
     renderer: Any
@@ -34,7 +34,7 @@ class CutChats:
     async def chat_completion_full_generator(
         self, request: Any, result_generator: AsyncIterator[Any], *args: Any, **options: Any
     ) -> Any:
-        """The whole answer; it ends with "length" where that is why, whatever calls it has."""
+        """The whole answer; its finish reason is "length" if that is why it ended, even with calls."""
         cut: dict[int, str] = {}
         answer = await super().chat_completion_full_generator(  # type: ignore[misc]
             request, _noting(result_generator, cut), *args, **options
@@ -58,7 +58,7 @@ class CutChats:
     def chat_completion_stream_generator(
         self, request: Any, result_generator: AsyncIterator[Any], *args: Any, **options: Any
     ) -> AsyncGenerator[str, None]:
-        """The answer as a stream of events; it ends as the whole one does."""
+        """The answer as a stream of events, with the same finish reason as the whole one."""
         stream = super().chat_completion_stream_generator  # type: ignore[misc]
         if not (request.tools and request.stop):
             events: AsyncGenerator[str, None] = stream(request, result_generator, *args, **options)
@@ -68,7 +68,7 @@ class CutChats:
 
 
 class CutResponses:
-    """vLLM's responses, for answers that were cut off."""
+    """Corrects truncated answers of vLLM's responses."""
 
     parser: type[Parser] | None
     renderer: Any
@@ -91,14 +91,14 @@ class CutResponses:
 def _calls_in(
     text: str | None, request: Any, parser: type[Parser] | None, renderer: Any
 ) -> tuple[list[FunctionCall], str | None]:
-    """The calls in a text that was cut, and what is left of it."""
+    """The calls in a truncated text, and the rest of the text."""
     if not text or not request.tools or request.tool_choice == "none" or parser is None:
         return [], text
     if parser.tool_parser_cls is None or not issubclass(parser, DelegatingParser):
         return [], text
     tokenizer = renderer.get_tokenizer()
     if _read(parser, tokenizer, [_PLAIN], request) != ([], _PLAIN):
-        return [], text  # This parser knows no streams.
+        return [], text  # This parser cannot stream.
     calls, left = _read(parser, tokenizer, _pieces(text, tokenizer), request)
     return calls[: 1 if request.parallel_tool_calls is False else None], left
 
@@ -106,10 +106,10 @@ def _calls_in(
 def _read(
     parser: type[Parser], tokenizer: Any, pieces: Iterable[str], request: Any
 ) -> tuple[list[FunctionCall], str | None]:
-    class CallsAlone(DelegatingParser):  # Reasoning is taken off already.
+    class CallsOnly(DelegatingParser):  # Reasoning has already been removed.
         tool_parser_cls = parser.tool_parser_cls
 
-    reader = CallsAlone(tokenizer, request.tools)
+    reader = CallsOnly(tokenizer, request.tools)
     content, calls = "", dict[int, FunctionCall]()
     for piece in (*pieces, ""):
         ids = tokenizer.encode(piece, add_special_tokens=False)
@@ -129,7 +129,7 @@ def _add_calls(calls: dict[int, FunctionCall], delta: DeltaMessage | None) -> No
 
 
 def _pieces(text: str, tokenizer: Any) -> Iterator[str]:
-    """A text a token at a time, as it would have come, or a few where there are many."""
+    """A text token by token, as a stream would bring it, or several tokens at a time if it is long."""
     if not getattr(tokenizer, "is_fast", False):
         return iter([text])
     marked = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -151,7 +151,7 @@ async def _noting(results: AsyncIterator[Any], cut: dict[int, str]) -> AsyncGene
 async def _ended_right(
     events: AsyncGenerator[str, None], cut: Mapping[int, str]
 ) -> AsyncGenerator[str, None]:
-    """The events, of which the last says "stop" where a string at which the request wanted that cut a call off."""
+    """The events, whose last finish reason is "stop" if a stop string cut a call off."""
     calls: dict[tuple[int, int], str] = {}
     try:
         async for event in events:
@@ -174,7 +174,7 @@ def _with_reason(event: str, calls: dict[tuple[int, int], str], cut: Mapping[int
 
 
 def _is_whole(arguments: str) -> bool:
-    """Whether a call's arguments are JSON to their end."""
+    """Whether a call's arguments are complete JSON."""
     try:
         json.loads(arguments)
     except ValueError:
@@ -183,5 +183,5 @@ def _is_whole(arguments: str) -> bool:
 
 
 def _is_cut(output: Any) -> bool:
-    """By the number of tokens, or by a string at which the request wanted it to stop."""
+    """Whether the token limit or a stop string ended the output."""
     return output.finish_reason == "length" or isinstance(output.stop_reason, str)

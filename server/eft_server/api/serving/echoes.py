@@ -1,7 +1,7 @@
-"""Completions that repeat their prompt: what vLLM leaves out or counts wrongly in them is put right here.
+"""Completions with ``echo``, which repeat their prompt: corrects vLLM's omissions and counts.
 
-It leaves the prompt's text out where token ids are wanted as well, and where no token is to be generated it has the
-engine generate one, which it counts and returns.
+vLLM omits the prompt's text if token ids are requested as well; and if no token is to be generated, it generates,
+counts and returns one.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -15,7 +15,7 @@ __all__ = ["Echoes"]
 
 
 class Echoes:
-    """vLLM's completions, for a request with ``echo``."""
+    """Corrects vLLM's completions for requests with ``echo``."""
 
     renderer: Any
     _extract_prompt_text: Any
@@ -90,5 +90,5 @@ class Echoes:
             usage |= {"completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
 
     def _prompt_text(self, text: str | None, token_ids: Sequence[int]) -> str:
-        """A prompt that came as token ids has no text yet where these are wanted."""
+        """The prompt's text; vLLM has none if the prompt came as token ids and they are requested."""
         return text if text is not None else self.renderer.get_tokenizer().decode(token_ids)

@@ -9,7 +9,7 @@ _DATA = "data: "
 
 
 def event_of(payload: dict[str, Any], kind: str | None = None) -> str:
-    """An event with this JSON object; responses name the kind of each."""
+    """An event with this JSON object; events of responses also have a kind."""
     named = f"event: {kind}\n" if kind is not None else ""
     return f"{named}{_DATA}{json.dumps(payload, ensure_ascii=False, separators=(',', ':'))}\n\n"
 

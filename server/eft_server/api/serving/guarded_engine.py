@@ -1,4 +1,4 @@
-"""An engine that is asked for no more than it has room for, and for nothing that a member cannot read or say."""
+"""An engine that is protected from too many requests, and from tokens that a member cannot read or generate."""
 
 from collections.abc import AsyncGenerator, Collection, Sequence
 from copy import copy
@@ -22,19 +22,19 @@ __all__ = ["Guarded"]
 
 
 class Guarded:
-    """Checks what is sent to the engine, whichever way it came, and holds it back while it is too much at once.
+    """Checks all requests to the engine, and holds them back while there are too many.
 
-    Everything else is the engine's. A request over HTTP may be hundreds of sequences; what is held back is no more than
-    a coroutine each.
+    Everything else is delegated to the engine. An HTTP request may become hundreds of sequences; each that is held back
+    costs no more than a coroutine.
 
-    vLLM lets a prompt hold every id that the tokenizer knows, and tokenizers know more than models: a token that was
-    added and never trained has no row in the embedding.
+    vLLM lets a prompt hold every id that the tokenizer knows, but tokenizers may have more tokens than models have
+    embedding rows: tokens that were added and never trained.
 
     Args:
         engine: The engine.
-        room: For sequences, and for their tokens: those of the prompt and those that may follow.
-        salted: Whether API keys keep their cached prompts apart: whether a prompt is in the cache can be seen in the
-            usage and in the time that it takes, and is nobody else's business.
+        room: Limits sequences and their tokens, those of the prompt and those that may follow.
+        salted: Whether each API key has separate cached prompts: usage and response times show whether a prompt is in
+            the cache, which other clients must not learn.
     """
 
     def __init__(self, engine: EngineClient, room: Room, *, salted: bool) -> None:
@@ -49,15 +49,15 @@ class Guarded:
     def generate(
         self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
     ) -> AsyncGenerator[RequestOutput, None]:
-        """As the engine's.
+        """Generate, as the engine does.
 
         Raises:
-            ApiError: A member that counts has no row for a token of its prompt, or not all members share any of the
-                allowed tokens.
-            RuntimeError: The request has lost its coefficients or its members' prompts on its way through vLLM.
-            GenerationError: While it answers: none of the allowed tokens was left to sample.
+            ApiError: A member that the request needs has no row for a token of its prompt, or none of the allowed
+                tokens is shared by all members.
+            RuntimeError: The request has lost its coefficients or per-member prompts on its way through vLLM.
+            GenerationError: While it generates: none of the allowed tokens was left to sample.
         """
-        if KEY not in (sampling_params.extra_args or {}):  # A score brings its own.
+        if KEY not in (sampling_params.extra_args or {}):  # Scores set it themselves.
             prompt, sampling_params = _weighed(prompt, sampling_params)
         request = EngineRequest.read(sampling_params.extra_args, self._manifest)
         self._require_rows(request, prompt["prompt_token_ids"])
@@ -87,8 +87,8 @@ class Guarded:
         finally:
             await outputs.aclose()
 
-    def _require_rows(self, request: EngineRequest, everybodys: Sequence[int]) -> None:
-        highest = max(everybodys, default=0)
+    def _require_rows(self, request: EngineRequest, shared_prompt: Sequence[int]) -> None:
+        highest = max(shared_prompt, default=0)
         for place, (name, rows) in enumerate(zip(self._manifest.names, self._manifest.rows, strict=True)):
             if not request.reading[place]:
                 continue
@@ -123,20 +123,20 @@ class Guarded:
 
 
 def _weighed(prompt: Any, sampling_params: SamplingParams) -> tuple[Any, SamplingParams]:
-    """The engine's prompt by itself, and with the parameters the coefficients and the members' prompts."""
-    asking, own = current(), dict(prompt)
+    """The engine's prompt without per-member prompts, and parameters with those and the coefficients."""
+    request, own = current(), dict(prompt)
     prompts = own.pop(MEMBER_PROMPTS, None)
-    if asking.resolved is None or asking.has_prompts != (prompts is not None):
-        raise RuntimeError("a request is on its way to the engine without all that its members need")
+    if request.resolved is None or request.has_prompts != (prompts is not None):
+        raise RuntimeError("a request reached the engine without its coefficients or per-member prompts")
     weighed = copy(sampling_params)
     weighed.extra_args = (weighed.extra_args or {}) | extra_args(
-        asking.resolved.coefficients.numbers, prompts
+        request.resolved.coefficients.numbers, prompts
     )
     return own, weighed
 
 
 class _NothingLeftError(GenerationError):
-    """vLLM's handlers answer it in streams, too, and without a traceback."""
+    """vLLM's handlers report this type without a traceback, in streams as well."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -146,6 +146,6 @@ class _NothingLeftError(GenerationError):
 
 
 def _require_allowed(output: RequestOutput, allowed: frozenset[int]) -> None:
-    """Where a request rules out every token that it allows, vLLM samples one all the same."""
+    """Refuse tokens that are not allowed: if a request rules out all its allowed tokens, vLLM still samples one."""
     if allowed and not all(allowed.issuperset(choice.token_ids) for choice in output.outputs):
         raise _NothingLeftError

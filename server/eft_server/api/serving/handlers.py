@@ -1,4 +1,4 @@
-"""vLLM's serving handlers: the ones we need, built as vLLM's own server builds them, and no others."""
+"""The vLLM serving handlers that we need, built as vLLM's server builds them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ __all__ = ["Handlers", "build_handlers", "failure"]
 
 
 def failure(request_id: str) -> GenerationError:
-    """What a request failed of in the engine; vLLM says no more than "Internal server error"."""
+    """The error for a request that failed in the engine; vLLM only reports "Internal server error"."""
     return GenerationError(
         f"Request {request_id} failed in the engine (its logits were not finite, its grammar took too long "
-        "or left nothing to say, or its state was lost). "
+        "or allowed no token, or its state was lost). "
         "Other requests are not affected."
     )
 
@@ -49,7 +49,7 @@ class _Models(OpenAIServingModels):
 
 
 class _FailsByName:
-    """Names the request whose generation failed."""
+    """Includes the request's id if its generation failed."""
 
     def _raise_if_error(self, finish_reason: str | None, request_id: str) -> None:
         if finish_reason == "error":
@@ -57,7 +57,7 @@ class _FailsByName:
 
 
 class _NeedsRoom:
-    """Refuses a prompt that leaves no room for an answer; vLLM would speak of max_tokens, and of 0."""
+    """Refuses a prompt that leaves no room for an answer; vLLM's message would be about max_tokens."""
 
     model_config: ModelConfig
     prompt_field: str
@@ -87,18 +87,18 @@ class _Responses(_FailsByName, _NeedsRoom, CutResponses, OpenAIServingResponses)
 
     @override
     def _convert_generation_error_to_streaming_response(self, e: GenerationError) -> str:
-        """Let the error out: vLLM's own event for it is none that a stream of responses may hold."""
+        """Raise the error: vLLM's event for it is not valid in a stream of responses."""
         raise e
 
 
 @dataclass(frozen=True)
 class Handlers:
-    """What turns a request into engine calls and their outputs into a response.
+    """The handlers that turn a request into engine calls and their outputs into a response.
 
     Attributes:
-        engine: The engine, counting what it is asked for.
-        template_variables: What the chat template reads, which is what a request can tell it.
-        end_id: The token that ends a turn of the assistant's, if one does.
+        engine: The engine, with counters.
+        template_variables: The variables of the chat template that requests can set.
+        end_id: The end-of-turn token, if there is one.
     """
 
     engine: EngineClient
@@ -121,10 +121,10 @@ def build_handlers(
 
     Args:
         engine: The running engine.
-        config: The family, under whose name it answers.
-        chat_template: What renders messages; None means the base's tokenizer's own.
-        voices: How the members read messages, where they do not all read that.
-        keys: How many API keys there are.
+        config: The family.
+        chat_template: The template that renders messages; None means that of the base's tokenizer.
+        voices: How messages are rendered for the members, unless they all use that template.
+        keys: Number of API keys.
     """
     options = config.server
     bounds = (options.max_sequences, options.max_tokens_under_way)
@@ -160,6 +160,6 @@ def build_handlers(
 
 
 def _end_ids(engine: Any) -> frozenset[int]:
-    """The tokens at which the engine stops, as its generation config says: one id, a list, or none."""
+    """The tokens at which the engine stops, from its generation config, which has one id, a list, or none."""
     ids = engine.input_processor.generation_config_fields.get("eos_token_id")
     return frozenset(ids if isinstance(ids, list) else () if ids is None else (ids,))

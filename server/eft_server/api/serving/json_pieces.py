@@ -1,6 +1,6 @@
-"""JSON in pieces, for answers of megabytes: written in another thread, they leave the event loop its turns.
+"""JSON in pieces, for answers of megabytes: encoded in another thread, they do not block the event loop.
 
-An encoder written in C keeps the interpreter to itself until it is done with what it was given.
+An encoder written in C holds the interpreter lock until it has encoded its whole input.
 """
 
 import json
@@ -12,16 +12,16 @@ from pydantic import BaseModel
 __all__ = ["PIECE", "in_pieces", "written"]
 
 PIECE = 4096
-"""How many values of a list are encoded at once."""
+"""Number of values of a list that are encoded at once."""
 
 
 def written(value: Any) -> bytes:
-    """A model or plain values, as the bytes of JSON."""
+    """A model or plain values as JSON, in bytes."""
     return b"".join(piece.encode() for piece in in_pieces(value))
 
 
 def in_pieces(value: Any) -> Iterator[str]:
-    """The same as text, piece by piece; models in lists and mappings are taken apart as well."""
+    """The same as text, piece by piece; models inside lists and mappings are also split."""
     if isinstance(value, BaseModel):
         value = dict(value)
     if isinstance(value, Mapping):

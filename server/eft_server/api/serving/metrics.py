@@ -1,4 +1,4 @@
-"""What each model name was asked for, and how many of its drafted tokens were accepted: counters for /metrics."""
+"""Counters for /metrics, by model name: requests, and drafted and accepted tokens."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -12,17 +12,17 @@ from eft_server.api.serving.guarded_engine import Guarded
 
 __all__ = ["Counting"]
 
-_REQUESTS = Counter("eft:requests", "Generations that were started, by the model name asked for.", ["model"])
+_REQUESTS = Counter("eft:requests", "Generations that were started, by requested model name.", ["model"])
 _DRAFTED = Counter(
-    "eft:draft_tokens", "Tokens proposed in speculative decoding, by the model name asked for.", ["model"]
+    "eft:draft_tokens", "Tokens proposed in speculative decoding, by requested model name.", ["model"]
 )
 _ACCEPTED = Counter(
-    "eft:accepted_tokens", "Proposed tokens that were accepted, by the model name asked for.", ["model"]
+    "eft:accepted_tokens", "Proposed tokens that were accepted, by requested model name.", ["model"]
 )
 
 
 class Counting:
-    """An engine whose generations are counted; everything else is the engine's."""
+    """An engine whose generations are counted; everything else is delegated."""
 
     def __init__(self, engine: EngineClient | Guarded) -> None:
         self._engine = engine
@@ -31,7 +31,7 @@ class Counting:
         return getattr(self._engine, name)
 
     def generate(self, *args: Any, **options: Any) -> AsyncGenerator[RequestOutput, None]:
-        """As the engine's, counting under the name that the current request asked for."""
+        """Generate as the engine does, and count under the current request's model name."""
         resolved = current().resolved
         model = resolved.model if resolved else ""
         outputs = self._engine.generate(*args, **options)

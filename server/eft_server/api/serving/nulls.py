@@ -1,4 +1,4 @@
-"""Nulls of vLLM's own fields, which are left out of answers; those that OpenAI defines stay."""
+"""Removes the nulls of vLLM-specific fields from responses; those of OpenAI's fields stay."""
 
 import re
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from eft_server.api.serving.events import event_of, payload_of
 __all__ = ["event_without_foreign_nulls", "without_foreign_nulls"]
 
 _CLIENTS = frozenset({"eft", "metadata", "text", "tools", "top_logprobs"})
-"""Objects whose keys are not vLLM's: what a request brought, what this server adds, and tokens."""
+"""Objects whose keys are not vLLM's: the request's data, this server's fields, and tokens."""
 
-# By an answer's "object", or what an event's type begins with.
+# By a response's "object", or the beginning of an event's type.
 _SHAPES: dict[str, tuple[Any, ...]] = {
     "chat.completion": (ChatCompletion,),
     "chat.completion.chunk": (ChatCompletionChunk,),
@@ -26,16 +26,16 @@ _SHAPES: dict[str, tuple[Any, ...]] = {
 }
 
 _NULL = re.compile(r',"(\w+)":null(?=[,}])')
-"""A null behind another field. Inside a string it would have backslashes in it."""
+"""A null after another field. Inside a string it would contain backslashes."""
 
 _DEEPER = re.compile(rf'\{{"\w+":null|"(?:{"|".join(_CLIENTS)})":[\[{{]')
-"""What that does not find, or must not touch."""
+"""Cases that this expression misses or must not touch."""
 
 _CHUNKS = {f'"object":"{kind}"': kind for kind in ("chat.completion.chunk", "text_completion")}
 
 
 def without_foreign_nulls(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer, or an event of a stream, without what is null and not OpenAI's; others as they are."""
+    """A response, or an event of a stream, without null fields that are not OpenAI's; other objects are unchanged."""
     kind = answer.get("object") or str(answer.get("type")).partition(".")[0]
     if kind not in _SHAPES:
         return answer
@@ -44,7 +44,7 @@ def without_foreign_nulls(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def event_without_foreign_nulls(event: str) -> str:
-    """The same of an event's text. Every token's has such nulls, so they are cut out of it as it is."""
+    """The same for an event's text. Every token's event has such nulls, so they are cut out without parsing."""
     if ":null" not in event or not event.startswith("data: {"):
         return event
     kind = next((kind for told, kind in _CHUNKS.items() if told in event), None)
@@ -72,7 +72,7 @@ def _is_nested(value: Any) -> bool:
 
 @cache
 def _known(kind: str) -> frozenset[str]:
-    """Every field of OpenAI's answers of a kind, wherever in them it is."""
+    """All fields of OpenAI's responses of a kind, at any depth."""
     seen: set[Any] = set()
     return frozenset(name for shape in _SHAPES[kind] for name in _names(shape, seen))
 

@@ -1,4 +1,4 @@
-"""From a request's messages or texts to what every member reads: one prompt for all, or one for each."""
+"""From a request's messages or texts to the members' prompts: one for all, or one for each."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -19,32 +19,32 @@ from eft_server.family.templates import Voice, family_voices
 __all__ = ["MEMBER_PROMPTS", "MemberRenderer", "voices_of"]
 
 MEMBER_PROMPTS = "eft_prompts"
-"""The key of an engine's prompt that holds each member's own: token ids."""
+"""The key for per-member prompts (token ids) in the engine's prompt."""
 
 _RENDERED_HERE = frozenset({"chat_template", "tokenize", "return_dict"})
 
 
 def voices_of(config: ServerConfig, plan: EnginePlan) -> tuple[Voice, ...]:
-    """How the family's members read messages; nothing where vLLM's own way suits all of them."""
+    """How messages are rendered for the members; empty if vLLM's rendering suits all of them."""
     voices = family_voices(config.family, plan.templates, plan.own_tokenizers)
     alone = len(voices) == 1 and not voices[0].template.plain and voices[0].owner == BASE
     return () if alone else voices
 
 
 class MemberRenderer(OnlineRenderer):
-    """vLLM's renderer; where members read prompts of their own, those come with the engine's.
+    """vLLM's renderer, which adds per-member prompts to the engine's prompt.
 
-    The engine's own prompt is then the longest of them: usage counts it, and so do penalties on prompt tokens.
+    The engine's prompt is then the longest of them: usage counts it, and penalties on prompt tokens apply to it.
     """
 
     voices: Sequence[Voice] = ()
-    """None: vLLM renders for all members alike."""
+    """If empty, vLLM renders one prompt for all members."""
 
     member_count: int = 0
 
     @override
     async def preprocess_chat(self, request: Any, messages: list[Any], *args: Any, **options: Any) -> Any:
-        """Render a conversation, once for each voice that the request's coefficients let speak."""
+        """Render a conversation, once for each voice that the request's coefficients need."""
         rendered = await super().preprocess_chat(request, messages, *args, **options)
         if not self.voices:
             return rendered
@@ -53,55 +53,53 @@ class MemberRenderer(OnlineRenderer):
         params = request.build_chat_params(None, "string").with_defaults(defaults)
         asked = {k: v for k, v in params.chat_template_kwargs.items() if k not in _RENDERED_HERE}
         texts = [{**message, "content": _text(message.get("content"))} for message in conversation]
-        heard = [voice for voice in self.voices if _counting(voice.members)]
+        voices = [voice for voice in self.voices if _counting(voice.members)]
         try:
-            read = [(await asyncio.to_thread(voice.read, texts, asked))[1] for voice in heard]
+            read = [(await asyncio.to_thread(voice.read, texts, asked))[1] for voice in voices]
         except (TemplateError, ValueError) as error:
             raise ApiError(
                 f"A member's chat template refuses the messages: {error}", param="messages"
             ) from None
-        by_member = {member: ids for voice, ids in zip(heard, read, strict=True) for member in voice.members}
+        by_member = {member: ids for voice, ids in zip(voices, read, strict=True) for member in voice.members}
         return conversation, [self._engine_input(request, by_member, engine_input)]
 
     @override
     async def preprocess_completion(
         self, request: Any, prompt_input: Any, *args: Any, **options: Any
     ) -> list[Any]:
-        """Tokenize prompts; a request may bring one for each member (`CurrentRequest.member_prompts`)."""
+        """Tokenize prompts; a request may bring per-member ones (`CurrentRequest.member_prompts`)."""
         rendered = await super().preprocess_completion(request, prompt_input, *args, **options)
         own = current().member_prompts
         if not own:
             return rendered
-        everybodys: Any = rendered[0]
-        by_member = {key: list(everybodys["prompt_token_ids"]) for key in range(self.member_count)}
+        shared: Any = rendered[0]
+        by_member = {key: list(shared["prompt_token_ids"]) for key in range(self.member_count)}
         for member, prompt in own.items():
             [item] = await super().preprocess_completion(request, prompt, *args, **options)
             tokens: Any = item
             by_member[member] = list(tokens["prompt_token_ids"])
             self._require_known(by_member[member])
-        heard = {member: ids for member, ids in by_member.items() if _counting((member,))}
-        return [self._engine_input(request, heard, everybodys)]
+        needed = {member: ids for member, ids in by_member.items() if _counting((member,))}
+        return [self._engine_input(request, needed, shared)]
 
     def _require_known(self, ids: Sequence[int]) -> None:
         last_id = self.renderer.get_tokenizer().max_token_id
         if max(ids, default=0) > last_id:
-            message = f"token id {max(ids)} is out of vocabulary; the last is {last_id}"
+            message = f"token id {max(ids)} is out of vocabulary; allowed: 0 to {last_id}"
             raise ApiError(f"eft.prompts: {message}.", param="eft.prompts", code="invalid_value")
 
     def _engine_input(self, request: Any, by_member: Mapping[int, list[int]], engine_input: Any) -> Any:
-        """The engine's prompt; members that do not count in this request read the longest."""
+        """The engine's prompt; members that do not contribute to this request read the longest."""
         longest, prompts = max(by_member.values(), key=len), None
         if any(ids != longest for ids in by_member.values()):
             for field in ("echo", "prompt_logprobs"):
                 asked = getattr(request, field, None)
                 if asked is not None and asked is not False:  # Not by equality: prompt_logprobs may be 0.
-                    message = (
-                        "the members read prompts of their own, so there is no prompt to score or to repeat"
-                    )
+                    message = "the members read different prompts, so there is no single prompt to score or to repeat"
                     raise ApiError(f"{field}: {message}.", param=field, code="invalid_value")
             prompts = [by_member.get(member, longest) for member in range(self.member_count)]
             current().has_prompts = True
-            # Nobody reads the engine's own prompt now; it may hold ids that the base has no room for.
+            # No member reads the engine's prompt now; it may hold ids that the base does not have.
             last_id = self.model_config.get_vocab_size() - 1
             longest = [min(token_id, last_id) for token_id in longest]
         wants_text = getattr(request, "return_prompt_text", False)
@@ -117,6 +115,6 @@ def _text(content: Any) -> Any:
 
 
 def _counting(members: Sequence[int]) -> bool:
-    """Whether any of these members makes a difference to the current request; to one that is not weighed, all do."""
+    """Whether any of these members contributes to the current request; without coefficients, all do."""
     counting = current().counting
     return counting is None or not counting.isdisjoint(members)

@@ -1,6 +1,6 @@
-"""Scores: from a request's items to what the engine is asked, and from what comes out to the answer.
+"""Scores: from a request's items to engine requests, and from their outputs to the answer.
 
-One pass over a text serves every vector of coefficients that a request needs: the composite's, and single members'.
+One pass over a text serves every vector of coefficients that a request needs: the composite's and those of members.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from eft_server.family.file import ServerConfig
 __all__ = ["ScoreAnswer", "score"]
 
 _AT_ONCE = 16
-"""How many texts of one request the engine has at a time: others get their turn between them."""
+"""Texts of one request that are in the engine at a time: other requests get their turn in between."""
 
 _DECODED_AT_ONCE = 256
 
@@ -70,7 +70,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class Column(BaseModel):
-    """What one combination of members says of each token. Null stands for minus infinity: a token that cannot be."""
+    """The scores of each token under one combination of members. Null is minus infinity: an impossible token."""
 
     logprobs: list[float | None]
     total: float | None
@@ -98,7 +98,7 @@ class ScoredItem(BaseModel):
 
 
 class ScoreUsage(BaseModel):
-    """The tokens that were read, prompts and completions together; nothing is generated."""
+    """Number of tokens in prompts and completions; nothing is generated."""
 
     prompt_tokens: int
     completion_tokens: int = 0
@@ -114,20 +114,20 @@ class ScoreAnswer(BaseModel):
     id: str
     created: int
     model: str
-    eft: dict[str, Any] = Field(description="What was applied, defaults filled in.")
+    eft: dict[str, Any] = Field(description="The applied behaviour, with defaults filled in.")
     data: list[ScoredItem]
     usage: ScoreUsage
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """The vectors that a request needs, each once, and where the answer's columns are among them.
+    """The distinct vectors that a request needs, and where each column of the answer is among them.
 
     Attributes:
         vectors: `Coefficients.numbers`; the composite's is the first.
-        counting: the places of the members that make a difference to any of them.
-        members: a place among the vectors for each member to be shown.
-        rewards: an expert's and its reference's, for each expert to be shown.
+        counting: the places of the members that contribute to any of them.
+        members: for each member in the answer, its place among the vectors.
+        rewards: for each expert in the answer, its place and its reference's.
     """
 
     vectors: tuple[tuple[float, ...], ...]
@@ -149,7 +149,7 @@ class _Columns:
         )
 
     def shown(self, scored: Sequence[Scored]) -> dict[str, Any]:
-        """The parts of an answer's item, from what came out under each vector."""
+        """The fields of an item in the answer, from the scores under each vector."""
         return {
             "composite": _column(scored[0]),
             "members": {name: _column(scored[place]) for name, place in self.members.items()},
@@ -163,8 +163,8 @@ class _Text:
 
     Attributes:
         prompt: the longest of the members' prompts.
-        own: each member's, where they read prompts of their own.
-        completion: what is scored.
+        own: the per-member prompts, if they differ.
+        completion: the tokens to score.
     """
 
     prompt: list[int]
@@ -180,15 +180,15 @@ async def score(service: Service, request: ScoreRequest, resolved: Resolved) -> 
     """Score every item of a request, some at a time.
 
     Raises:
-        ApiError: An item cannot be scored; nothing is, then.
-        GenerationError: The engine failed at one.
+        ApiError: An item cannot be scored; then none is.
+        GenerationError: The engine failed on an item.
     """
     if service.engine.vllm_config.cache_config.kv_sharing_fast_prefill:
-        raise ApiError("vLLM's option kv_sharing_fast_prefill leaves out the rows that scores are made of.")
+        raise ApiError("vLLM's option kv_sharing_fast_prefill skips the rows that scores need.")
     switches = request.chat_template_kwargs
     require_readable(switches, None, service.handlers.template_variables)
     if switches is not None and all(item.messages is None for item in request.items):
-        raise _refusal("chat_template_kwargs", "no item has messages for a chat template")
+        raise _refusal("chat_template_kwargs", "has no effect: no item has messages")
     names = _names(service.config, request.members)
     columns = _Columns.of(service.config, resolved, names)
     texts = [await _read(service, request, columns, place) for place in range(len(request.items))]
@@ -231,7 +231,7 @@ def _check_amount(config: ServerConfig, columns: _Columns, texts: Iterable[_Text
 
 
 async def _read(service: Service, request: ScoreRequest, columns: _Columns, place: int) -> _Text:
-    """Render and tokenize an item, and see that the engine can take it."""
+    """Render and tokenize an item, and check that the engine has room for it."""
     item = request.items[place]
     try:
         prompt, own = await _prompt(service, request, columns, item)
@@ -257,8 +257,8 @@ async def _prompt(
 ) -> tuple[list[int], list[list[int]] | None]:
     """The longest of the members' prompts, and all of them where they differ."""
     options, handlers = service.config.server, service.handlers
-    asking = current()
-    asking.counting = columns.counting
+    current_request = current()
+    current_request.counting = columns.counting
     if item.messages is not None:
         body = {
             "messages": item.messages,
@@ -273,14 +273,14 @@ async def _prompt(
         plain.model = service.config.name
         if item.prompts is not None:
             places = service.config.family.places
-            asking.member_prompts = check_member_prompts(
+            current_request.member_prompts = check_member_prompts(
                 item.prompts, item.prompt, places, options, "prompts"
             )
             _require_counting(service.config.family.names, columns.counting, item.prompts)
         try:
             [engine_input] = await outcome(handlers.completion.render_completion_request(plain))
         finally:
-            asking.member_prompts = {}  # A completion is read by all alike.
+            current_request.member_prompts = {}  # All members read the same completion.
     return list(engine_input["prompt_token_ids"]), engine_input.get(MEMBER_PROMPTS)
 
 
@@ -297,11 +297,11 @@ def _require_counting(names: Sequence[str], counting: Collection[int], prompts: 
 
 
 async def _completion(service: Service, item: ScoreItem) -> list[int]:
-    """A completion's token ids, without the special tokens that begin a text."""
+    """A completion's token ids, without special tokens at the start."""
     ids = await _tokenized(service, item.completion) if isinstance(item.completion, str) else item.completion
     if item.end:
         if service.handlers.end_id is None:
-            raise _refusal("end", "the family has no token that ends a turn; leave it out")
+            raise _refusal("end", "the family has no end-of-turn token; leave it out")
         ids = [*ids, service.handlers.end_id]
     if not ids:
         raise _refusal("completion", "holds no token to score")
@@ -363,7 +363,7 @@ async def _ask(
     if last is None or last.outputs[0].finish_reason == "error":
         raise failure(request_id)
     found = scored(last, scoring)
-    # None is above zero, so nothing but a NaN makes a sum one.
+    # No log-probability is above zero, so the sum is NaN only if one of them is.
     if any(math.isnan(sum(item.logprobs)) for item in found):
         raise failure(request_id)
     return found
@@ -375,7 +375,7 @@ def _items(
     tokens: Sequence[list[str]],
     found: Sequence[tuple[Scored, ...]],
 ) -> list[ScoredItem]:
-    """The answer's items: with megabytes of numbers, too long for the event loop."""
+    """The answer's items, built outside the event loop, since they may hold megabytes of numbers."""
     return [
         ScoredItem(index=index, token_ids=text.completion, tokens=own, **columns.shown(by_vector))
         for index, (text, own, by_vector) in enumerate(zip(texts, tokens, found, strict=True))
@@ -383,7 +383,7 @@ def _items(
 
 
 async def _tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Each token's text. Tokenizers are not for two threads, so others get their turns in between."""
+    """Each token's text. Tokenizers are not thread-safe, so this yields to other tasks from time to time."""
     found = list[str]()
     for start in range(0, len(ids), _DECODED_AT_ONCE):
         found.extend(convert_ids_list_to_tokens(tokenizer, list(ids[start : start + _DECODED_AT_ONCE])))

@@ -1,4 +1,4 @@
-"""What the routes share: the engine, the family's behaviours, and vLLM's handlers over both."""
+"""The service behind all routes: the engine, the family's behaviours, and vLLM's handlers."""
 
 import logging
 import time
@@ -46,18 +46,18 @@ class Service:
         voices: Sequence[Voice] = (),
         keys: int = 0,
     ) -> "Service":
-        """Set the family up over a running engine, for so many API keys."""
+        """Set the family up over a running engine, for a number of API keys."""
         handlers = build_handlers(engine, config, chat_template, voices, keys)
         return cls(engine, config, Behaviours(config), handlers)
 
     def weigh(
         self, request: ChatRequest | ResponseRequest | ScoreRequest | TextRequest, payload: dict[str, Any]
     ) -> Resolved:
-        """Resolve the behaviour that a request asks for, and note it in the current request.
+        """Resolve a request's behaviour, and store it in the current request.
 
         Args:
-            request: The request, whose model becomes the engine's.
-            payload: The JSON object that it was read from; Behaviours judges eft and vllm_xargs as they came.
+            request: The request; its model is replaced by the engine's.
+            payload: The request's JSON object, with eft and vllm_xargs in their original form.
 
         Raises:
             BehaviourError: The model is not served, or the weights are not allowed.
@@ -66,11 +66,11 @@ class Service:
         eft = self._without_prompts(request, payload.get("eft"))
         resolved = self.behaviours.resolve(model, eft, payload.get("vllm_xargs"))
         request.model = self.config.name
-        asking = current()
-        asking.resolved, asking.counting = resolved, resolved.coefficients.counting
+        current_request = current()
+        current_request.resolved, current_request.counting = resolved, resolved.coefficients.counting
         _logger.info(
             "%s %s model=%s eft=%s user=%r",
-            asking.id,
+            current_request.id,
             request.request_id,
             resolved.model,
             resolved_fields(resolved),
@@ -79,10 +79,10 @@ class Service:
         return resolved
 
     def require_room_for(self, bad_words: Sequence[str] | None) -> None:
-        """Refuse bad words that are too many tokens, which only a tokenizer can tell.
+        """Refuse bad words that have too many tokens, which only a tokenizer can count.
 
         Raises:
-            ApiError: The engine has no room for so many.
+            ApiError: The engine has no room for them.
         """
         if not bad_words:
             return
@@ -99,13 +99,11 @@ class Service:
     def _without_prompts(
         self, request: ChatRequest | ResponseRequest | ScoreRequest | TextRequest, eft: Any
     ) -> Any:
-        """Take the members' own prompts out of a request's `eft` and note them."""
+        """Move the per-member prompts from a request's `eft` into the current request."""
         if not isinstance(eft, dict) or "prompts" not in eft:
             return eft
         if not isinstance(request, TextRequest):
-            message = (
-                "a conversation's prompts come from the members' templates; only /v1/completions takes these"
-            )
+            message = "a conversation's prompts come from the members' templates; only /v1/completions has this field"
             raise BehaviourError(message, "eft.prompts")
         current().member_prompts = check_member_prompts(
             eft["prompts"], request.prompt, self.config.family.places, self.config.server
@@ -114,13 +112,13 @@ class Service:
 
 
 def service_of(request: Request) -> Service:
-    """The service behind the application that got this request."""
+    """The service of this request's application."""
     service: Service = request.app.state.service
     return service
 
 
 def resolved_fields(resolved: Resolved) -> dict[str, Any]:
-    """The response's ``eft`` object: what was applied, defaults filled in."""
+    """The response's ``eft`` object: the applied behaviour, with defaults filled in."""
     if resolved.own_coefficients is not None:
         asked: dict[str, Any] = {"coefficients": resolved.own_coefficients}
     else:

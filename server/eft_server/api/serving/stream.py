@@ -1,4 +1,4 @@
-"""From a vLLM handler's result to an HTTP response: whole or as a stream, until the client leaves."""
+"""From a vLLM handler's result to an HTTP response: whole or as a stream, until the client disconnects."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Coroutine
@@ -31,11 +31,11 @@ _CLIENT_CLOSED = 499
 async def answer(
     raw: Request, call: Call, extra: dict[str, Any], timeout_s: float, prompt: str = PROMPT
 ) -> Response:
-    """Run a handler and answer with its result, the fields `extra` added; a response of its own goes out as it is.
+    """Run a handler and answer with its result and the fields `extra`; a finished Response is passed on unchanged.
 
-    Errors about the prompt name the field `prompt`. A stream carries `extra` in its first event alone. It starts only
-    once that event is there, so a request that the engine refuses still gets its own status. When the client leaves,
-    the engine's work is aborted.
+    Errors about the prompt name the field `prompt`. A stream carries `extra` only in its first event. It starts only
+    with that event, so a request that the engine refuses still gets its HTTP status. When the client disconnects, the
+    engine's work is aborted.
     """
     late = ApiError(f"The request took longer than {timeout_s:g} seconds and was ended.", status=504)
     under_way: UnderWay = raw.app.state.under_way
@@ -101,7 +101,7 @@ async def _finished_before_disconnect(raw: Request, work: "asyncio.Task[Any]") -
             work.cancel()
             await asyncio.wait((work,))
             if not work.cancelled():
-                work.exception()  # vLLM's handlers make an error of the cancellation; it is nobody's to hear.
+                work.exception()  # vLLM's handlers turn the cancellation into an error, which is dropped here.
 
 
 async def _relay(first: str, events: Events, deadline: Deadline) -> Events:
@@ -124,7 +124,7 @@ async def _relay(first: str, events: Events, deadline: Deadline) -> Events:
 
 
 class _EventStream(StreamingResponse):
-    """Server-sent events whose source is closed when the client leaves, not when garbage is collected."""
+    """Server-sent events whose source is closed when the client disconnects, not when garbage is collected."""
 
     def __init__(self, events: Events) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
