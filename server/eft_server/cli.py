@@ -51,26 +51,26 @@ Overrides = Annotated[
 Revision = Annotated[
     str | None,
     typer.Option(
-        help="Hub revision of the base: a branch, tag or commit. Other members: --set KEY.revision=…"
+        help="Hub revision of the base: a branch, tag or commit. For other members: --set KEY.revision=…"
     ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask the model hub; use its cache alone.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Do not contact the model hub; use only its cache.")]
 CacheDir = Annotated[
-    Path | None, typer.Option(help="The hub's cache, for all files. Default: $HF_HUB_CACHE or $HF_HOME/hub.")
+    Path | None, typer.Option(help="The hub's cache folder. Default: $HF_HUB_CACHE or $HF_HOME/hub.")
 ]
 Level = Annotated[
     LogLevel | None,
     typer.Option(
         "--log-level",
-        help="From which level on vLLM's log is shown. Default: $VLLM_LOGGING_LEVEL, or warning.",
+        help="Lowest level of vLLM's log to show. Default: $VLLM_LOGGING_LEVEL, or warning.",
         case_sensitive=False,
         show_default=False,
     ),
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="The same as --log-level info.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Same as --log-level info.")]
 VllmArguments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[-- VLLM OPTIONS]", help="Options of `vllm serve`, after a bare --."),
+    typer.Argument(metavar="[-- VLLM OPTIONS]", help="Options of `vllm serve`, after a separate --."),
 ]
 
 
@@ -90,12 +90,10 @@ def _print_version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
-        ),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """The options before any command."""
+    """Options that come before any command."""
 
 
 @app.command()
@@ -110,7 +108,9 @@ def serve(  # noqa: PLR0913 (one for each option)
     vllm_arguments: VllmArguments = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    api_key_file: Annotated[Path | None, typer.Option(help="File of accepted API keys, one a line.")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File of accepted API keys, one per line.")
+    ] = None,
     overrides: Overrides = None,
     revision: Revision = None,
     offline: Offline = False,
@@ -120,9 +120,9 @@ def serve(  # noqa: PLR0913 (one for each option)
 ) -> None:
     """Start the server.
 
-    The stages of the start are shown on stderr. vLLM starts processes in its own
-    way where the environment has VLLM_WORKER_MULTIPROC_METHOD=spawn, which takes
-    two or three times as long.
+    Progress is shown on stderr. With VLLM_WORKER_MULTIPROC_METHOD=spawn in the
+    environment, vLLM starts its processes in its usual way, which takes two or
+    three times as long.
 
     eft serve demo
 
@@ -132,7 +132,7 @@ def serve(  # noqa: PLR0913 (one for each option)
         use_hub(offline=offline, cache_dir=cache_dir)
         log_vllm(LogLevel.INFO if verbose and log_level is None else log_level)
         flags: dict[str, Any] = {"host": host, "port": port}
-        # A path on the command line counts from here; one in the family file counts from that file.
+        # A path on the command line is relative to the working directory; one in the family file, to that file.
         flags["api_key_file"] = str(api_key_file.absolute()) if api_key_file else None
         given = [f"server.{key}={json.dumps(v)}" for key, v in flags.items() if v is not None]
         config = load_config(family, [*(overrides or ()), *given], revision=revision)
@@ -152,7 +152,7 @@ def serve(  # noqa: PLR0913 (one for each option)
 
 @contextmanager
 def _start() -> Iterator["Stages"]:
-    """A start that is shown, and that a signal ends at once; once there is an engine, that has to be stopped."""
+    """Show a start, which a signal ends at once; once the engine runs, it has to be stopped instead."""
     from eft_server.api.edge.signals import ended_by_signals, raise_if_interrupted
     from eft_server.engine.launcher.stages import Stages
 
@@ -169,28 +169,28 @@ def _planned(config: ServerConfig, vllm_arguments: Sequence[str], stages: "Stage
     stages.begin("reading the members' configs and tokenizers")
     report = _inspect(config)
     for warning in report.warnings:
-        stages.tell(f"warning: {warning}")
+        stages.show(f"warning: {warning}")
     return _plan(config, report, vllm_arguments)
 
 
 @app.command()
 def generate(  # noqa: PLR0913 (one for each option)
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="Requests: OpenAI's batch format, one a line.")
+        Path, typer.Argument(metavar="IN", help="Requests in OpenAI's batch format, one per line.")
     ],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Answers; an existing file is gone on with.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Answers; if it exists, the run resumes.")],
     family: Annotated[
         str, typer.Option(metavar="FAMILY", help="A bundled family (see `eft families`) or a YAML file.")
     ],
     vllm_arguments: VllmArguments = None,
     weights: Annotated[
         str | None,
-        typer.Option(metavar="EXPERT=NUMBER,…", help="Weights of requests that say nothing of behaviour."),
+        typer.Option(metavar="EXPERT=NUMBER,…", help="Weights for requests without behaviour fields."),
     ] = None,
-    scale: Annotated[float | None, typer.Option(help="Their scale.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model or alias of requests that name none.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Scale for those requests.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model or alias for requests that name none.")] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Go on with OUT though it was made with other settings.")
+        bool, typer.Option("--force", help="Resume OUT even if it was made with other settings.")
     ] = False,
     overrides: Overrides = None,
     revision: Revision = None,
@@ -199,7 +199,7 @@ def generate(  # noqa: PLR0913 (one for each option)
     log_level: Level = None,
     verbose: Verbose = False,
 ) -> None:
-    """Answer a file of requests without a server; run again, it goes on where it stopped.
+    """Answer a file of requests without a server; another run resumes where the last one stopped.
 
     eft generate in.jsonl out.jsonl --family demo --weights helpful=0.8
 
@@ -222,14 +222,14 @@ def generate(  # noqa: PLR0913 (one for each option)
 
 
 def _run_batch(batch: "Batch", config: ServerConfig, vllm_arguments: Sequence[str], stages: "Stages") -> int:
-    """Answer what is left and say how it ended; the exit status."""
+    """Answer the remaining requests, report the result and return the exit status."""
     from eft_server.api.edge.signals import interrupted_by_signals
     from eft_server.batch.run import EngineStoppedError, run
 
     if not batch.left:
-        stages.end(f"nothing to do: all {batch.total:,} requests have been answered")
+        stages.end(f"nothing to do: all {batch.total:,} requests have answers")
         return 0
-    stages.tell(f"{batch.left:,} requests to answer, {batch.skipped:,} answered before")
+    stages.show(f"{batch.left:,} requests to answer, {batch.skipped:,} already answered")
     plan = _planned(config, vllm_arguments, stages)
     try:
         with interrupted_by_signals():
@@ -237,10 +237,10 @@ def _run_batch(batch: "Batch", config: ServerConfig, vllm_arguments: Sequence[st
     except KeyboardInterrupt:
         status, end = EXIT_INTERRUPTED, "interrupted: "
     except EngineStoppedError:
-        status, end = EXIT_FAILED, "the engine stopped by itself: "
+        status, end = EXIT_FAILED, "the engine stopped unexpectedly: "
     else:
         status, end = 0, ""
-    rest = f"; {batch.left:,} are left for the same command" if batch.left else ""
+    rest = f"; run the same command again for the other {batch.left:,}" if batch.left else ""
     typer.echo(f"{end}{batch.written:,} answered, {batch.refused:,} of them with an error{rest}", err=True)
     return status
 
@@ -254,10 +254,10 @@ def check(  # noqa: PLR0913 (one for each option)
     offline: Offline = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Say whether the members form a family, what they cost in memory, and what vLLM will be given.
+    """Check that the members form a family; show the memory they need and the options that vLLM gets.
 
-    Reads configs and tokenizers only, no weights. Sizes are per GPU where the
-    options spread the family over several.
+    Reads configs and tokenizers, but no weights. Sizes are per GPU if the family
+    is spread over several.
 
     eft check mine.yaml
 
@@ -295,7 +295,7 @@ def check(  # noqa: PLR0913 (one for each option)
 
 @app.command()
 def families(
-    name: Annotated[str | None, typer.Argument(help="Print this family's file, to copy from.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print this family's file, as a template.")] = None,
 ) -> None:
     """List the bundled families."""
     with errors_in_words():

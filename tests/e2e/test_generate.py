@@ -116,7 +116,7 @@ def test_a_batch_that_was_killed_goes_on_where_it_stopped(start: Any, tmp_path: 
     told = resumed.communicate(timeout=TIMEOUT_S)[1]
     assert resumed.returncode == 0, told
     left = REQUESTS - len(before)
-    assert f"{left} requests to answer, {len(before)} answered before" in told
+    assert f"{left} requests to answer, {len(before)} already answered" in told
     assert f"{left} answered, 1 of them with an error" in told
 
     after = lines(out)

@@ -11,7 +11,7 @@ import torch
 
 from eft_server.behaviour.coefficients import BASE_FILTER, EXPERT_FILTER
 from eft_server.behaviour.equation import blend
-from eft_server.engine.worker.columns import taken_apart
+from eft_server.engine.worker.columns import split_vectors
 from eft_server.engine.worker.v2 import blending
 from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, SharedIds, score, score_blended
 
@@ -111,7 +111,7 @@ def assert_exact(
 def in_torch(
     logits_M: Sequence[torch.Tensor], vectors: Sequence[Sequence[float]], unshared: Sequence[int]
 ) -> torch.Tensor:
-    coefficients_RM, filters = taken_apart(torch.tensor(vectors))
+    coefficients_RM, filters = split_vectors(torch.tensor(vectors))
     filtering = any(numbers[-2] for numbers in vectors)
     return blend(
         logits_M, coefficients_RM, torch.tensor(unshared, dtype=torch.int64), filters if filtering else None
@@ -172,8 +172,8 @@ def both(
 def drawn(
     sizes: Sequence[int], rows: int, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> list[torch.Tensor]:
-    chance = torch.Generator().manual_seed(seed)
-    return [(torch.randn(rows, size, generator=chance) * 4).to(dtype) for size in sizes]
+    rng = torch.Generator().manual_seed(seed)
+    return [(torch.randn(rows, size, generator=rng) * 4).to(dtype) for size in sizes]
 
 
 TOP_P = (0.0, 1e-6, 0.5, 0.9, 0.999, 1.0)
@@ -285,8 +285,8 @@ def test_infinities_that_cancel_and_coefficients_that_are_none_spoil_their_row_a
 def test_tokens_of_equal_probability_are_in_a_nucleus_together(kind: int, top_p: float) -> None:
     """Of few values, among them −0 and 0, at the edge of the nucleus and at its top; and of a single one."""
     rows = 4
-    chance = torch.Generator().manual_seed(1)
-    judge_RV = torch.randint(-3, 3, (rows, 300), generator=chance).float()
+    rng = torch.Generator().manual_seed(1)
+    judge_RV = torch.randint(-3, 3, (rows, 300), generator=rng).float()
     judge_RV[1] = judge_RV[1].clamp(max=0)
     judge_RV[1, ::2] *= -1.0  # Both zeros.
     judge_RV[2] = 1.5

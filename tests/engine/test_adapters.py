@@ -129,8 +129,8 @@ def planned(folder: Path, adapter: Path) -> None:
 @pytest.mark.parametrize(
     ("targets", "settings", "words"),
     [
-        ({"q_proj": 5}, {}, "layers.0.self_attn.q_proj' has the rank 5, its adapter_config.json says 4"),
-        ({"q_proj": 4}, {"rank_pattern": {"q_proj": 2}}, "has the rank 4, its adapter_config.json says 2"),
+        ({"q_proj": 5}, {}, "layers.0.self_attn.q_proj' has rank 5, but its adapter_config.json says 4"),
+        ({"q_proj": 4}, {"rank_pattern": {"q_proj": 2}}, "has rank 4, but its adapter_config.json says 2"),
         ({"q_proj": 520}, {"r": 520}, "520"),
         ({"q_proj": 4}, {"r": 0}, "must be a positive integer"),
     ],

@@ -87,7 +87,12 @@ def test_everybody_is_measured_generating_and_reading(family: Path, tmp_path: Pa
         assert all(len(rates) == 2 and min(rates) > 0 for rates in result["tokens_per_s"].values())
         assert len(result["bound_tokens_per_s"]) == 2
     assert found["results"][0]["drafts"]["composite, a drafts 2"]["drafted"] > 0
-    for row in ("composite / bound", "composite / loop", "a drafts 2 / composite", "a drafts 2: kept"):
+    for row in (
+        "composite / bound",
+        "composite / loop",
+        "a drafts 2 / composite",
+        "a drafts 2: acceptance rate",
+    ):
         assert row in printed
     assert "small: tokens generated per second" in printed
     assert "small: tokens read per second" in printed

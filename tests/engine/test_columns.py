@@ -14,7 +14,7 @@ from eft_server.engine.worker.columns import (
     counting_rows,
     detach,
     is_filtered,
-    taken_apart,
+    split_vectors,
 )
 
 DEFAULTS = (1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -32,7 +32,7 @@ def test_coefficients_survive_the_ride_bit_for_bit(dtype: torch.dtype) -> None:
     columns_TC[:, :12] = torch.cat(hidden, dim=-1)
     attach(columns_TC, vectors)
     parts, carried_RW = detach(columns_TC[rows], [6, 2, 4])
-    coefficients, filters = taken_apart(carried_RW)
+    coefficients, filters = split_vectors(carried_RW)
     carried = torch.cat(
         [coefficients, filters.delta_RM, filters.kind_R.unsqueeze(-1), filters.top_p_R.unsqueeze(-1)], -1
     )
@@ -93,5 +93,5 @@ def test_members_count_where_a_coefficient_a_delta_or_a_filter_wants_them(
     vector: tuple[float, ...], expected: list[bool]
 ) -> None:
     assert list(counting(vector)) == expected
-    rows = counting_rows(*taken_apart(torch.tensor([vector])))
+    rows = counting_rows(*split_vectors(torch.tensor([vector])))
     assert rows.tolist() == [expected]

@@ -10,7 +10,7 @@ import xgrammar
 
 from eft_server.engine.core import json_grammars
 from eft_server.engine.core.json_grammars import END, INDENT, byte_compiler, write_json
-from eft_server.engine.core.json_keys import with_keys_apart
+from eft_server.engine.core.json_keys import with_distinct_keys
 from eft_server.engine.core.json_patterns import json_regex
 
 
@@ -25,7 +25,7 @@ def fits(schema: dict[str, Any], text: str) -> bool:
 
 def walked(compiled: Any, seed: int) -> bytes | None:
     """A text that the grammar lets through, with a liking for what is special in JSON; None if it gets too long."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     matcher = xgrammar.GrammarMatcher(compiled)
     mask = xgrammar.allocate_token_bitmask(1, END + 1)
     text = b""
@@ -33,10 +33,10 @@ def walked(compiled: Any, seed: int) -> bytes | None:
         matcher.fill_next_token_bitmask(mask, 0)
         words = mask[0].tolist()
         allowed = [byte for byte in range(END) if words[byte >> 5] >> (byte & 31) & 1]
-        if int(mask[0, END >> 5]) & 1 and (not allowed or chance.random() < 0.5):
+        if int(mask[0, END >> 5]) & 1 and (not allowed or rng.random() < 0.5):
             return text
         special = [byte for byte in allowed if byte in b'"\\\n\t\0ntu0']
-        byte = chance.choice(special if special and chance.random() < 0.6 else allowed)
+        byte = rng.choice(special if special and rng.random() < 0.6 else allowed)
         assert matcher.accept_token(byte)
         text += bytes([byte])
     return None
@@ -225,7 +225,7 @@ def test_names_beyond_the_basic_plane_are_followed_as_one_character() -> None:
 def test_the_rules_of_further_keys_are_as_long_as_the_names(length: int) -> None:
     schema = {"type": "object", "properties": {"a" * length: {}}, "additionalProperties": True}
     text = str(xgrammar.Grammar.from_json_schema(json.dumps(schema)))
-    assert len(with_keys_apart(text)) < 3 * len(text)
+    assert len(with_distinct_keys(text)) < 3 * len(text)
 
 
 @pytest.mark.parametrize("key", [r"\u0061", r"\u0061b", r"\u00e9", r"a\/b"])

@@ -27,7 +27,7 @@ def test_an_object_becomes_our_subclass_and_keeps_what_it_holds() -> None:
 
 @pytest.mark.parametrize("built", [Renamed(), None, type("Further", (Theirs,), {})()])
 def test_what_is_not_exactly_the_class_that_ours_extends_is_refused_by_name(built: object) -> None:
-    with pytest.raises(RuntimeError, match=rf"{type(built).__name__}.*Ours is no subclass"):
+    with pytest.raises(RuntimeError, match=rf"{type(built).__name__}.*Ours is not a subclass"):
         retype(built, Ours)
 
 

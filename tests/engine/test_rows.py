@@ -9,7 +9,7 @@ import torch
 from eft_server.behaviour.equation import blend
 from eft_server.bench.launches import Launches
 from eft_server.engine.worker import rows
-from eft_server.engine.worker.columns import counting, taken_apart
+from eft_server.engine.worker.columns import counting, split_vectors
 from eft_server.engine.worker.rows import RowBlender
 from eft_server.engine.worker.v2.blending import SharedIds
 from eft_server.engine.worker.v2.rows import KernelBlender, Needs
@@ -36,8 +36,8 @@ class Heads:
     """Random ones, which note how many rows they were asked for."""
 
     def __init__(self, sizes: Sequence[int] = SIZES) -> None:
-        chance = torch.Generator().manual_seed(0)
-        self.weights = [torch.randn((8, size), generator=chance) for size in sizes]
+        rng = torch.Generator().manual_seed(0)
+        self.weights = [torch.randn((8, size), generator=rng) for size in sizes]
         self.asked = [0] * len(sizes)
 
     def of(self, member: int) -> object:
@@ -54,8 +54,8 @@ class Heads:
 
 
 def hidden(count: int, members: int = 4) -> list[torch.Tensor]:
-    chance = torch.Generator().manual_seed(1)
-    return [torch.randn((count, 8), generator=chance) for _ in range(members)]
+    rng = torch.Generator().manual_seed(1)
+    return [torch.randn((count, 8), generator=rng) for _ in range(members)]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_rows_are_what_all_heads_on_all_rows_would_give(vectors: list[tuple[floa
     needed = np.array([counting(vector) for vector in vectors]).sum(axis=0).tolist()
     assert heads.asked == needed
     everything = [head(states) for head, states in zip(Heads().all, hidden_M, strict=True)]  # type: ignore[operator]
-    expected = blend(everything, taken_apart(vector_RW)[0], UNSHARED, taken_apart(vector_RW)[1])
+    expected = blend(everything, split_vectors(vector_RW)[0], UNSHARED, split_vectors(vector_RW)[1])
     assert found is not None
     assert torch.equal(found, expected)
 

@@ -128,5 +128,5 @@ def test_a_dumb_terminal_gets_lines(screen: Screen, monkeypatch: pytest.MonkeyPa
 
 def test_time_counts_from_the_beginning_that_is_given(screen: Screen) -> None:
     with Stages(began_s=stages.time.time() - 60) as start:
-        start.tell("later")
+        start.show("later")
     assert re.search(r"\[ 60\.\d s\] later", screen.getvalue())

@@ -44,5 +44,5 @@ def test_vllms_defaults_for_servers_count_otherwise() -> None:
 
 @pytest.mark.parametrize("size", [0, -1, "abc", 2.5])
 def test_what_is_no_number_of_requests_is_refused(size: object) -> None:
-    with pytest.raises(ConfigError, match=r"vllm\.max_num_seqs: .* is no positive whole number"):
+    with pytest.raises(ConfigError, match=r"vllm\.max_num_seqs: .* is not a positive whole number"):
         step_memory({"max_num_seqs": size}, REPORT)

@@ -11,11 +11,11 @@ PROGRAM = """
 from eft_server.environment import LogLevel, log_vllm
 log_vllm(LogLevel(LEVEL))
 from vllm.logger import _configure_vllm_root_logger, init_logger
-from eft_server.engine.launcher.vllm_log import leave_out_the_expected
+from eft_server.engine.launcher.vllm_log import hide_expected_warnings
 if not LATE:
-    leave_out_the_expected()
+    hide_expected_warnings()
 _configure_vllm_root_logger()
-leave_out_the_expected()
+hide_expected_warnings()
 logger = init_logger("vllm.some.module")
 logger.warning("Using custom scheduler class %s", "ours")
 logger.warning_once("OMP_NUM_THREADS=%s is set; leaving Torch threads at %d for serving.", "2", 2)

@@ -371,19 +371,20 @@ def test_generate_goes_on_where_it_stopped(eft, family, planned, requests, run, 
     run(KeyboardInterrupt())
     stopped = eft(*command, "--", "--max-model-len", 32)
     assert stopped.exit_code == 130
-    assert "2 requests to answer, 0 answered before" in stopped.stderr
+    assert "2 requests to answer, 0 already answered" in stopped.stderr
     assert (
-        "interrupted: 1 answered, 0 of them with an error; 1 are left for the same command" in stopped.stderr
+        "interrupted: 1 answered, 0 of them with an error; run the same command again for the other 1"
+        in stopped.stderr
     )
     assert planned[0][2] == ["--max-model-len", "32"]
     run(EngineStoppedError())
     finished = eft(*command)
     assert finished.exit_code == 1
-    assert "1 requests to answer, 1 answered before" in finished.stderr
-    assert "the engine stopped by itself: 1 answered" in finished.stderr
+    assert "1 requests to answer, 1 already answered" in finished.stderr
+    assert "the engine stopped unexpectedly: 1 answered" in finished.stderr
     again = eft(*command)
     assert again.exit_code == 0
-    assert "nothing to do: all 2 requests have been answered" in again.stderr
+    assert "nothing to do: all 2 requests have answers" in again.stderr
     assert len(planned) == 2
 
 
@@ -397,7 +398,7 @@ def test_generate_does_not_mix_weights_unless_it_is_forced(eft, family, planned,
     run()
     forced = eft(*command, "--weights", "helpful=1", "--force")
     assert forced.exit_code == 0
-    assert "1 requests to answer, 1 answered before" in forced.stderr
+    assert "1 requests to answer, 1 already answered" in forced.stderr
 
 
 @pytest.mark.parametrize(

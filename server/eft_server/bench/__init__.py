@@ -1,1 +1,1 @@
-"""What the composite costs beside its members one by one, measured in one run: `make bench`."""
+"""Benchmarks of the composite against its single members, measured in one run: `make bench`."""

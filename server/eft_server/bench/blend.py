@@ -1,4 +1,4 @@
-"""`python -m eft_server.bench.blend`: the equation alone, in torch and in the kernels, on random logits."""
+"""`python -m eft_server.bench.blend`: only the equation, in torch and in the kernels, on random logits."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 TOP_P = 0.9
 SHARPNESS = {"small nuclei": 4.0, "large nuclei": 1.0}
-"""Standard deviations of the logits: a trained model's are far apart, a random one's are not."""
+"""Standard deviations of the logits: large for a trained model, small for a random one."""
 
 console = Console()
 console.width = max(console.width, 112)
 
 
 class BlendStep(NamedTuple):
-    """One way in which rows are blended.
+    """One configuration of rows to blend.
 
     Attributes:
-        name: what it is.
+        name: its name.
         logits_M: the members' logits.
         vector: one row's numbers, `engine.worker.columns`; all rows have the same.
-        held: how many tokens are in a row's nucleus.
+        held: number of tokens in a row's nucleus.
     """
 
     name: str
@@ -39,13 +39,13 @@ class BlendStep(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one step costs, in units that do not depend on its size.
+    """The cost of one step, in units that do not depend on its size.
 
     Attributes:
-        launches: kernels.
-        waits: for the device.
-        traffic: bytes that are moved, in those of each member's logits and of one float32 row a row.
-        peak: the largest number of bytes at a time, the members' logits among them, in those of a float32 row a row.
+        launches: kernel launches.
+        waits: waits for the device.
+        traffic: bytes moved, as a multiple of each member's logits plus one float32 row per row.
+        peak: peak memory including the members' logits, as a multiple of one float32 row per row.
     """
 
     launches: int
@@ -56,7 +56,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class BlendSizes:
-    """What is blended."""
+    """The sizes of a blend."""
 
     rows: int
     vocabulary: int = 152_064
@@ -67,27 +67,31 @@ class BlendSizes:
 
     @property
     def unshared_ids(self) -> range:
-        """The last of the base's."""
+        """The unshared ids: the last ids of the base."""
         return range(self.vocabulary - self.unshared, self.vocabulary)
 
 
 def main(
     rows: Annotated[
         list[int] | None,
-        typer.Option(help="Rows of logits; may be given several times (default: 2; on a GPU 1, 16, 128)"),
+        typer.Option(help="Rows of logits; may be repeated (default: 2; on a GPU 1, 16, 128)"),
     ] = None,
-    vocabulary: Annotated[int, typer.Option(help="The base's ids", min=2)] = 152_064,
-    member_vocabulary: Annotated[int, typer.Option(help="The other members' ids", min=2)] = 151_936,
-    unshared: Annotated[int, typer.Option(help="Of the base's ids, those not shared", min=0)] = 399,
-    members: Annotated[int, typer.Option(help="Members of the family", min=3)] = 3,
-    dtype: Annotated[str, typer.Option(help="Of the logits: bfloat16, float16 or float32")] = "bfloat16",
-    rounds: Annotated[int, typer.Option(help="How often each is timed", min=1)] = 15,
+    vocabulary: Annotated[int, typer.Option(help="Vocabulary size of the base", min=2)] = 152_064,
+    member_vocabulary: Annotated[
+        int, typer.Option(help="Vocabulary size of the other members", min=2)
+    ] = 151_936,
+    unshared: Annotated[int, typer.Option(help="Ids of the base that are not shared", min=0)] = 399,
+    members: Annotated[int, typer.Option(help="Number of members", min=3)] = 3,
+    dtype: Annotated[
+        str, typer.Option(help="Dtype of the logits: bfloat16, float16 or float32")
+    ] = "bfloat16",
+    rounds: Annotated[int, typer.Option(help="Timed runs of each blend", min=1)] = 15,
 ) -> None:
-    """Count what the blend asks of a device, plain and with a filter of either kind on every row, and time it.
+    """Count and time the blend's work on a device, plain and with a filter of each kind on every row.
 
-    Traffic is in units of what has to be moved: each member's logits read once, one float32 row written. What the
-    kernels take for a nucleus is less than what is counted, the most. The peak is in float32 rows for each row, the
-    members' logits among them. The kernels run on a GPU alone; their counts need none.
+    Traffic is a multiple of the minimum: each member's logits read once, one float32 row written. For a nucleus, the
+    count is an upper bound on the kernels' traffic. The peak is in float32 rows per row, including the members'
+    logits. The kernels run only on a GPU; their counts need none.
     """
     import torch
 
@@ -112,16 +116,16 @@ def main(
 
 
 def steps(sizes: BlendSizes, device: "torch.device") -> Iterator[BlendStep]:
-    """What is measured: no filter, and filters where the nucleus holds few tokens, and many."""
+    """The steps to measure: no filter, and filters with small and with large nuclei."""
     import torch
 
     from eft_server.behaviour.coefficients import BASE_FILTER, EXPERT_FILTER
     from eft_server.behaviour.equation import nucleus
 
-    chance = torch.Generator(device).manual_seed(0)
+    rng = torch.Generator(device).manual_seed(0)
     widths = [sizes.vocabulary] + [sizes.member_vocabulary] * (sizes.members - 1)
     dtype = getattr(torch, sizes.dtype)
-    drawn_M = [torch.randn((sizes.rows, width), generator=chance, device=device) for width in widths]
+    drawn_M = [torch.randn((sizes.rows, width), generator=rng, device=device) for width in widths]
     rest = [0.5] * (sizes.members - 3)
     none = [0.0] * (sizes.members - 3)
     steered = [1.0, -1.0, 1.0, *rest]
@@ -140,27 +144,27 @@ def steps(sizes: BlendSizes, device: "torch.device") -> Iterator[BlendStep]:
 
 
 Make = Callable[[int, int], list["torch.Tensor"]]
-"""Brings the logits of the members from one on and before another."""
+"""Makes the logits of a range of members: from the first, up to but not including the second."""
 
 Way = Callable[[Make], "torch.Tensor"]
 
 
 def in_torch(step: BlendStep, sizes: BlendSizes) -> Way:
-    """Prepare to blend a step with `blend.blend`, which wants all members' logits at once."""
+    """Prepare to blend a step with `blend.blend`, which needs all members' logits at once."""
     import torch
 
     from eft_server.behaviour.equation import blend
-    from eft_server.engine.worker.columns import taken_apart
+    from eft_server.engine.worker.columns import split_vectors
 
     device = step.logits_M[0].device
-    coefficients_RM, filters = taken_apart(torch.tensor([step.vector] * sizes.rows, device=device))
+    coefficients_RM, filters = split_vectors(torch.tensor([step.vector] * sizes.rows, device=device))
     unshared_U = torch.tensor(sizes.unshared_ids, dtype=torch.int64, device=device)
     chosen = filters if step.vector[-2] else None
     return lambda make: blend(make(0, sizes.members), coefficients_RM, unshared_U, chosen)
 
 
 def in_kernels(step: BlendStep, sizes: BlendSizes) -> Way:
-    """Prepare to blend a step with `worker.v2.blending`, which wants as many members' logits as there is room for."""
+    """Prepare to blend a step with `worker.v2.blending`, which takes as many members' logits as there is room for."""
     import torch
 
     from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, SharedIds
@@ -185,12 +189,12 @@ def in_kernels(step: BlendStep, sizes: BlendSizes) -> Way:
 def counted(
     way: Callable[[BlendStep, BlendSizes], Way], step: BlendStep, sizes: BlendSizes, *, run: bool
 ) -> Cost:
-    """What one way to blend a step costs.
+    """The cost of one way to blend a step.
 
     Args:
         way: `in_torch` or `in_kernels`.
-        step: what is blended.
-        sizes: of that.
+        step: the step.
+        sizes: its sizes.
         run: whether to launch our kernels; the costs do not depend on it.
     """
     from eft_server.bench.launches import Launches
@@ -209,13 +213,13 @@ def counted(
 
 
 def _timed(way: Way, logits_M: Sequence["torch.Tensor"], rounds: int) -> list[float]:
-    """Milliseconds of each round, after one to warm up."""
+    """Milliseconds of each round, after a warm-up."""
     import torch
 
     wait: Callable[[], object] = torch.cuda.synchronize if logits_M[0].is_cuda else lambda: None
     taken_ms = []
     for _ in range(rounds + 1):
-        # The result may take the base's place.
+        # The result may overwrite the base's logits.
         own_M = [logits_M[0].clone(), *logits_M[1:]]
         wait()
         start = time.perf_counter()

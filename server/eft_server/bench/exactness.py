@@ -1,9 +1,9 @@
-"""`python -m eft_server.bench.exactness`: the engine against plain transformers, on the device that is here.
+"""`python -m eft_server.bench.exactness`: the engine against plain transformers, on this machine's device.
 
-In float32, and in a lower precision against the same precision: roundings differ, so its tolerance is a multiple of
-what they cost plain transformers.
+In float32, and in a lower precision against the same precision: roundings differ, so there the tolerance is a multiple
+of the rounding error of plain transformers.
 
-Every request of a batch has weights of its own; the batch is run twice, the second time from the prefix cache.
+Every request of a batch has different weights; the batch is run twice, the second time from the prefix cache.
 """
 
 import json
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 PROMPT_TOKENS = (3, 64)
 SHARED_TOKENS = 256
-"""With which half of the prompts begin, or a quarter of the context: what one request's members have read is there for
-others', which may need more."""
+"""Length of a prefix that half of the prompts share, at most a quarter of the context: the prefix cache holds what one
+request's members have read, and other requests may need more members."""
 
 LOGPROBS = 5
 TOLERANCE_NATS = 1e-3
-"""How far a log-probability may be from the reference in float32."""
+"""Largest difference of a log-probability from the reference, in nats, in float32."""
 
 TOLERANCE_NOISES = 2.0
-"""How far a request's log-probabilities may be from the reference in lower precision, in the mean over its positions
-and as a multiple of what the dtype itself costs: the distance of plain transformers in that dtype from float32."""
+"""Largest difference of a request's log-probabilities from the reference in lower precision, as the mean over its
+positions and a multiple of the dtype's own error: the distance of plain transformers in that dtype from float32."""
 
 console = Console()
 
@@ -63,12 +63,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Said:
-    """What the engine said of one position of a case.
+    """The engine's output at one position of a case.
 
     Attributes:
-        position: the place of the token before, in prompt and continuation together.
+        position: the place of the previous token, in prompt and continuation together.
         logprobs: id -> log-probability.
-        chosen: the id that it generated greedily; None in a prompt.
+        chosen: the greedily generated id; None in a prompt.
     """
 
     position: int
@@ -78,7 +78,7 @@ class Said:
 
 @dataclass(frozen=True)
 class EngineAnswer:
-    """A case's tokens, prompt and continuation, and what was said of its positions."""
+    """A case's tokens (prompt and continuation), and the engine's output at its positions."""
 
     tokens: tuple[int, ...]
     said: tuple[Said, ...]
@@ -86,13 +86,13 @@ class EngineAnswer:
 
 @dataclass
 class Difference:
-    """What the engine's log-probabilities are away from the reference's.
+    """The differences between the engine's log-probabilities and the reference's.
 
     Attributes:
-        largest: in nats.
-        compared: how many there are.
-        worse_tokens: greedy tokens that are not the reference's.
-        noises: the worst request's mean, as a multiple of what the dtype costs; 0 in float32.
+        largest: the largest difference, in nats.
+        compared: number of compared values.
+        worse_tokens: number of greedy tokens that differ from the reference's.
+        noises: the worst request's mean, as a multiple of the dtype's error; 0 in float32.
     """
 
     largest: float = 0.0
@@ -109,20 +109,20 @@ def main(
         list[str] | None, typer.Option("--set", help="Override a key of the family file; may be repeated")
     ] = None,
     requests: Annotated[int, typer.Option(help="Requests in the batch", min=1, max=512)] = 32,
-    tokens: Annotated[int, typer.Option(help="Tokens that each generates", min=1)] = 16,
+    tokens: Annotated[int, typer.Option(help="Tokens to generate per request", min=1)] = 16,
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="By default 0.001 nats in float32; in lower precision twice what the dtype itself costs"
+            help="Largest difference allowed. Default: 0.001 nats in float32; else twice the dtype's error"
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="File for the numbers as JSON")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the results")] = None,
 ) -> None:
     """Compare greedy tokens, log-probabilities and prompt log-probabilities with plain transformers in the same dtype.
 
-    Logits are float32 in both, whatever the members compute in.
+    Logits are float32 in both, whatever dtype the members compute in.
 
-    Exit status 1 says that something is further away than the tolerance, or that nothing came from the prefix cache.
+    The exit status is 1 if a difference exceeds the tolerance, or if nothing came from the prefix cache.
     """
     log_vllm(None)
     facts, failed = list[dict[str, Any]](), False
@@ -148,7 +148,7 @@ def _compare(config: ServerConfig, requests: int, tokens: int) -> tuple[dict[str
     manifest = Manifest(**planned.options["hf_overrides"][KEY])
     cases = list(_cases(config, report.vocabulary, requests, planned.options["max_model_len"]))
     with Progress() as progress:
-        progress.say(f"{config.name}: the engine starts, and answers {requests} requests twice")
+        progress.say(f"{config.name}: starting the engine, which answers {requests} requests twice")
         dtype, runs, cached = _ask(planned, cases, tokens)
     found = {"generated": Difference(), "from the prefix cache": Difference(), "prompts": Difference()}
     unshared = list(manifest.unshared_ids())
@@ -166,7 +166,7 @@ def _compare(config: ServerConfig, requests: int, tokens: int) -> tuple[dict[str
 
 
 def _cases(config: ServerConfig, vocabulary: Vocabulary, count: int, context: int) -> Iterator[Case]:
-    """Requests that ask for the plain base, for each expert, and for random weights, in turns."""
+    """Requests for the plain base, for each expert, and for random weights, in turns."""
     shuffled, behaviours = random.Random(0), Behaviours(config)
     shared = random_ids(min(SHARED_TOKENS, context // 4), vocabulary, shuffled)
     for number in range(count):
@@ -184,7 +184,7 @@ def _cases(config: ServerConfig, vocabulary: Vocabulary, count: int, context: in
 def _ask(
     planned: "EnginePlan", cases: Sequence[Case], tokens: int
 ) -> tuple[str, list[list[EngineAnswer]], int]:
-    """What the engine says, twice, the dtype that it computes in, and how much the second run took from the cache."""
+    """The engine's answers, twice; its dtype; and the number of tokens that the second run took from the cache."""
     from vllm import SamplingParams
 
     from eft_server.engine.launcher.launch import open_offline
@@ -230,7 +230,7 @@ def _reference(
     unshared: Sequence[int],
     dtype: str,
 ) -> list["torch.Tensor"]:
-    """Each answer's log-probabilities (T, V), from one member after the other."""
+    """The reference log-probabilities (T, V) of each answer; the members run one after the other."""
     import torch
 
     totals: list[Any] = [None] * len(cases)
@@ -251,7 +251,7 @@ def _reference(
 
 
 def _plain(config: ServerConfig, name: str, dtype: "torch.dtype") -> Any:
-    """A member in plain transformers, its logits in float32 and an adapter's terms beside its reference's layers."""
+    """A member in plain transformers, with logits in float32 and an adapter's terms added to its reference's layers."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
@@ -270,7 +270,7 @@ def _plain(config: ServerConfig, name: str, dtype: "torch.dtype") -> Any:
 
 
 def _adapt(model: Any, checkpoint: MemberWeights) -> None:
-    """Add what an adapter adds, x ↦ scaling · B(Ax), by its own names for the layers."""
+    """Add an adapter's terms, x ↦ scaling · B(Ax), by its names for the layers."""
     from safetensors.torch import load_file
 
     from eft_server.engine.worker.adapters import scaling_of
@@ -299,7 +299,7 @@ def _added(total_TV: Any, coefficient: float, logits_TV: "torch.Tensor") -> "tor
 
 
 def _distance(answer: EngineAnswer, row_TV: "torch.Tensor", other_TV: "torch.Tensor") -> float:
-    """Between two references, in nats: the mean over what the engine said."""
+    """The mean distance between two references, in nats, over the values in the engine's answer."""
     away = [
         abs(float(row_TV[said.position][key]) - float(other_TV[said.position][key]))
         for said in answer.said
@@ -315,7 +315,7 @@ def _hold_against(difference: Difference, answer: EngineAnswer, rows_TV: "torch.
         away.extend(abs(value - float(row[key])) for key, value in said.logprobs.items())
         if said.chosen is not None and int(row.argmax()) != said.chosen:
             difference.worse_tokens += 1
-    # What is not a number, or was not said at all, is as far away as can be: `max` would pass over it.
+    # A NaN or a missing value counts as infinitely far away: `max` would skip it.
     away = [math.inf if math.isnan(value) else value for value in away] or [math.inf]
     difference.compared += len(away)
     difference.largest = max(difference.largest, *away)
@@ -324,17 +324,17 @@ def _hold_against(difference: Difference, answer: EngineAnswer, rows_TV: "torch.
 
 
 def _print(family: str, dtype: str, found: Mapping[str, Difference], tolerance: float | None) -> bool:
-    """Show what was found; whether anything is too far away."""
+    """Print the differences, and return whether any exceeds the tolerance."""
     exact = dtype == "float32"
     allowed = tolerance if tolerance is not None else TOLERANCE_NATS if exact else TOLERANCE_NOISES
     table = Table("", "values compared", "largest difference, nats", "other greedy tokens")
     if not exact:
-        table.add_column(f"worst request, by the cost of {dtype}")
+        table.add_column(f"worst request, as a multiple of the error of {dtype}")
     for title, difference in found.items():
         shown = [title, f"{difference.compared:,}", f"{difference.largest:.2g}", f"{difference.worse_tokens}"]
         table.add_row(*shown, *([] if exact else [f"{difference.noises:.2f}"]))
     within = all((item.largest if exact else item.noises) <= allowed for item in found.values())
-    unit = "" if exact else f" times the cost of {dtype}"
+    unit = "" if exact else f" times the error of {dtype}"
     table.title = f"{family}, {dtype}: {'within' if within else 'above'} the tolerance of {allowed:g}{unit}"
     console.print(table)
     return not within

@@ -1,4 +1,4 @@
-"""`python -m eft_server.bench.gpu_check`: what only a GPU can show, in ten minutes: right, fast, within memory."""
+"""`python -m eft_server.bench.gpu_check`: checks that need a GPU, in ten minutes: exactness, speed, memory."""
 
 import json
 import platform
@@ -41,26 +41,26 @@ def main(
         str, typer.Argument(help=f"A YAML file, or {', '.join(shapes.SHAPES)} (shapes without weights)")
     ] = "qwen25-7b-shapes",
     exact: Annotated[
-        list[str] | None, typer.Option(help="Families that are held against transformers (default: demo)")
+        list[str] | None, typer.Option(help="Families to compare with transformers (default: demo)")
     ] = None,
-    batch: Annotated[list[int], typer.Option(help="Requests at once; may be given several times")] = [
+    batch: Annotated[list[int], typer.Option(help="Batch size: requests at once; may be repeated")] = [
         1,
         8,
         32,
         128,
     ],
-    tokens: Annotated[int, typer.Option(help="Tokens that each request generates", min=8)] = 128,
-    prompt: Annotated[int, typer.Option(help="Tokens in each prompt", min=1)] = 128,
+    tokens: Annotated[int, typer.Option(help="Tokens to generate per request", min=8)] = 128,
+    prompt: Annotated[int, typer.Option(help="Prompt tokens per request", min=1)] = 128,
     prefill: Annotated[
-        int, typer.Option(help="Tokens in each prompt where reading is measured", min=1)
+        int, typer.Option(help="Prompt tokens per request when prefill is measured", min=1)
     ] = 512,
-    rounds: Annotated[int, typer.Option(help="How often each is measured", min=1)] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds of measurements", min=1)] = 3,
     output: Annotated[Path, typer.Option(help="Folder for the JSON")] = Path("gpu-check"),
 ) -> None:
-    """Exactness in float32 and bfloat16; decoding and reading against each model alone; speculation; memory.
+    """Check exactness in float32 and bfloat16; measure decoding and prefill against single models, drafts and memory.
 
-    Engines run one after the other, each with the device to itself. Exit status 1: something is not exact; 2: something
-    could not be measured.
+    Engines run one after the other, each with the device to itself. The exit status is 1 if a result is not exact, and
+    2 if a measurement failed.
     """
     log_vllm(None)
     jobs = Jobs(batch, tokens, prompt, prefill, rounds)
@@ -93,7 +93,7 @@ def main(
 
 @dataclass(frozen=True)
 class Jobs:
-    """What is measured; see `main`."""
+    """The measurements; see `main`."""
 
     batches: Sequence[int]
     tokens: int
@@ -102,7 +102,7 @@ class Jobs:
     rounds: int
 
     def __iter__(self) -> Iterator[tuple[str, int, int, int]]:
-        """Title, requests, tokens of each prompt and of each answer."""
+        """Title, requests, prompt tokens and generated tokens per request."""
         for size in self.batches:
             yield f"decode, batch {size}", size, self.prompt, self.tokens
         yield f"read {self.batches[0]} × {self.prefill}", self.batches[0], self.prefill, 1
@@ -110,11 +110,11 @@ class Jobs:
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What there is to say of an engine beside its speed.
+    """Facts about an engine besides its speed.
 
     Attributes:
-        start_s: until it was ready.
-        memory_mib: what the device held while it was up; None without a GPU.
+        start_s: seconds until it was ready.
+        memory_mib: memory in use on the device while it ran; None without a GPU.
     """
 
     start_s: float
@@ -124,13 +124,11 @@ class EngineFacts:
 def _require_room(jobs: Jobs, context: int) -> None:
     for title, _, prompt, tokens in jobs:
         if prompt + tokens > context:
-            raise ConfigError(
-                f"{title}: {prompt} + {tokens} tokens do not fit the family's context of {context}"
-            )
+            raise ConfigError(f"{title}: {prompt} + {tokens} tokens exceed the family's context of {context}")
 
 
 def _is_exact(families: Sequence[str], dtype: str, output: Path) -> bool:
-    """In a process of its own, for it starts engines and transformers on the device."""
+    """Run the exactness check in another process, since it starts engines and transformers on the device."""
     module = "eft_server.bench.exactness"
     options = ["--set", f"vllm.dtype={dtype}", "--output", str(output / f"exact-{dtype}.json")]
     return subprocess.run([sys.executable, "-m", module, *families, *options], check=False).returncode == 0
@@ -187,13 +185,13 @@ def _print(config: ServerConfig, engines: Mapping[str, EngineFacts], results: Se
     table.add_row("composite / bound", *of_bound)
     ratios = (spread(result.ratios(DRAFTING, result.tokens_per_s[COMPOSITE])) for result in results)
     table.add_row(f"{DRAFTING} / {COMPOSITE}", *ratios)
-    kept = [result.acceptance(DRAFTING) for result in results]
-    table.add_row("drafts kept", *("" if share is None else f"{share:.0%}" for share in kept))
+    accepted = [result.acceptance(DRAFTING) for result in results]
+    table.add_row("acceptance rate", *("" if share is None else f"{share:.0%}" for share in accepted))
     console.print(table)
 
 
 def _query(what: str) -> str | None:
-    """Ask the driver's own tool; None where there is none."""
+    """Query the driver's tool; None if there is none."""
     command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""What a computation asks of a device, counted by what torch dispatches: figures that hold on any machine."""
+"""A computation's work on a device, counted from what torch dispatches: figures that hold on any machine."""
 
 import contextlib
 import inspect
@@ -14,7 +14,7 @@ from typing_extensions import override
 from eft_server.engine.worker.v2 import blending
 
 NUCLEUS_PASSES = 17
-"""Reads of a row in which `nucleus_kernel` has found its threshold at the latest; a few are usual."""
+"""Largest number of reads of a row in which `nucleus_kernel` finds its threshold; usually it needs a few."""
 
 _WAITS = ("aten::nonzero", "aten::_local_scalar_dense")
 
@@ -23,10 +23,10 @@ class Launches(TorchDispatchMode):
     """Counts while it is entered.
 
     Attributes:
-        count: kernels.
-        waits: how often the host waits for a result of the device.
-        moved_bytes: what kernels read and wrote, each of their tensors once. Of our own, by the formulas below.
-        peak_bytes: the largest sum of all tensors that were made within and lived at one time.
+        count: kernel launches.
+        waits: number of times the host waits for a result of the device.
+        moved_bytes: bytes that kernels read and wrote, each tensor once; for our kernels by the formulas below.
+        peak_bytes: peak size of the tensors that were made inside.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Launches(TorchDispatchMode):
 
     @contextlib.contextmanager
     def others_work(self) -> Iterator[None]:
-        """Count the memory of what is made meanwhile, but nothing else."""
+        """Count only the memory of tensors that are made meanwhile."""
         self._counting = False
         try:
             yield
@@ -46,7 +46,7 @@ class Launches(TorchDispatchMode):
 
     @contextlib.contextmanager
     def of_our_kernels(self, *, run: bool) -> Iterator[None]:
-        """Count `engine.worker.v2.blending`'s kernels, too.
+        """Also count the kernels of `engine.worker.v2.blending`.
 
         Args:
             run: whether to launch them. The counts do not depend on it.
@@ -84,7 +84,7 @@ class Launches(TorchDispatchMode):
 
 
 def _is_free(func: Any, given: list[torch.Tensor], made: list[torch.Tensor]) -> bool:
-    """Whether an operator launches nothing: it makes room, or looks at what is there."""
+    """Whether an operator launches nothing: it allocates, or returns a view."""
     if "empty" in func.name():
         return True
     known = {tensor.untyped_storage()._cdata for tensor in given}
@@ -93,7 +93,7 @@ def _is_free(func: Any, given: list[torch.Tensor], made: list[torch.Tensor]) -> 
 
 
 class _Counted:
-    """A kernel in its place: launched as `kernel[grid](…)`."""
+    """Replaces a kernel, which is launched as `kernel[grid](…)`."""
 
     def __init__(self, launches: Launches, name: str, kernel: Any, run: bool) -> None:
         self._launches, self._name, self._kernel, self._run = launches, name, kernel, run
@@ -111,9 +111,9 @@ class _Counted:
 
 
 def _adding(grid: tuple[int, ...], given: Mapping[str, Any]) -> int:
-    """Each member's logits, and the rows and a filter's, which after the first launch are read as well.
+    """Bytes of each member's logits, and of the rows and a filter's rows, which later launches also read.
 
-    And a bit an id for who shares it, 4 bytes a block, and 8 a member, filtered row and block.
+    Also a bit per id for whether it is shared, 4 bytes per block, and 8 per member, filtered row and block.
     """
     rows, blocks = grid
     size, filtered = given["vocabulary"], len(given["extra_ptr"])

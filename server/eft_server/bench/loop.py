@@ -1,4 +1,4 @@
-"""The neighbours' way: each token, every model in turn through transformers, with KV caches; the yardstick."""
+"""The baseline: for each token, all models in turn in transformers, with KV caches."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,13 +8,13 @@ if TYPE_CHECKING:
 
 
 class TransformersLoop:
-    """Greedy decoding of one batch of prompts of equal length, one global weight vector; on the GPU if there is one.
+    """Greedy decoding of one batch of prompts of equal length, with one weight vector; on the GPU if there is one.
 
     Args:
         models: The members' checkpoints.
         coefficients: One for each.
-        dtype: What the models compute in, a name of torch's; "auto" for what each checkpoint says.
-        weightless: The checkpoints are configs alone: random weights will do.
+        dtype: The models' dtype, by its name in torch; "auto" for each checkpoint's.
+        weightless: The checkpoints are only configs: use random weights.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""`python -m eft_server.bench.needed`: does a request pay for the members that it needs, and for no others?"""
+"""`python -m eft_server.bench.needed`: does a request pay only for the members that it needs?"""
 
 import random
 import time
@@ -40,19 +40,21 @@ def main(
         str,
         typer.Argument(help="A bundled name, a YAML file, or five: the demo's members, with five experts"),
     ] = "five",
-    batch: Annotated[int, typer.Option(help="Requests at once where there are several", min=2)] = 16,
-    tokens: Annotated[int, typer.Option(help="Tokens that each request generates", min=8)] = 48,
-    prompt: Annotated[int, typer.Option(help="Tokens in each prompt", min=1)] = 32,
-    rounds: Annotated[int, typer.Option(help="How often each is measured, in turns", min=1)] = 5,
+    batch: Annotated[int, typer.Option(help="Batch size: requests at once", min=2)] = 16,
+    tokens: Annotated[int, typer.Option(help="Tokens to generate per request", min=8)] = 48,
+    prompt: Annotated[int, typer.Option(help="Prompt tokens per request", min=1)] = 32,
+    rounds: Annotated[int, typer.Option(help="Rounds; each measures every batch once", min=1)] = 5,
     rest: Annotated[
         float,
-        typer.Option(help="Seconds before each measurement, since vLLM's processes poll for 1 s", min=0),
+        typer.Option(
+            help="Seconds of rest before each measurement: vLLM's processes poll for 1 s after a step", min=0
+        ),
     ] = 1.2,
 ) -> None:
-    """Ask a composite for each member alone, for each expert up-scaled, and for all of that in one batch.
+    """Measure a composite with single members, with each expert up-scaled, and with all of these in one batch.
 
-    Each is held against the members that it needs, alone in plain vLLM: where a member runs on n requests of a batch,
-    the bound reckons with its rate at n at once. Ratios are taken within a round.
+    Each batch is compared with its members in plain vLLM: if a member runs on n requests of a batch, the bound uses its
+    speed at n requests at once. Ratios are taken within a round.
     """
     log_vllm(None)
     with errors_in_words():
@@ -63,7 +65,7 @@ def main(
 
 @dataclass(frozen=True)
 class Workload:
-    """What is measured, in requests, tokens and rounds; see `main`."""
+    """The workload, in requests, tokens and rounds; see `main`."""
 
     batch: int
     tokens: int
@@ -74,19 +76,19 @@ class Workload:
 
 @dataclass(frozen=True)
 class Asked:
-    """A batch of requests, by what each asks of the members."""
+    """A batch of requests, by their coefficients."""
 
     title: str
     vectors: tuple[Coefficients, ...]
 
     @property
     def needed(self) -> Counter[int]:
-        """By member, how many of the requests need it."""
+        """By member, the number of requests that need it."""
         return Counter(place for vector in self.vectors for place in vector.counting)
 
 
 def _five(folder: Path) -> Path:
-    """The demo's members, with five experts; two checkpoints serve for all of them."""
+    """The demo's members, with five experts, which share two checkpoints."""
     demo = load_config("demo")
     experts = {name: str(demo.family[name].checkpoint.model) for name in demo.experts}
     models = list(experts.values())
@@ -125,7 +127,7 @@ def _measure(config: ServerConfig, report: FamilyReport, sizes: Workload) -> Non
     planned = plan(config, report)
     with ExitStack() as stack:
         targets: dict[str, Target] = {}
-        for name in config.family.names:  # One engine serves for members of one checkpoint.
+        for name in config.family.names:  # Members with the same checkpoint share an engine.
             model = str(config.family[name].checkpoint.model)
             if model not in targets:
                 targets[model] = member(name, config, planned)
@@ -155,7 +157,7 @@ def _rounds(
     sizes: Workload,
     targets: Mapping[str, Target],
 ) -> tuple[list[float], list[float]]:
-    """The composite's tokens per second, and of its bound, by round."""
+    """The composite's tokens per second, and its share of the bound, by round."""
     drawn = random.Random(0)
     count = len(asked.vectors)
     rates, ratios = [], []

@@ -1,4 +1,4 @@
-"""Prompts of random tokens: what is timed and compared does not depend on what they say."""
+"""Prompts of random tokens: measurements do not depend on their content."""
 
 import random
 
@@ -7,7 +7,7 @@ from eft_server.family.vocabulary import Vocabulary
 __all__ = ["random_ids"]
 
 
-def random_ids(count: int, vocabulary: Vocabulary, chance: random.Random) -> list[int]:
-    """So many ids, of the widest range that all members share."""
+def random_ids(count: int, vocabulary: Vocabulary, rng: random.Random) -> list[int]:
+    """Random ids from the widest range that all members share."""
     start, stop = max(vocabulary.shared, key=lambda ids: ids[1] - ids[0])
-    return chance.choices(range(start, stop), k=count)
+    return rng.choices(range(start, stop), k=count)

@@ -1,4 +1,4 @@
-"""Rounds of measurements, and what is derived from them."""
+"""Rounds of measurements, and the figures derived from them."""
 
 import random
 import statistics
@@ -15,9 +15,9 @@ class Rounds:
     """Tokens per second of each target, one value a round, at one batch size.
 
     Attributes:
-        title: what was measured.
+        title: name of the measurement.
         batch: requests at once.
-        reading: were the tokens read, or generated?
+        reading: whether the tokens were read (prefill), not generated.
         tokens_per_s: target -> a value for each round; the same index is the same round.
         drafts: target -> drafted and accepted tokens in all rounds, for those that draft.
     """
@@ -29,7 +29,7 @@ class Rounds:
     drafts: dict[str, Drafts] = field(default_factory=dict)
 
     def add(self, name: str, job: Job, timing: Timing) -> None:
-        """Note one measurement."""
+        """Add one measurement."""
         self.tokens_per_s[name].append(job.counted / timing.seconds)
         if timing.drafts.drafted:
             before = self.drafts.get(name, Drafts())
@@ -42,17 +42,17 @@ class Rounds:
         return statistics.median(self.tokens_per_s[name])
 
     def bound(self, members: Sequence[str]) -> list[float]:
-        """What a composite that adds nothing would reach, by round: 1 / Σ 1/tps over its members."""
+        """The speed of a composite without overhead, by round: 1 / Σ 1/tps over its members."""
         rounds = zip(*(self.tokens_per_s[name] for name in members), strict=True)
         return [1 / sum(1 / value for value in values) for values in rounds]
 
     def acceptance(self, name: str) -> float | None:
-        """The share of drafted tokens that were kept; None for who does not draft."""
+        """The share of drafted tokens that were accepted; None for targets that do not draft."""
         drafts = self.drafts.get(name, Drafts())
         return drafts.accepted / drafts.drafted if drafts.drafted else None
 
     def ratios(self, name: str, others: Sequence[float]) -> list[float]:
-        """A target over others' values, round by round."""
+        """A target's values divided by others, round by round."""
         return [value / other for value, other in zip(self.tokens_per_s[name], others, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
@@ -68,15 +68,15 @@ def run(
     *,
     rest_s: float = 0.0,
 ) -> Rounds:
-    """Time every target in every round, in an order that changes, after one run to warm up.
+    """Time every target in every round, in a changing order, after a warm-up.
 
     Args:
-        title: what is measured.
-        targets: by name.
-        jobs: what each of them does to warm up, and then one job for each round. Prompts that are read again come
-            from the prefix cache: where reading is measured, each job has its own.
+        title: name of the measurement.
+        targets: the targets, by name.
+        jobs: the job to warm up, and then one job for each round. Repeated prompts come from the prefix cache: when
+            prefill is measured, each job needs new ones.
         advance: called with a name after each measurement.
-        rest_s: how long to wait before each measurement, so that nobody shares the cores with who was before it.
+        rest_s: seconds to wait before each measurement, so that the last target does not share the cores.
     """
     warm_up, *rounds = jobs
     result = Rounds(title, len(warm_up.prompts), warm_up.reads, {name: [] for name in targets})

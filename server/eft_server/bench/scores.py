@@ -1,4 +1,4 @@
-"""`python -m eft_server.bench.scores`: what a score costs beside prompt log-probabilities, model by model."""
+"""`python -m eft_server.bench.scores`: the cost of scores against prompt log-probabilities, model by model."""
 
 import random
 import time
@@ -23,7 +23,7 @@ Way: TypeAlias = Callable[[Items], object]
 
 ONE = "prompt_logprobs of the composite"
 EACH = "prompt_logprobs of the composite and of every member"
-ALONE = "score, the composite alone"
+ALONE = "score, only the composite"
 ALL = "score, the composite and every member"
 
 console = Console()
@@ -32,11 +32,11 @@ console = Console()
 def main(
     family: Annotated[str, typer.Argument(help="A bundled name or a YAML file")] = "demo",
     items: Annotated[int, typer.Option(help="Texts in a request", min=1)] = 8,
-    prompt: Annotated[int, typer.Option(help="Tokens in front of each completion", min=1)] = 96,
-    completion: Annotated[int, typer.Option(help="Tokens to score", min=1)] = 32,
-    rounds: Annotated[int, typer.Option(help="How often each is measured, in turns", min=1)] = 7,
+    prompt: Annotated[int, typer.Option(help="Prompt tokens before each completion", min=1)] = 96,
+    completion: Annotated[int, typer.Option(help="Tokens to score per item", min=1)] = 32,
+    rounds: Annotated[int, typer.Option(help="Rounds; each measures every way once", min=1)] = 7,
 ) -> None:
-    """Time four ways to the same numbers, on new texts each time; ratios to the first are taken within a round."""
+    """Time four ways to the same scores, on new texts each time; ratios to the first are taken within a round."""
     drawn = random.Random(0)
     config = load_config(family)
     settings = [f"server.max_prompts={max(items, 16)}", f"server.max_score_items={items}"]

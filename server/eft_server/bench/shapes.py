@@ -1,7 +1,7 @@
-"""Families of real shapes without weights: for timings alone, where no model hub is at hand.
+"""Families of real shapes without weights: only for timings, where no model hub is available.
 
-The configs are those that the models were published with; the tokenizer has as many ids, each a word of its own; vLLM
-fills the weights with random numbers (`load_format: dummy`).
+The configs are the published ones; the tokenizer has as many ids, each a separate word; vLLM fills the weights with
+random numbers (`load_format: dummy`).
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 TOKENS = 151_643
-"""How many ordinary ids Qwen2.5's tokenizer has; its models pad their vocabularies beyond that, each in its way."""
+"""Number of ordinary ids in Qwen2.5's tokenizer; the models' vocabularies are padded to different sizes beyond that."""
 
 _SMALLEST = {
     "hidden_size": 896,
@@ -56,7 +56,7 @@ vllm: {{load_format: dummy, dtype: bfloat16, max_model_len: 2048, max_num_seqs: 
 
 
 def write_family(name: str, folder: Path) -> Path:
-    """Make the configs and tokenizers of a family of `SHAPES` in a folder, unless they are there; return its file."""
+    """Write the configs and tokenizers of a family of `SHAPES` to a folder, unless they exist; return its file."""
     family = folder / f"{name}.yaml"
     if not family.exists():
         base, small = SHAPES[name]

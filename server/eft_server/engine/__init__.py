@@ -1,1 +1,1 @@
-"""The composite model inside vLLM: the only place that touches vLLM's internals."""
+"""The composite model inside vLLM: the only package that touches vLLM's internals."""

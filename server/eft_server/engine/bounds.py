@@ -1,6 +1,6 @@
-"""How much of one request the engine has room for: Model Runner V2 (GPUs) keeps it in rows of fixed width.
+"""Limits on the data of one request: Model Runner V2 (GPUs) keeps it in rows of fixed width.
 
-A request that brings more ends that runner, for everybody. Both runners are sent the same.
+A larger request would end that runner for all requests. The limits hold for both runners.
 """
 
 from typing import Final
@@ -18,13 +18,13 @@ LOGIT_BIASES: Final = MAX_NUM_LOGIT_BIAS_TOKENS
 LOGPROB_TOKEN_IDS: Final = MAX_LOGPROB_TOKEN_IDS
 
 STOP_TOKEN_IDS: Final = MAX_NUM_STOP_TOKEN_IDS // 2
-"""A request's own; the other half of the row is for the tokens that end a text of the family's."""
+"""A request's stop tokens; the other half of the row is for the tokens that end the family's texts."""
 
 END_IDS: Final = MAX_NUM_STOP_TOKEN_IDS - STOP_TOKEN_IDS - 1
-"""A family's; the tokenizer may name one more."""
+"""A family's end tokens; the tokenizer may add one more."""
 
 BAD_WORDS: Final = envs.VLLM_MAX_NUM_BAD_WORDS // 2
-"""Each is kept twice, as it is written at the beginning of a text and in its middle."""
+"""Each is stored twice, with its tokens at the beginning of a text and in the middle."""
 
 BAD_WORD_TOKENS: Final = envs.VLLM_MAX_BAD_WORDS_TOTAL_TOKENS
-"""Of all bad words together, in both ways of writing them."""
+"""Tokens of all bad words together, in both forms."""

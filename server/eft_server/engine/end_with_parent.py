@@ -1,4 +1,4 @@
-"""An engine whose program was killed ends, too: vLLM's would keep its memory and wait for ever."""
+"""Ends an engine whose program was killed: otherwise vLLM's would keep its memory and wait for ever."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ _WATCH = "eft-parent"
 
 
 def end_with_parent() -> None:
-    """Watch the process that started this one, and leave when it is gone; its workers then do the same.
+    """Watch the parent process, and exit when it is gone; the workers then do the same.
 
     A second call does nothing.
     """

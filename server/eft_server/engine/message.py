@@ -1,4 +1,4 @@
-"""All that crosses the processes: the family, inside the base's config, and requests, in their `SamplingParams`.
+"""All data between the processes: the family, inside the base's config, and requests, in their `SamplingParams`.
 
 Shape suffixes: M members, C scored tokens, K vectors, W numbers of a vector.
 """
@@ -16,10 +16,10 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from eft_server.engine.worker.columns import counting
 
 KEY = "eft"
-"""The config attribute, and the key of `SamplingParams.extra_args`, that hold this project's values."""
+"""The config attribute, and the key of `SamplingParams.extra_args`, for this project's values."""
 
 SEPARATOR = "@"
-"""Ends a member's name where it prefixes a weight's name; no checkpoint uses it."""
+"""Separates a member's name from a weight's name; no checkpoint uses it."""
 
 _PROMPTS_KEY = "eft_prompts"
 _SCORING_KEY = "eft_scoring"
@@ -29,8 +29,8 @@ _SCORING_KEY = "eft_scoring"
 class MemberWeights:
     """A member's name and where its weights are (a local directory or a hub id with its revision).
 
-    Under tensor parallelism it is whole on every rank, unless it is sharded over them. Where `reference` names another
-    member, the weights are an adapter on that one.
+    Under tensor parallelism it is replicated on every rank unless `sharded`. If `reference` names another member, the
+    weights are an adapter on that one.
     """
 
     name: str
@@ -41,7 +41,7 @@ class MemberWeights:
 
     @property
     def weight_prefix(self) -> str:
-        """What vLLM's loader puts before each of this member's weight names."""
+        """The prefix that vLLM's loader puts before each of this member's weight names."""
         return f"{self.name}{SEPARATOR}"
 
 
@@ -50,13 +50,13 @@ class Manifest:
     """The family as the engine needs it.
 
     Attributes:
-        architectures: of the base's own model, since ours takes their place in its config.
-        base: the base's name; its checkpoint is the engine's own.
+        architectures: of the base's model, since ours replaces them in its config.
+        base: the base's name; its checkpoint is the engine's model.
         members: the other members, in the order of the coefficients.
         unshared: half-open ranges of token ids that not all members share.
         draft: the member that drafts in speculative decoding, if one does.
-        defaults: the family's own vector (see `coefficients`), for steps without requests, such as profiling.
-        rows: how many token ids each member can read, in the order of the coefficients.
+        defaults: the family's default vector (see `coefficients`), for steps without requests, such as profiling.
+        rows: the number of token ids that each member can read, in the order of the coefficients.
     """
 
     architectures: tuple[str, ...]
@@ -69,12 +69,12 @@ class Manifest:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The members', the base first: the order of the coefficients."""
+        """The members' names, the base first: the order of the coefficients."""
         return (self.base, *(item.name for item in self.members))
 
     @property
     def width(self) -> int:
-        """W: how many numbers a vector is."""
+        """W: the number of values in a vector."""
         return len(self.defaults)
 
     def place(self, name: str) -> int:
@@ -95,7 +95,7 @@ class Manifest:
         """Read it back from a Hugging Face config.
 
         Raises:
-            ValueError: the config carries none, so the engine was not started through `eft_server`.
+            ValueError: the config has none, so the engine was not started through `eft_server`.
         """
         raw = getattr(config, KEY, None)
         if not isinstance(raw, dict):
@@ -115,7 +115,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Prompts:
-    """The members' own prompts of one request.
+    """The per-member prompts of one request.
 
     Attributes:
         tokens_M: each member's prompt, in the order of the coefficients.
@@ -125,22 +125,22 @@ class Prompts:
 
     @cached_property
     def length(self) -> int:
-        """L: how long the scheduler's prompt is."""
+        """L: the length of the scheduler's prompt."""
         return max(len(tokens) for tokens in self.tokens_M)
 
     def offset(self, member: int) -> int:
-        """How far a member is behind the scheduler's positions, in tokens."""
+        """A member's distance behind the scheduler's positions, in tokens."""
         return self.length - len(self.tokens_M[member])
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is to be scored of a request.
+    """The tokens of a request to score.
 
     Attributes:
-        first: the scheduler's position whose row is the first token's: the prompt's last.
-        targets: the tokens, C of them.
-        vectors: under which they are scored, K times `Coefficients.numbers`; the first is the request's own.
+        first: the scheduler's position whose row predicts the first target: the prompt's last.
+        targets: the C tokens to score.
+        vectors: the K vectors under which they are scored (`Coefficients.numbers`); the first is the request's.
     """
 
     first: int
@@ -149,7 +149,7 @@ class Scoring:
 
     @property
     def stop(self) -> int:
-        """The position behind the last row, which is the length of the engine's prompt."""
+        """The position after the last row, which is the length of the engine's prompt."""
         return self.first + len(self.targets)
 
 
@@ -158,12 +158,12 @@ def extra_args(
     prompts: Sequence[Sequence[int]] | None = None,
     scoring: Scoring | None = None,
 ) -> dict[str, Any]:
-    """Write what `EngineRequest.read` reads: a request's `SamplingParams.extra_args`.
+    """A request's `SamplingParams.extra_args`, for `EngineRequest.read`.
 
     Args:
         numbers: its vector, `Coefficients.numbers`.
-        prompts: each member's prompt, where they do not all read the engine's.
-        scoring: what is to be scored, if anything.
+        prompts: the per-member prompts, unless all members read the engine's.
+        scoring: the tokens to score, if any.
     """
     written: dict[str, Any] = {KEY: list(numbers)}
     if prompts is not None:
@@ -183,11 +183,11 @@ class EngineRequest:
 
     Attributes:
         vector: W numbers.
-        prompts: the members' own, None where all of them read the same.
-        scoring: what is to be scored, None where nothing is.
-        counting: by member, whether it makes a difference to what is sampled.
-        reading: by member, whether what it reads makes a difference to any row of the request.
-        needed: by member, whether it has to run for the request: those, and a member that drafts.
+        prompts: the per-member prompts, None if all members read the same.
+        scoring: the tokens to score, None if there are none.
+        counting: by member, whether it contributes to the sampled tokens.
+        reading: by member, whether it contributes to any row of the request.
+        needed: by member, whether it has to run for the request: members that contribute, and one that drafts.
     """
 
     vector: tuple[float, ...]
@@ -199,7 +199,7 @@ class EngineRequest:
 
     @classmethod
     def read(cls, extra_args: Mapping[str, Any] | None, manifest: Manifest) -> "EngineRequest":
-        """Read it; what is missing or malformed becomes NaN (see `vector_of`).
+        """Read a request; missing or malformed values become NaN (see `vector_of`).
 
         Args:
             extra_args: the request's.
@@ -215,35 +215,35 @@ class EngineRequest:
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """By member, how far it is behind the scheduler's positions, in tokens."""
+        """By member, its distance behind the scheduler's positions, in tokens."""
         if self.prompts is None:
             return (0,) * len(self.needed)
         return tuple(self.prompts.offset(member) for member in range(len(self.needed)))
 
     @cached_property
     def length(self) -> int:
-        """How many tokens of prompts of their own the members read, by the scheduler's positions."""
+        """The length of the per-member prompts, in the scheduler's positions; 0 without them."""
         return 0 if self.prompts is None else self.prompts.length
 
     @cached_property
     def members(self) -> frozenset[int]:
-        """The places of the members that it needs."""
+        """The places of the needed members."""
         return frozenset(np.flatnonzero(self.needed).tolist())
 
 
 def _reading(vectors: Sequence[Sequence[float]]) -> tuple[bool, ...]:
     counted = [counting(vector) for vector in vectors]
     reading = [any(of_member) for of_member in zip(*counted, strict=True)]
-    # A row that nothing counts in is all zeros; vLLM expects that somebody reads its tokens all the same.
+    # A row to which no member contributes is all zeros, but vLLM still expects its tokens to be read.
     reading[0] |= not any(reading)
     return tuple(reading)
 
 
 def vector_of(extra_args: Mapping[str, Any] | None, width: int) -> tuple[float, ...]:
-    """Read a request's vector out of its `SamplingParams.extra_args`: W numbers, or M where it has no filter.
+    """Read a request's vector from its `SamplingParams.extra_args`, which hold W numbers, or M without a filter.
 
-    The server validates before it sends. What is missing or malformed all the same must not pass for another
-    request's setting and must not stop the engine: it becomes NaN, and the request fails as every non-finite one does.
+    The server validates requests first. If a value is still missing or malformed, it must not be replaced by another
+    setting, nor stop the engine: it becomes NaN, and the request fails like any other with non-finite logits.
 
     Args:
         extra_args: the request's.
@@ -266,7 +266,7 @@ def _prompts_of(extra_args: Mapping[str, Any] | None) -> Prompts | None:
 
 
 def scoring_of(extra_args: Mapping[str, Any] | None, width: int) -> Scoring | None:
-    """Read what is to be scored of a request; None where nothing is. For the arguments see `vector_of`."""
+    """Read the tokens to score of a request; None if there are none. For the arguments see `vector_of`."""
     given = (extra_args or {}).get(_SCORING_KEY)
     if given is None:
         return None
@@ -276,12 +276,12 @@ def scoring_of(extra_args: Mapping[str, Any] | None, width: int) -> Scoring | No
 
 @dataclass(frozen=True)
 class Scored:
-    """What came out under one vector, for each of C tokens.
+    """The scores under one vector, for each of C tokens.
 
     Attributes:
-        logprobs: the token's log-probability; −inf where it cannot be, NaN where the logits were not finite.
-        ranks: 1 and the number of likelier tokens.
-        likeliest: the log-probability of the likeliest token.
+        logprobs: the token's log-probability; −inf if it is impossible, NaN if the logits were not finite.
+        ranks: rank of the token, 1 = most likely.
+        likeliest: the log-probability of the most likely token.
     """
 
     logprobs: tuple[float, ...]
@@ -290,13 +290,13 @@ class Scored:
 
 
 def scoring_params(scoring: Scoring, prompts: Sequence[Sequence[int]] | None = None) -> SamplingParams:
-    """How the engine is asked: for one greedy token, which nobody reads, and for a prompt's log-probabilities.
+    """Parameters to score: one greedy token, which is ignored, and the prompt's log-probabilities.
 
-    The engine's own prompt is the text without its last token: nobody needs the row behind that.
+    The engine's prompt is the text without its last token, since the row after that is not needed.
 
     Args:
-        scoring: what is to be scored.
-        prompts: each member's text, also without the last token, where they read texts of their own.
+        scoring: the tokens to score.
+        prompts: the per-member texts, also without the last token, unless all members read the same.
     """
     return SamplingParams(
         temperature=0.0,
@@ -304,7 +304,7 @@ def scoring_params(scoring: Scoring, prompts: Sequence[Sequence[int]] | None = N
         prompt_logprobs=0,
         flat_logprobs=True,
         detokenize=False,
-        # vLLM reads everything where a prompt's log-probabilities are wanted; here its beginning is not.
+        # For log-probabilities vLLM skips the prefix cache; here the beginning of the prompt may come from it.
         skip_reading_prefix_cache=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
         extra_args=extra_args(scoring.vectors[0], prompts, scoring),
@@ -312,7 +312,7 @@ def scoring_params(scoring: Scoring, prompts: Sequence[Sequence[int]] | None = N
 
 
 def scored(output: RequestOutput, scoring: Scoring) -> tuple[Scored, ...]:
-    """Read `Scores.tensors` out of what the engine answered, for each vector."""
+    """Read the scores under each vector from the engine's output, which holds `Scores.tensors`."""
     flat = output.prompt_logprobs
     count, width = len(scoring.vectors), len(scoring.targets)
     assert isinstance(flat, FlatLogprobs) and len(flat.logprobs) == 2 * count * width

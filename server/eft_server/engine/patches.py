@@ -1,4 +1,4 @@
-"""Changes to vLLM's objects that are already built: each fails by name where vLLM is not as it was."""
+"""Changes to existing vLLM objects: each fails with the object's name if vLLM is not as expected."""
 
 from typing import Any, TypeVar
 
@@ -8,23 +8,23 @@ T = TypeVar("T")
 
 
 def retype(built: Any, ours: type[T]) -> T:
-    """Give an object a subclass of its class, where vLLM names the class and a second object would cost too much.
+    """Change an object's class to a subclass, where vLLM fixes the class and a second object would cost too much.
 
     Raises:
-        RuntimeError: Its class is none that `ours` is a subclass of.
+        RuntimeError: `ours` is not a subclass of its class.
     """
     if not issubclass(ours, type(built)):
-        raise RuntimeError(f"this vLLM has a {_named(built)}, of which {_named(ours)} is no subclass")
+        raise RuntimeError(f"this vLLM has a {_named(built)}, of which {_named(ours)} is not a subclass")
     built.__class__ = ours
     changed: T = built
     return changed
 
 
 def overwrite(target: Any, name: str, value: Any) -> Any:
-    """Replace an attribute of vLLM's.
+    """Replace an attribute of a vLLM object.
 
     Returns:
-        What it was.
+        The previous value.
 
     Raises:
         RuntimeError: There is no such attribute.

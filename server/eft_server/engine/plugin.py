@@ -1,7 +1,7 @@
 """vLLM's entry point into this package (group `vllm.general_plugins`).
 
-vLLM calls `register` in every process that it starts, and skips a plugin that fails to import: so this module
-imports nothing heavy, and what it registers is named by string.
+vLLM calls `register` in every process that it starts, and skips a plugin that fails to import: so this module imports
+nothing heavy, and registers the class by name.
 """
 
 ARCHITECTURE = "EftForCausalLM"
@@ -11,12 +11,12 @@ _MODEL = "eft_server.engine.worker.composite:EftForCausalLM"
 
 
 def register() -> None:
-    """Make the composite known to vLLM, and its log about it short. Safe to call more than once."""
+    """Register the composite with vLLM, and filter vLLM's log. Safe to call more than once."""
     from vllm import ModelRegistry
 
-    from eft_server.engine.launcher.vllm_log import leave_out_the_expected
+    from eft_server.engine.launcher.vllm_log import hide_expected_warnings
 
-    leave_out_the_expected()
+    hide_expected_warnings()
 
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(ARCHITECTURE, _MODEL)

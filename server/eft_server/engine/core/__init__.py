@@ -1,1 +1,1 @@
-"""In the scheduler's process."""
+"""Code for the scheduler's process."""

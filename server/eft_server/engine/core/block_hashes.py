@@ -1,7 +1,7 @@
-"""The prefix cache knows which members have read a block.
+"""A prefix cache that knows which members have computed a block.
 
-A member that a request does not need is not run for it, so the request's blocks hold nothing of that member's. Another
-request may use them if it needs no more members than have read them.
+A member that a request does not need is not run for it, so the request's blocks hold nothing of that member. Another
+request may use them if all the members that it needs have computed them.
 """
 
 from typing import Any, cast
@@ -16,15 +16,15 @@ from eft_server.engine.message import EngineRequest, Manifest
 from eft_server.engine.patches import retype
 
 _Members = frozenset[int]
-"""Their places."""
+"""Members, by place."""
 
 
 class MemberBlockPool(BlockPool):
-    """vLLM's pool of blocks, handing out those that the members in question have read.
+    """vLLM's block pool, which returns only cached blocks that the needed members have computed.
 
     Attributes:
-        readers: by the block's id, who has read what is in it; of blocks that are not cached, nothing of use.
-        needed: the members of the request for which blocks are looked up.
+        readers: by block id, the members that have computed it; meaningless for blocks that are not cached.
+        needed: the members of the request whose blocks are looked up.
     """
 
     readers: dict[int, _Members]
@@ -34,7 +34,7 @@ class MemberBlockPool(BlockPool):
     def get_cached_block(
         self, block_hash: BlockHash, kv_cache_group_ids: list[int]
     ) -> list[KVCacheBlock] | None:
-        """As vLLM's; of blocks that hold the same tokens, one that all needed members have read."""
+        """As in vLLM; among blocks that hold the same tokens, one that all needed members have computed."""
         found = []
         for group_id in kv_cache_group_ids:
             key = make_block_hash_with_group_id(block_hash, group_id)
@@ -59,26 +59,26 @@ class MemberBlockPool(BlockPool):
         *args: Any,
         **options: Any,
     ) -> None:
-        """As vLLM's, noting who reads them."""
+        """As in vLLM; also record which members compute the blocks."""
         super().cache_full_blocks(request, blocks, num_cached_blocks, num_full_blocks, *args, **options)
-        members = noted_of(request).members
+        members = engine_request_of(request).members
         self.readers.update((block.block_id, members) for block in blocks[num_cached_blocks:num_full_blocks])
 
 
 class MemberCacheManager(KVCacheManager):
-    """vLLM's manager, telling the pool for whom it looks blocks up."""
+    """vLLM's manager, which passes the members of a request to the pool for look-ups."""
 
     @override
     def get_computed_blocks(
         self, request: Request, *args: Any, **options: Any
     ) -> tuple[KVCacheBlocks, int, int]:
-        """As vLLM's."""
+        """As in vLLM, for the members of the request."""
         pool: Any = self.block_pool
-        pool.needed = noted_of(request).members
+        pool.needed = engine_request_of(request).members
         return super().get_computed_blocks(request, *args, **options)
 
 
-def know_members(manager: KVCacheManager) -> None:
+def use_member_blocks(manager: KVCacheManager) -> None:
     """Re-type vLLM's manager and its pool."""
     pool = retype(manager.block_pool, MemberBlockPool)
     pool.readers, pool.needed = {}, frozenset()
@@ -86,13 +86,13 @@ def know_members(manager: KVCacheManager) -> None:
 
 
 def note(request: Request, manifest: Manifest) -> EngineRequest:
-    """Read what a request brings, and keep it with the request."""
+    """Read a request's data, and store it with the request."""
     params, noted = request.sampling_params, cast(Any, request)
     noted.eft = EngineRequest.read(params.extra_args if params else None, manifest)
-    return noted_of(request)
+    return engine_request_of(request)
 
 
-def noted_of(request: Any) -> EngineRequest:
-    """What `note` has kept."""
+def engine_request_of(request: Any) -> EngineRequest:
+    """The data that `note` has stored."""
     noted: EngineRequest = request.eft
     return noted

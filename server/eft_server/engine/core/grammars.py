@@ -1,6 +1,6 @@
-"""A bound on the time that one request's grammar may take from all the others.
+"""A limit on the time that one request's grammar may take from all the others.
 
-The engine masks every step of every request in one loop, and a grammar that can read the same text in many ways
+The engine masks every step of every request in one loop, and a grammar that can parse the same text in many ways
 takes longer with each token: for ``(a+)+b`` vLLM's matcher needs 0.3 ms after 100 letters and 0.3 s after 700.
 """
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["LimitedGrammar", "limit_grammars"]
 
 _FREE_S = 0.005
-"""What a call may compute without being counted: far above what grammars of one reading take."""
+"""Time of a call that is not counted: far above the time of unambiguous grammars."""
 
 _BUDGET_S = 1.0
-"""How much longer than that a request's calls may compute together."""
+"""The budget for the time beyond that of all of a request's calls together."""
 
 
 class LimitedGrammar(StructuredOutputGrammar):
@@ -37,7 +37,7 @@ class LimitedGrammar(StructuredOutputGrammar):
 
     @override
     def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
-        """Advance, unless the budget is spent."""
+        """Advance by these tokens, unless the budget is spent."""
         if self.spent_s > _BUDGET_S:
             return False
         with self._timed():
@@ -45,7 +45,7 @@ class LimitedGrammar(StructuredOutputGrammar):
 
     @override
     def validate_tokens(self, tokens: list[int]) -> list[int]:
-        """The longest prefix that fits; none when the budget is spent."""
+        """The longest valid prefix; empty once the budget is spent."""
         if self.spent_s > _BUDGET_S:
             return []
         with self._timed():
@@ -53,7 +53,7 @@ class LimitedGrammar(StructuredOutputGrammar):
 
     @override
     def fill_bitmask(self, bitmask: "torch.Tensor", batch_index: int) -> None:
-        """Mark the tokens that may follow. Once the budget is spent, any: none of them will be accepted."""
+        """Mark the tokens that may follow. Once the budget is spent, allow all: none will be accepted."""
         if self.spent_s > _BUDGET_S:
             bitmask[batch_index].fill_(-1)
             return
@@ -62,7 +62,7 @@ class LimitedGrammar(StructuredOutputGrammar):
 
     @override
     def rollback(self, num_tokens: int) -> None:
-        """Take back tokens that speculation has tried."""
+        """Undo tokens that speculation has tried."""
         self._grammar.rollback(num_tokens)
 
     @override
@@ -72,7 +72,7 @@ class LimitedGrammar(StructuredOutputGrammar):
 
     @override
     def reset(self) -> None:
-        """Start again, with what is left of the budget."""
+        """Start again, with the rest of the budget."""
         self._grammar.reset()
 
     @contextmanager
@@ -83,7 +83,7 @@ class LimitedGrammar(StructuredOutputGrammar):
 
 
 def limit_grammars(manager: StructuredOutputManager) -> None:
-    """Give every grammar that vLLM's manager will make its budget."""
+    """Give every future grammar of vLLM's manager a budget."""
     create = manager._create_grammar
 
     def create_limited(request: "Request") -> StructuredOutputGrammar:

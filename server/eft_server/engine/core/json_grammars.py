@@ -1,10 +1,10 @@
-"""Grammars of JSON that always is JSON, and no longer than it has to be.
+"""JSON grammars that allow only valid JSON, and no endless white space.
 
-Three things are wrong with what vLLM has xgrammar make of a JSON schema. Strings with ``minLength``, ``maxLength``,
-``pattern`` and some formats are made of characters that JSON does not have in strings, and cannot hold a quotation
-mark or a line break, which JSON writes with two characters. And any white space may stand between two tokens, so that
-a model may write it for ever. Here rules of our own stand for both: such a string leaves a hole in the schema, which
-its rule fills. The third, further keys of an object, is in `json_keys`.
+xgrammar's grammars for JSON schemas have three faults. Strings with ``minLength``, ``maxLength``, ``pattern`` and some
+formats allow characters that are not valid in JSON strings, and cannot hold a quotation mark or a line break, which
+JSON escapes. Any amount of white space is allowed between two tokens, so that a model may write it for ever. Here our
+own rules replace both: a placeholder takes the place of such a string in the schema, and then of its rule in the
+grammar. For the third fault, further keys of an object, see `json_keys`.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing_extensions import override
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
-from eft_server.engine.core.json_keys import with_keys_apart
+from eft_server.engine.core.json_keys import with_distinct_keys
 from eft_server.engine.core.json_patterns import FORMATS, json_regex
 from eft_server.engine.patches import overwrite
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 __all__ = ["END", "INDENT", "JsonCompiler", "byte_compiler", "write_json"]
 
 END = 256
-"""The token that ends a text in the vocabulary of `byte_compiler`, behind the bytes."""
+"""The end token in the vocabulary of `byte_compiler`, after the bytes."""
 
 INDENT = 20
-"""How many spaces may follow a line break between two tokens: five levels of an indent by four."""
+"""The most spaces that may follow a line break between two tokens: five levels of four spaces."""
 
 _MARKED = 16
-"""A bound on white space, by which xgrammar writes each place that may have some so that it can be told."""
+"""A limit on white space for xgrammar, which makes all places for white space recognisable in its grammar."""
 
 _SPACE = re.compile(
     rf'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|(?P<space>\bwhitespace(?:_\d+)?\{{0, {_MARKED}\}})'
 )
-"""Such a place, or what may hold the same signs: a string or a set of characters."""
+"""Such a place, or a string or a set of characters, which may look the same."""
 
 _ON_STRINGS = ("minLength", "maxLength", "pattern", "format")
 _NAMED = frozenset({"properties", "$defs", "definitions", "patternProperties"})
@@ -47,21 +47,21 @@ _LISTED = frozenset({"anyOf", "allOf", "oneOf", "prefixItems"})
 _SINGLE = frozenset({"items", "additionalProperties"})
 
 _CHARACTER = r'(?:[^\x00-\x1f"\\]|\\(?:["\\/bfnrt]|u(?:[0-9A-Ca-cEFef][0-9A-Fa-f]|[Dd][0-7])[0-9A-Fa-f]{2}))'
-"""A character in a JSON string. Halves of a surrogate pair are none: a length counts whole ones."""
+"""A character in a JSON string. Half a surrogate pair is not one: lengths count whole characters."""
 
 _RUN = 32
-"""How many characters are counted one by one. xgrammar prepares which tokens may follow each of them, for up to 128;
-beyond that it would try the whole vocabulary at every step. So what is longer is made of runs."""
+"""Characters that are counted one by one. xgrammar precomputes the tokens that may follow each of up to 128; beyond
+that it would try the whole vocabulary at every step. So longer strings are made of runs."""
 
 _SPACING = rf"""
 eft_space ::= "" | " " | "\n" eft_indent
 eft_indent ::= [ ]{{0,{INDENT}}} | [\t]{{1,{INDENT}}}
 """
-"""What may stand between two tokens: a space, or a line break and an indent."""
+"""White space between two tokens: none, a space, or a line break and an indent."""
 
 
 class JsonCompiler:
-    """An xgrammar compiler whose JSON is always JSON; everything else is the compiler's."""
+    """An xgrammar compiler whose JSON is always valid; everything else is delegated."""
 
     def __init__(self, compiler: xgrammar.GrammarCompiler) -> None:
         self._compiler = compiler
@@ -70,7 +70,7 @@ class JsonCompiler:
         return getattr(self._compiler, name)
 
     def compile_json_schema(self, schema: str, **options: Any) -> xgrammar.CompiledGrammar:
-        """As the compiler's.
+        """Compile a JSON schema.
 
         Raises:
             ValueError: The schema has a pattern that cannot be enforced.
@@ -82,7 +82,7 @@ class JsonCompiler:
         return self._compiler.compile_grammar(holes.filled(grammar))
 
     def compile_structural_tag(self, tag: Any, *triggers: Any) -> xgrammar.CompiledGrammar:
-        """As the compiler's, for the JSON schemas inside a tag.
+        """Compile a structural tag and the JSON schemas inside it.
 
         Raises:
             ValueError: A schema has a pattern that cannot be enforced.
@@ -101,7 +101,7 @@ class JsonCompiler:
 
 @cache
 def byte_compiler() -> JsonCompiler:
-    """A compiler over a vocabulary of the 256 bytes: what it lets through holds for any vocabulary."""
+    """A compiler over a vocabulary of the 256 bytes, whose result holds for any vocabulary."""
     alphabet: list[Any] = [bytes([byte]) for byte in range(END)]
     bytes_only = xgrammar.TokenizerInfo(
         [*alphabet, "</s>"], xgrammar.VocabType.RAW, vocab_size=END + 1, stop_token_ids=[END]
@@ -119,7 +119,7 @@ class _Backend(XgrammarBackend):
 
 
 def write_json(manager: StructuredOutputManager) -> None:
-    """Give vLLM's manager that backend when the first request needs one, which is when it would make its own."""
+    """Give vLLM's manager our backend when the first request needs one, in place of vLLM's."""
     begin = manager.grammar_init
 
     def begin_with_ours(request: "Request") -> None:
@@ -134,10 +134,10 @@ def write_json(manager: StructuredOutputManager) -> None:
 
 
 class _Holes:
-    """The strings that a schema is left without, each a constant in their place, and the rules that replace these.
+    """The strings removed from a schema, a constant in place of each, and the rules that replace the constants.
 
     Args:
-        text: What the constants must not occur in.
+        text: A text in which the constants must not occur.
     """
 
     def __init__(self, text: str) -> None:
@@ -147,7 +147,7 @@ class _Holes:
         self.rules: list[tuple[str, str]] = []
 
     def without_strings(self, schema: Any) -> Any:
-        """A schema with a constant in place of every string that xgrammar would get wrong."""
+        """The schema with a constant in place of every string that xgrammar would get wrong."""
         if not isinstance(schema, dict):
             return schema
         inner = {key: self._inner(key, value) for key, value in schema.items()}
@@ -163,13 +163,13 @@ class _Holes:
         rest = {key: value for key, value in inner.items() if key not in ("type", *_ON_STRINGS)}
         hole = {"const": self._hole(schema)}
         others = [kind for kind in kinds if kind != "string"]
-        # What the rest has beside the choice counts for nothing, but references may lead there.
+        # Keywords beside the choice have no effect, but references may lead there.
         return rest | ({"anyOf": [hole, rest | {"type": others}]} if others else hole)
 
     def filled(self, grammar: xgrammar.Grammar) -> str:
-        """A grammar's text, with the rules in place of the constants; in XML, strings have no quotation marks."""
+        """The grammar's text with rules in place of the constants; in XML, strings have no quotation marks."""
         text = _SPACE.sub(
-            lambda found: "eft_space" if found["space"] else found[0], with_keys_apart(str(grammar))
+            lambda found: "eft_space" if found["space"] else found[0], with_distinct_keys(str(grammar))
         )
         for index, (in_json, bare) in enumerate(self.rules):
             name = f"{self._mark}_{index}"
@@ -194,7 +194,7 @@ class _Holes:
 
 
 def _is_chosen(schema: Mapping[str, Any]) -> bool:
-    """Whether values are listed, or schemas: what stands beside them xgrammar does not look at."""
+    """Whether values or schemas are listed: xgrammar ignores keywords beside such a list."""
     return any(key in schema for key in ("const", "enum", "anyOf", "allOf", "oneOf", "$ref"))
 
 
@@ -203,11 +203,11 @@ def _is_wrong(schema: Mapping[str, Any]) -> bool:
 
 
 def _rules(schema: Mapping[str, Any]) -> tuple[str, str]:
-    """The right side of a rule for a string's content in JSON, and of one for the string itself."""
+    """The right sides of two rules: for a string's content in JSON, and for the bare string."""
     pattern = FORMATS.get(schema.get("format", ""), schema.get("pattern"))
     if pattern is not None:
         if not isinstance(pattern, str):
-            raise ValueError(f"pattern is {pattern!r}; it has to be a string")
+            raise ValueError(f"pattern is {pattern!r}; it must be a string")
         return (
             f"Regex({json.dumps(json_regex(pattern))})",
             f"Regex({json.dumps(pattern, ensure_ascii=False)})",
@@ -240,12 +240,12 @@ def _length(schema: Mapping[str, Any], key: str) -> int | None:
     length = schema.get(key)
     length = int(length) if isinstance(length, float) and length.is_integer() else length
     if length is not None and (type(length) is not int or not 0 <= length < 2**31):
-        raise ValueError(f"{key} is {length!r}; it has to be a whole number from 0")
+        raise ValueError(f"{key} is {length!r}; it must be a whole number from 0")
     return length
 
 
 def _schemas_in(node: Any) -> Iterator[dict[str, Any]]:
-    """The parts of a structural tag that are JSON schemas; what is inside a schema is none."""
+    """The JSON schemas in a structural tag, without those nested inside another schema."""
     if isinstance(node, dict) and node.get("type") == "json_schema":
         yield node
     elif isinstance(node, dict | list):

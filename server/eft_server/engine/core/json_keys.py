@@ -1,8 +1,8 @@
-"""Keys of JSON objects that are none of those that the schema names, in whatever way they are spelt.
+"""Further keys of JSON objects, which must differ from the schema's properties in any spelling.
 
-What xgrammar lets through as a further key may be one of the properties after all: spelt with escapes, or with letters
-that are not ASCII, whose bytes it takes for characters. Readers of JSON go by the last of equal keys, whose value has
-another schema here. So each key has one spelling.
+xgrammar may allow one of the properties as a further key: if it is spelt with escapes, or with letters that are not
+ASCII, whose bytes it takes for characters. JSON parsers use the last of equal keys, whose value would have another
+schema. So each key gets only one spelling.
 """
 
 import codecs
@@ -11,11 +11,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-__all__ = ["with_keys_apart"]
+__all__ = ["with_distinct_keys"]
 
 _RULE = re.compile(r"^(\w+_addl_key)(_\d+)? ::= (.*)$", re.MULTILINE)
 _END = r'("\"")'
-"""The quotation mark behind a key, where one may end: at the end of a property's name none may."""
+"""The quotation mark after a key, where a key may end: not at the end of a property's name."""
 
 _STEP = re.compile(r'\("((?:\\.|[^"\\])+)" (\w+_addl_key_\d+)\)')
 _FIRST = re.compile(r'\(\("\\"" (\w+_addl_key_\d+)\)\)')
@@ -24,8 +24,8 @@ _ESCAPES = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\
 _REST = rf'(?:[^\x00-\x1f"\\]|\\[{re.escape("".join(_ESCAPES.values()))}])*"'
 
 
-def with_keys_apart(grammar: str) -> str:
-    """The text of a grammar of xgrammar's, with rules of our own for further keys."""
+def with_distinct_keys(grammar: str) -> str:
+    """The text of an xgrammar grammar, with our rules for further keys."""
     rules = {found[1] + (found[2] or ""): found[3] for found in _RULE.finditer(grammar)}
     begins = {first[1] for rule in rules.values() if (first := _FIRST.match(rule))}
     if not begins:
@@ -36,7 +36,7 @@ def with_keys_apart(grammar: str) -> str:
 
 
 def _names(begin: str, rules: Mapping[str, str]) -> Iterator[str]:
-    """The properties' names, from the rules that lead past them byte by byte."""
+    """The properties' names, from the rules that spell them byte by byte."""
     pending = [(begin, b"")]
     while pending:
         name, so_far = pending.pop()
@@ -49,7 +49,7 @@ def _names(begin: str, rules: Mapping[str, str]) -> Iterator[str]:
 
 
 def _other_keys(begin: str, names: set[str]) -> Iterator[str]:
-    """Rules for the rest of a key, behind its first quotation mark, that is none of these."""
+    """Rules for the rest of a key, after its first quotation mark, that is not one of these names."""
     pending, numbers = [(begin, names)], itertools.count()
     while pending:
         rule, rests = pending.pop()
@@ -66,7 +66,7 @@ def _other_keys(begin: str, names: set[str]) -> Iterator[str]:
 
 
 def _spelt(character: str) -> str:
-    """As JSON has it in a string."""
+    """The character as it stands in a JSON string."""
     return json.dumps(character, ensure_ascii=False)[1:-1]
 
 

@@ -1,8 +1,8 @@
-"""A schema's ``pattern`` as a regular expression of JSON text: what fits it, between a string's quotation marks.
+"""A schema's ``pattern`` as a regular expression for JSON text, between a string's quotation marks.
 
-xgrammar takes a pattern's characters for JSON text. So a control character would stand in a string as it is, and a
-quotation mark end it; and where it notices, it leaves these characters out. Here each set of characters that a
-pattern names becomes the JSON of these characters; everything around them (groups, choices, repetitions) stays.
+xgrammar applies a pattern directly to the JSON text. So a control character would appear unescaped in a string, and a
+quotation mark would end it; or xgrammar leaves these characters out. Here each set of characters in a pattern becomes
+the JSON of these characters; everything around them (groups, choices, repetitions) stays.
 """
 
 import re
@@ -21,7 +21,7 @@ FORMATS = {
     "json-pointer": r"(/([^/~]|~[01])*)*",
     "relative-json-pointer": r"(0|[1-9][0-9]*)(#|(/([^/~]|~[01])*)*)",
 }
-"""Formats whose grammars in xgrammar let through what is not JSON, as patterns."""
+"""Patterns for formats whose grammars in xgrammar allow invalid JSON."""
 
 _LAST = 0x10FFFF
 _SHORT = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
@@ -44,10 +44,10 @@ _MEMBER = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|u\{[0-9a-fA-F]{1,6}\
 
 
 def json_regex(pattern: str) -> str:
-    """What fits a pattern from its start to its end, as the text of JSON strings without their quotation marks.
+    """A regular expression for the JSON strings, without quotation marks, that match a pattern as a whole.
 
     Raises:
-        ValueError: The pattern has something in it that cannot be enforced.
+        ValueError: A part of the pattern cannot be enforced.
     """
     tokens = list(_tokens(pattern))
     depth, written = 0, ["(?:"]
@@ -84,7 +84,7 @@ def _tokens(pattern: str) -> Iterator[_Token]:
 
 
 def _check_anchor(token: _Token, tokens: list[_Token], index: int, depth: int, pattern: str) -> None:
-    """The whole string has to fit anyway, so an anchor says something only where it cannot be fulfilled."""
+    """Refuse inner anchors: the whole string has to match anyway, so at the ends an anchor changes nothing."""
     outer = tokens[index - 1 : index] if token.text == "^" else tokens[index + 1 : index + 2]
     if depth or any(neighbour.text != "|" or neighbour.kind != "other" for neighbour in outer):
         raise _refusal(pattern, f"{token.text} is supported only at the ends of the pattern")
@@ -113,7 +113,7 @@ def _set(text: str, pattern: str) -> Ranges:
 
 
 def _range(first: Ranges, last: Ranges, text: str, pattern: str) -> Ranges:
-    """What stands between two members and a hyphen; beside a class, such as all digits, the hyphen is itself."""
+    """The range from one character to another; beside a class, such as all digits, a hyphen is a plain character."""
     if not _is_single(first) or not _is_single(last):
         return [*first, (0x2D, 0x2D), *last]
     if first > last:
@@ -146,12 +146,12 @@ def _escaped(text: str, pattern: str) -> Ranges:
     else:
         code = ord(sign)
     if code > _LAST:
-        raise _refusal(pattern, f"{text!r} is no character")
+        raise _refusal(pattern, f"{text!r} is not a character")
     return [(code, code)]
 
 
 def _json_of(characters: Ranges, pattern: str) -> str:
-    """A group of the JSON texts of characters, each with an escape only if JSON demands one."""
+    """A group of the JSON texts of characters, each escaped only if JSON requires it."""
     plain = _minus(characters, [(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0xD800, 0xDFFF)])
     ways = ["[" + "".join(f"{_sign(a)}-{_sign(b)}" for a, b in plain) + "]"] if plain else []
     ways += [rf"\\{_sign(ord(short))}" for sign, short in _SHORT.items() if _holds(characters, ord(sign))]
@@ -159,7 +159,7 @@ def _json_of(characters: Ranges, pattern: str) -> str:
         rf"\\u{code:04x}" for code in range(0x20) if _holds(characters, code) and chr(code) not in _SHORT
     ]
     if not ways:
-        raise _refusal(pattern, "it names a set of characters that is empty")
+        raise _refusal(pattern, "it contains an empty set of characters")
     return "(?:" + "|".join(ways) + ")"
 
 
@@ -205,7 +205,7 @@ _CLASSES: dict[str, Ranges] = {
         *((0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)),
     ],
 }
-"""As ECMA-262 has them, which JSON Schema refers to."""
+"""The classes of ECMA-262, to which JSON Schema refers."""
 
 
 def _refusal(pattern: str, reason: str) -> ValueError:

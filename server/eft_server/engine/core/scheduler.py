@@ -1,4 +1,4 @@
-"""vLLM's scheduler, failing the requests whose logits are not finite while the batch goes on."""
+"""vLLM's scheduler, which fails requests whose logits are not finite while the rest of the batch goes on."""
 
 from typing import Any
 
@@ -11,24 +11,24 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
-from eft_server.engine.core.block_hashes import know_members, note, noted_of
+from eft_server.engine.core.block_hashes import engine_request_of, note, use_member_blocks
 from eft_server.engine.core.grammars import limit_grammars
 from eft_server.engine.core.json_grammars import write_json
 from eft_server.engine.end_with_parent import end_with_parent
 from eft_server.engine.message import Manifest, Prompts
 from eft_server.engine.patches import overwrite
-from eft_server.engine.worker.member_prompts import ApartHasher
+from eft_server.engine.worker.member_prompts import MemberPromptHasher
 
 
 class EftScheduler(Scheduler):
     """Ends a request with `finish_reason` "error" in the step in which the runner counts a NaN in its logits.
 
-    The blend makes a row NaN throughout when any of it is NaN or infinite. What was sampled from such a row is
-    dropped, as vLLM drops what a request samples after it was aborted.
+    The blend makes a row NaN throughout if any of it is NaN or infinite. A token sampled from such a row is dropped, as
+    vLLM drops the tokens of an aborted request.
 
-    What such a request left in the KV cache must not reach whoever gets its blocks next: attention multiplies
-    masked positions by zero, and zero times NaN is NaN. So every block is cleared when it is handed out, which
-    vLLM knows how to do and does for caches of mixed precision.
+    NaNs in the KV cache of such a request must not reach the next request with its blocks: attention multiplies masked
+    positions by zero, and zero times NaN is NaN. So every block is cleared when it is allocated, as vLLM already does
+    for caches of mixed precision.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -36,20 +36,22 @@ class EftScheduler(Scheduler):
         overwrite(self, "needs_kv_cache_zeroing", True)
         for manager in self.kv_cache_manager.coordinator.single_type_managers:
             overwrite(manager, "_record_new_block_ids", True)
-        know_members(self.kv_cache_manager)
+        use_member_blocks(self.kv_cache_manager)
         self._manifest = Manifest.from_hf(self.vllm_config.model_config.hf_config)
 
     @override
     def add_request(self, request: Request) -> None:
-        """Let requests whose members read prompts of their own share cache blocks that are the same for all.
+        """Add a request; with per-member prompts, it shares only cache blocks that agree for all members.
 
-        And those to be scored the blocks in front of what is scored: of that, the rows are needed.
+        A request to be scored shares only the blocks before the scored tokens, whose rows are needed.
         """
         asked = note(request, self._manifest)
         prompts, first = asked.prompts, asked.scoring.first if asked.scoring else None
         if (prompts is not None or first is not None) and request._block_hasher is not None:
             hash_function = get_hash_fn_by_name(self.cache_config.prefix_caching_hash_algo)
-            hasher = ApartHasher(prompts or Prompts(()), self.hash_block_size, hash_function, own_from=first)
+            hasher = MemberPromptHasher(
+                prompts or Prompts(()), self.hash_block_size, hash_function, private_from=first
+            )
             overwrite(request, "_block_hasher", hasher)
             overwrite(request, "block_hashes", [])
             request.update_block_hashes()
@@ -57,16 +59,16 @@ class EftScheduler(Scheduler):
 
     @override
     def _preempt_request(self, request: Request, *args: Any, **options: Any) -> None:
-        """Have what is to be scored read again from its start: its own blocks hold no rows."""
+        """Preempt; scored tokens are then read again from the start, since cached blocks hold no rows."""
         super()._preempt_request(request, *args, **options)
-        if noted_of(request).scoring is not None:
+        if engine_request_of(request).scoring is not None:
             overwrite(request, "skip_reading_prefix_cache", True)
 
     @override
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
-        """Finish the broken requests, then do what vLLM does for the others."""
+        """Finish the broken requests, then handle the others as vLLM does."""
         counts = model_runner_output.num_nans_in_logits or {}
         broken = [req_id for req_id, count in counts.items() if count and req_id in self.requests]
         failed = self.finish_requests(broken, RequestStatus.FINISHED_ERROR) if broken else []
@@ -88,13 +90,13 @@ def _failure(request: Request) -> EngineCoreOutput:
 
 
 class EftAsyncScheduler(EftScheduler, AsyncScheduler):
-    """The same for engines that schedule a step before they have the last one's tokens."""
+    """The same for engines that schedule a step before they have the tokens of the last one."""
 
 
 def make_scheduler(**options: Any) -> Scheduler:
-    """Build the scheduler that vLLM's settings ask for, as vLLM would; named in `scheduler_cls`.
+    """Build the synchronous or asynchronous scheduler, as vLLM's settings choose; named in `scheduler_cls`.
 
-    vLLM calls this in the engine's process alone, so what that process needs of ours starts here.
+    vLLM calls this only in the engine's process, so our code for that process starts here.
     """
     end_with_parent()
     write_json(options["structured_output_manager"])

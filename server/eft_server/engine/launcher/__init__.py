@@ -1,1 +1,1 @@
-"""In the API's process, before the engine: where its processes come from, and how its start is shown."""
+"""Code for the API's process before the engine runs: how its processes are started, and how the start is shown."""

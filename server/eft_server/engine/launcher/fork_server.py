@@ -1,14 +1,14 @@
-"""Where an engine's processes come from: a fork server that has imported what they need.
+"""A fork server for an engine's processes, which has already imported vLLM.
 
-An engine is two processes or more, and importing vLLM takes each of them longer than everything else in a start. So
-the program imports it once and leaves a copy of itself behind, from which the others are forked:
-`multiprocessing`'s fork server, only that it is forked too, where `multiprocessing` would start it afresh. That copy
-is made before there are threads, OpenMP's pools or CUDA contexts, which do not survive a fork, and does nothing but
-fork. A program that has such things already gets `multiprocessing`'s own fork server, which imports everything
-once more, at the same time as the program.
+An engine has two processes or more, and importing vLLM takes each of them longer than the rest of a start. So the
+program imports it once and forks a copy of itself, from which the others are forked: `multiprocessing`'s fork server,
+except that it is itself forked, where `multiprocessing` would start a new interpreter. The copy is made before there
+are threads, OpenMP pools or CUDA contexts, which do not survive a fork, and does nothing but fork. A program that
+already has them gets `multiprocessing`'s usual fork server, which imports everything once more, at the same time as
+the program.
 
-The operator's VLLM_WORKER_MULTIPROC_METHOD ("spawn" or "fork") leaves it all to vLLM, and so does what vLLM knows to
-rule a fork out: Ray's actors, and Windows' Linux.
+If the operator sets VLLM_WORKER_MULTIPROC_METHOD ("spawn" or "fork"), vLLM starts the processes; likewise where vLLM
+rules a fork out: in Ray actors and in WSL.
 """
 
 import atexit
@@ -54,27 +54,27 @@ _MODULES = (
 )
 
 _CONTEXT_USERS = ("vllm.v1.engine.utils", "vllm.v1.engine.coordinator", "vllm.v1.executor.multiproc_executor")
-"""The modules of vLLM's that start processes; each has imported `get_mp_context` by name."""
+"""The vLLM modules that start processes; each has imported `get_mp_context` by name."""
 
 _REGISTRY = "vllm.model_executor.models.registry"
 
 _vllms: dict[tuple[str, str], Any] = {}
-"""What vLLM has at the names that are overwritten, by module and name."""
+"""The original values of overwritten names in vLLM, by module and name."""
 
 _server = forkserver.ForkServer()
 _launching = threading.Lock()
 
 _is_clean: bool | None = None
-"""Whether nothing but this package's imports had happened in this process when it imported the engine."""
+"""Whether this process had done nothing but import this package when it imported the engine."""
 
 
 def start() -> None:
-    """Import the engine, and start the server that its processes will be forked from; a second call does nothing.
+    """Import the engine, and start the server from which its processes are forked; a second call does nothing.
 
-    To be called as early in a program as can be. The server ends with the last of the processes that know of it.
+    Call it as early as possible. The server ends with the last of the processes that use it.
 
     Raises:
-        ConfigError: Another vLLM is installed than the one that this package is tested with.
+        ConfigError: The installed vLLM is not the version with which this package is tested.
     """
     if is_running():
         return
@@ -82,7 +82,7 @@ def start() -> None:
     if os.environ.get(_VLLMS_OWN):
         import_engine()
         return
-    with suppress(OSError):  # A folder for temporary files whose path is too long for a socket.
+    with suppress(OSError):  # The temporary folder's path may be too long for a socket.
         if _start():
             _take_over()
 
@@ -91,7 +91,7 @@ def _start() -> bool:
     if _can_fork():
         inherited = _descriptors()
         import_engine()
-        # If an import set CUDA up, the server's would do so, too.
+        # If an import initialised CUDA, the server's imports would do so as well.
         if _vllm_would_spawn() or _cuda_is_initialised() or threading.active_count() > 1:
             return False
         _fork_server(inherited)
@@ -103,30 +103,30 @@ def _start() -> bool:
 
 
 def is_running() -> bool:
-    """Whether vLLM's processes come from the server."""
+    """Whether vLLM's processes are forked from the server."""
     return bool(_vllms)
 
 
 def process_context() -> context.BaseContext:
-    """What to start a process from that is to run an engine: the server, or a new interpreter where there is none."""
+    """The context to start a process that runs an engine: the server, or a new interpreter if there is none."""
     return _Context() if is_running() else multiprocessing.get_context("spawn")
 
 
 def leave_to_vllm() -> None:
-    """Have vLLM start processes in its own way again; what it needs a new interpreter for asks for this."""
+    """Let vLLM start processes in its usual way again, for features that need a new interpreter."""
     for (module, name), value in _vllms.items():
         setattr(importlib.import_module(module), name, value)
     _vllms.clear()
 
 
 def import_engine() -> None:
-    """Import what an engine's processes do; called early, it leaves the program fit to be forked."""
+    """Import everything that an engine's processes need; if called early, the program can be forked afterwards."""
     global _is_clean  # noqa: PLW0603 (it is the process's)
     if _is_clean is None:
         _is_clean = _nothing_happened()
     quieten_imports()
     with suppress(ImportError):
-        # It looks for a title's room when it is first used, and finds it as long as the environment has not changed.
+        # It looks for the title's memory on first use, and finds it only while the environment is unchanged.
         importlib.import_module("setproctitle").getproctitle()
     with _without_collections():
         for module in _MODULES:
@@ -135,7 +135,7 @@ def import_engine() -> None:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Nothing that an import makes is garbage, and looking for it takes a sixth of the time."""
+    """Pause garbage collection: imports make no garbage, and looking for it takes a sixth of their time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -146,7 +146,7 @@ def _without_collections() -> Iterator[None]:
 
 
 def become_server() -> None:
-    """Make this process, which is multiprocessing's fork server, ours: once, before it forks anything."""
+    """Turn this process, multiprocessing's fork server, into ours: once, before it forks anything."""
     import_engine()
     _serve_for_all()
 
@@ -168,7 +168,7 @@ def _vllm_would_spawn() -> bool:
 
 
 def _cuda_is_initialised() -> bool:
-    """Whether the driver was set up in this process, by torch or anybody else; asking does not do it."""
+    """Whether the driver has been initialised in this process; the check does not initialise it."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -178,7 +178,7 @@ def _cuda_is_initialised() -> bool:
 
 
 def _descriptors() -> set[int]:
-    """What is open, without what the looking opens."""
+    """The open file descriptors, except the one that this check opens."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -188,15 +188,15 @@ def _descriptors() -> set[int]:
 
 
 def _fork_server(inherited: Iterable[int]) -> None:
-    """Have multiprocessing start its fork server, and fork where it would run a new interpreter."""
-    resource_tracker.ensure_running()  # A new interpreter, as the fork server would be.
-    util._flush_std_streams()  # type: ignore[attr-defined]  # What is in a buffer would be written by each process.
+    """Let multiprocessing start its fork server, but fork where it would run a new interpreter."""
+    resource_tracker.ensure_running()  # It needs a new interpreter.
+    util._flush_std_streams()  # type: ignore[attr-defined]  # Otherwise each process would write the buffered output.
     before, known = _descriptors(), set(inherited) - {0, 1, 2}
 
     def fork(_executable: str, arguments: Sequence[str], passed: Sequence[int]) -> int:
         made_for_the_parent = _descriptors() - before
         with warnings.catch_warnings():
-            # Python counts BLAS's threads, which end and come back around a fork by themselves.
+            # Python counts BLAS's threads, which stop and restart around a fork by themselves.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
@@ -215,16 +215,16 @@ def _serve(program: str, others: Iterable[int]) -> None:
     """The server's side of the fork: run multiprocessing's program for it, and never return.
 
     Args:
-        program: What would be given to `python -c`.
+        program: The argument for `python -c`.
         others: Descriptors that a new interpreter would not have.
     """
     status = 1
     try:
         for descriptor in others:
-            with suppress(OSError):  # What was closed meanwhile.
+            with suppress(OSError):  # It has been closed meanwhile.
                 os.close(descriptor)
         _forget_the_program()
-        gc.freeze()  # What is there for good stays where it is, in memory that all processes share.
+        gc.freeze()  # Keeps permanent objects in memory that all processes share.
         _serve_for_all()
         exec(program, {})
         status = 0
@@ -237,7 +237,7 @@ def _serve(program: str, others: Iterable[int]) -> None:
 
 
 def _forget_the_program() -> None:
-    """What a new interpreter would not have: handlers of signals, what is to be done at the end, and a title."""
+    """Remove what a new interpreter would not have: signal handlers, exit handlers, and a title."""
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
@@ -250,15 +250,15 @@ def _forget_the_program() -> None:
 
 
 def _serve_for_all() -> None:
-    """Let the processes that come from here use this server, too; multiprocessing's would start one each.
+    """Let the forked processes use this server as well; with multiprocessing's, each would start one.
 
-    A terminal's Ctrl-C is for the program alone, which stops them or does not: they are another process group. They are
-    not another session: to those, Linux gives equal shares of the cores, however many processes compute in each.
+    They get a separate process group, so that a terminal's Ctrl-C reaches only the program, which then decides about
+    them. They stay in its session: Linux gives sessions equal shares of the cores, whatever their numbers of processes.
     """
     global _server  # noqa: PLW0603 (it is the process's)
     os.setpgid(0, 0)
     _take_over()
-    # It notes in its own module where it listens.
+    # It stores its address in its own module.
     _server = forkserver._forkserver
     _server._lock = threading.Lock()  # type: ignore[attr-defined]
     _server.ensure_running = forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
@@ -277,7 +277,7 @@ def _overwrite(module: str, name: str, value: Any) -> None:
 
 
 class _Popen(popen_forkserver.Popen):
-    """Asks this module's server for a process; the program's own use of multiprocessing's is left alone."""
+    """Asks this module's server for a process; the program's use of multiprocessing's server is not affected."""
 
     def _launch(self, process_obj: Any) -> None:
         with _launching:
@@ -292,7 +292,7 @@ class _Popen(popen_forkserver.Popen):
 
 
 class _Process(context.ForkServerProcess):
-    """A process that has the environment of the one that starts it, as if it were a new interpreter."""
+    """A process with the environment of the one that starts it, as if it were a new interpreter."""
 
     _environment: dict[str, str]
 
@@ -307,7 +307,7 @@ class _Process(context.ForkServerProcess):
         super().start()
 
     def _bootstrap(self, parent_sentinel: int | None = None) -> NoReturn:
-        """Do the process's work, then end it as an interpreter ends: some things are put away by C's exit alone."""
+        """Do the process's work, then end it as an interpreter ends, since some cleanup happens only in C's exit."""
         status = super()._bootstrap(parent_sentinel)  # type: ignore[misc]
         atexit._run_exitfuncs()
         util._flush_std_streams()  # type: ignore[attr-defined]
@@ -325,16 +325,16 @@ class _Process(context.ForkServerProcess):
 
 
 class _Context(context.ForkServerContext):
-    """What vLLM takes its processes, locks, pipes and queues from."""
+    """The context from which vLLM takes processes, locks, pipes and queues."""
 
     Process = _Process
 
 
 def _run_in_fork(work: Callable[[], T]) -> T:
-    """Run a function elsewhere, for its result: vLLM looks into model classes so, lest they set up CUDA here."""
+    """Run a function in another process and return its result; vLLM inspects model classes there, away from CUDA."""
     import cloudpickle
 
-    if multiprocessing.current_process().daemon:  # It may have no processes of multiprocessing's.
+    if multiprocessing.current_process().daemon:  # It may not have children.
         return _vllms[_REGISTRY, "_run_in_subprocess"](work)
     mp = _Context()
     receiver, sender = mp.Pipe(duplex=False)
@@ -346,7 +346,7 @@ def _run_in_fork(work: Callable[[], T]) -> T:
     except EOFError:
         process.join()
         raise RuntimeError(
-            f"the process that was to look into a model class ended ({process.exitcode})"
+            f"the process that inspects a model class ended early ({process.exitcode})"
         ) from None
     process.join()
     if error is not None:

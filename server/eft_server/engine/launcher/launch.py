@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 _LONGEST_FOLDER = 50
-"""Of the 107 characters of a socket's path; vLLM's names and ours take the rest."""
+"""Limit for the folder's part of a socket path's 107 characters; vLLM's names and ours take the rest."""
 
 
 @asynccontextmanager
@@ -28,8 +28,8 @@ async def open_engine(plan: EnginePlan, stages: Stages) -> AsyncIterator["AsyncL
     """Start the engine, and stop it on the way out.
 
     Args:
-        plan: What is started.
-        stages: Where the start is shown.
+        plan: How the engine is started.
+        stages: Shows the progress of the start.
 
     Raises:
         ConfigError: vLLM did not load this package's plugin.
@@ -43,12 +43,12 @@ async def open_engine(plan: EnginePlan, stages: Stages) -> AsyncIterator["AsyncL
         stages.listen()
         _prepare(plan)
         with _method_of_the_operator():
-            # How many requests and tokens a step takes by default depends on who asks: as much as `vllm serve`.
+            # vLLM's default batch limits depend on the caller: use those of `vllm serve`.
             engine = AsyncLLM.from_engine_args(
                 AsyncEngineArgs(**plan.options), usage_context=UsageContext.OPENAI_API_SERVER
             )
         try:
-            stages.tell(f"  KV cache: {_kv_cache_in_words(engine.vllm_config)}")
+            stages.show(f"  KV cache: {_kv_cache_in_words(engine.vllm_config)}")
             stages.begin("preparing the endpoints")
             _end_with(engine.input_processor, plan)
             yield engine
@@ -58,7 +58,7 @@ async def open_engine(plan: EnginePlan, stages: Stages) -> AsyncIterator["AsyncL
 
 @contextmanager
 def _sockets() -> Iterator[dict[str, str]]:
-    """A folder for the sockets between vLLM's processes, which it leaves where they are."""
+    """A temporary folder for the sockets between vLLM's processes, which vLLM does not remove."""
     usual = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(
         prefix="eft-", dir=usual if len(usual) <= _LONGEST_FOLDER else "/tmp", ignore_cleanup_errors=True
@@ -91,7 +91,7 @@ def _end_with(processor: "InputProcessor", plan: EnginePlan) -> None:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables that are not set yet, and unset those again afterwards."""
+    """Set environment variables that are not set yet, and unset them afterwards."""
     added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -109,7 +109,7 @@ def _prepare(plan: EnginePlan) -> None:
 
 @contextmanager
 def _method_of_the_operator() -> Iterator[None]:
-    """Forget how vLLM's CPU platform has processes started: it writes that where the operator would."""
+    """Undo the start method of vLLM's CPU platform, which sets the variable that is meant for the operator."""
     name = "VLLM_WORKER_MULTIPROC_METHOD"
     before = os.environ.get(name)
     try:
@@ -127,5 +127,5 @@ def _require_plugin() -> None:
     if ARCHITECTURE not in ModelRegistry.get_supported_archs():
         raise ConfigError(
             "vLLM did not load the plugin 'eft' (entry point group vllm.general_plugins): install the package with "
-            "pip, and if VLLM_PLUGINS is set, name eft in it"
+            "pip, and if VLLM_PLUGINS is set, add eft to it"
         )

@@ -1,4 +1,4 @@
-"""OpenMP's settings in a forked process: its library has read the environment before there were any."""
+"""OpenMP's settings in a forked process: its library read the environment before they were set."""
 
 import os
 import re
@@ -7,17 +7,17 @@ from collections.abc import Mapping
 __all__ = ["read_environment"]
 
 _GRAIN = 1 << 15
-"""How many elements make torch give a thread work of its own."""
+"""Number of elements from which torch uses one more thread."""
 
 
 def read_environment(before: Mapping[str, str]) -> None:
-    """Compute on as many threads as OMP_NUM_THREADS says, bound to cores as vLLM binds its CPU workers'.
+    """Use the number of threads in OMP_NUM_THREADS, bound to cores as vLLM binds those of its CPU workers.
 
-    To be called before anything is computed: threads that exist already are left as they are. Intel's library
-    needs none of this, it reads its environment again after a fork.
+    Call it before any computation: existing threads are not changed. Intel's library does not need this, since it reads
+    its environment again after a fork.
 
     Args:
-        before: The environment that the library has read.
+        before: The environment that the library read.
     """
     changed = {name: value for name, value in os.environ.items() if before.get(name) != value}
     threads = os.environ.get("OMP_NUM_THREADS", "")
@@ -36,7 +36,7 @@ def read_environment(before: Mapping[str, str]) -> None:
 
 
 def _bind(threads: int, places: list[set[int]]) -> None:
-    """Give each thread of the pool its place, in turn; the main thread is the first of them."""
+    """Bind each thread of the pool to its place, in turn; the main thread is the first of them."""
     import torch
 
     if not places:

@@ -1,4 +1,4 @@
-"""The parsers of tool calls and reasoning that a family file names: known to vLLM, fit for the tokenizer."""
+"""Checks the tool and reasoning parsers in a family file: vLLM must know them, and they must suit the tokenizer."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ __all__ = ["parser_options", "template_variables"]
 
 
 def parser_options(config: ServerConfig, chat_template: str | None) -> dict[str, Any]:
-    """Check the parsers before an engine is started for them, and return what it has to know of them.
+    """Check the parsers before the engine is started, and return its options for them.
 
-    The one backend for grammars is said outright: with "auto", vLLM checks a request for whichever backend can
-    take it and then compiles it with the one that the first request has started.
+    The backend for grammars is set explicitly: with "auto", vLLM checks a request for any suitable backend, and then
+    compiles it with the one that the first request started.
 
     Args:
         config: The family file.
-        chat_template: What will render the messages.
+        chat_template: The template that renders messages.
 
     Raises:
         ConfigError: vLLM has no such parser, the tokenizer lacks tokens that it needs, or the chat template does
@@ -35,10 +35,10 @@ def parser_options(config: ServerConfig, chat_template: str | None) -> dict[str,
 
 
 def template_variables(chat_template: str | None) -> frozenset[str]:
-    """The variables that a chat template reads, which is what a request can tell it; none without a template.
+    """The variables of a chat template, which requests can set; none without a template.
 
     Raises:
-        ConfigError: The template is not one.
+        ConfigError: The template is not valid.
     """
     from jinja2 import TemplateError, meta
     from transformers.utils.chat_template_utils import _compile_jinja_template

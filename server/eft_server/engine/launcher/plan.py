@@ -1,4 +1,4 @@
-"""From a family file to vLLM's options, refusing in words what vLLM would refuse in its own."""
+"""From a family file to vLLM's options; options that vLLM would refuse are refused here with clear messages."""
 
 import argparse
 import os
@@ -31,22 +31,22 @@ _GPU_WORKER = "eft_server.engine.worker.v1.runner.EftGPUWorker"
 _MIB = 1 << 20
 _FEW_CORES = 4
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-"""What is taken of a generation_config.json. Of max_new_tokens vLLM would make a bound on what requests ask for."""
+"""The fields used from a generation_config.json. vLLM would turn max_new_tokens into a limit on requests."""
 
 _CPU_CONTEXTS = 32
-"""How many requests of full length the KV cache holds on a CPU, unless the operator sets its size."""
+"""Requests of full length that the KV cache holds on a CPU, unless the operator sets its size."""
 
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """What will be given to vLLM.
+    """The arguments and the environment for vLLM.
 
     Attributes:
         options: arguments of `vllm.AsyncEngineArgs`.
-        environment: variables that the engine's processes need, where the operator has not set them.
-        end_ids: the tokens that end a text, those of every member. vLLM reads the base's alone, and a fine-tuned
+        environment: variables for the engine's processes, unless the operator has set them.
+        end_ids: the tokens that end a text, those of every member. vLLM reads only the base's, but a fine-tuned
             expert may end its turns with a token that its base never uses.
-        templates: what each member reads of a conversation.
+        templates: each member's chat template.
         own_tokenizers: the members that have to use their own tokenizer, because it has other tokens.
     """
 
@@ -58,7 +58,7 @@ class EnginePlan:
 
     @property
     def chat_template(self) -> str | None:
-        """The first that is none of plain text, the base's if it can be: what calls and reasoning are written in."""
+        """The first template that is not plain text, if possible the base's: it defines tool calls and reasoning."""
         written = [template.text for template in self.templates.values() if not template.plain]
         plain = [template.text for template in self.templates.values()]
         return next(iter([*written, *plain]), None)
@@ -69,13 +69,13 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
 
     Args:
         config: the family file.
-        report: what its checkpoints were found to be.
-        extra_args: command-line options of `vllm serve`, which win over the file's.
+        report: the report on its checkpoints.
+        extra_args: command-line options of `vllm serve`, which override the file's.
 
     Raises:
-        ConfigError: an option that does not exist, has a wrong value or cannot work with a family; or another vLLM than
-            the one that this package is tested with.
-        FamilyError: a member that vLLM cannot run inside the composite.
+        ConfigError: an option does not exist, has a wrong value or cannot work with a family; or the installed vLLM is
+            not the version with which this package is tested.
+        FamilyError: vLLM cannot run a member inside the composite.
     """
     require_tested_vllm()
     register()
@@ -109,7 +109,7 @@ def _refuse_runner() -> None:
 
 
 def parse_vllm_args(arguments: Sequence[str]) -> dict[str, Any]:
-    """Read `vllm serve` options, such as `--max-model-len 2048`; only those that are given come back.
+    """Parse `vllm serve` options, such as `--max-model-len 2048`; only the given ones are returned.
 
     Raises:
         ConfigError: vLLM knows no such option, or its value is wrong.
@@ -127,7 +127,7 @@ def parse_vllm_args(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _raise_option_error(message: str) -> Any:
-    raise ConfigError(f"vLLM option: {message} (what follows -- goes to vLLM; `vllm serve --help` lists it)")
+    raise ConfigError(f"vLLM option: {message} (arguments after -- go to vLLM; see `vllm serve --help`)")
 
 
 def _with_options(config: ServerConfig, options: Mapping[str, Any]) -> ServerConfig:
@@ -161,13 +161,13 @@ def _refuse_many_ends(end_ids: Sequence[int]) -> None:
 
     if len(end_ids) > END_IDS:
         raise FamilyError(
-            f"the members' texts end with {len(end_ids)} different tokens together; allowed: up to {END_IDS}"
+            f"the members together have {len(end_ids)} tokens that end texts; allowed: up to {END_IDS}"
         )
 
 
 _REFUSALS: tuple[tuple[Callable[["ModelConfig"], bool], str], ...] = (
     (lambda model: model.runner_type != "generate", "it does not generate text"),
-    (lambda model: model.is_encoder_decoder, "encoder-decoder models have no prompt to share with a decoder"),
+    (lambda model: model.is_encoder_decoder, "encoder-decoder models cannot share a prompt with a decoder"),
     (
         lambda model: model.is_multimodal_model,
         "multimodal models are not supported: use a text-only checkpoint",
@@ -178,7 +178,10 @@ _REFUSALS: tuple[tuple[Callable[["ModelConfig"], bool], str], ...] = (
     ),
     (lambda model: model.is_hybrid, "hybrid (attention and state-space) models are not supported"),
     (lambda model: model.uses_mrope, "multimodal rotary positions are not supported"),
-    (lambda model: model.rswa_window is not None, "windows that leave the prompt in sight are not supported"),
+    (
+        lambda model: model.rswa_window is not None,
+        "sliding windows that keep the prompt visible are not supported",
+    ),
 )
 
 
@@ -195,22 +198,22 @@ def _refuse_placements(
     sharded = [name for name in sorted(mixtures) if config.family[name].sharded]
     if sharded and BASE not in mixtures:
         raise ConfigError(
-            f"{sharded[0]!r} is a mixture of experts, which can be sharded only where the base is one: leave out its "
-            "tensor_parallel, and every GPU holds it whole"
+            f"{sharded[0]!r} is a mixture of experts, which can be sharded only if the base is one: leave out its "
+            "tensor_parallel to replicate it on every GPU"
         )
     if _size_of(options, "data") > 1 and mixtures:
         raise ConfigError(
-            f"data_parallel_size must be 1 where a member is a mixture of experts ({', '.join(sorted(mixtures))}): "
-            "vLLM's replicas would wait for each other in steps that not all of them take; run several servers instead"
+            f"data_parallel_size must be 1 if a member is a mixture of experts ({', '.join(sorted(mixtures))}): "
+            "vLLM's replicas would wait for each other in steps that only some of them run; run several servers instead"
         )
     if options.get("distributed_executor_backend") == "ray" and not _schedulable_by_ray():
         raise ConfigError(
-            "distributed_executor_backend 'ray' needs GPUs: vLLM's Ray executor does not know the CPU; leave it out"
+            "distributed_executor_backend 'ray' needs GPUs: vLLM's Ray executor does not support CPUs; leave it out"
         )
 
 
 def _refuse_schemes(models: Mapping[str, "ModelConfig"], dtype: str) -> None:
-    """Every member runs in one dtype, the base's where the options name none."""
+    """All members run in one dtype: that of the options, or else the base's."""
     from vllm.config.model import _STR_DTYPE_TO_TORCH_DTYPE
 
     from eft_server.engine.worker.quantisation import refuse_scheme
@@ -224,7 +227,7 @@ def _refuse_schemes(models: Mapping[str, "ModelConfig"], dtype: str) -> None:
 
 
 def _model_of_adapter(member: Member, models: Mapping[str, "ModelConfig"]) -> "ModelConfig":
-    """Its reference's, once the adapter is known to be one that can run on it."""
+    """The reference's config, after a check that the adapter can run on it."""
     from eft_server.engine.worker.adapters import check_adapter
 
     model = models[str(member.reference)]
@@ -247,7 +250,7 @@ def _loaded(member: Member) -> MemberWeights:
 
 
 def _sampling_options(config: ServerConfig) -> dict[str, Any]:
-    """What requests are sampled with that do not say. vLLM's own choice is the base's file, and nobody is told."""
+    """The default sampling of requests. By default vLLM silently uses the base's file."""
     if config.defaults.sampling == NEUTRAL:
         return {"generation_config": "vllm"}
     named = config.family[config.defaults.sampling]
@@ -279,7 +282,7 @@ def _stated_sampling(member: Member) -> dict[str, Any]:
 
 
 def _window_options(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
-    """Keep sliding and full layers in one group of blocks, where every member's layers are."""
+    """Keep sliding and full layers in one group of blocks, with the layers of all members."""
     windows = [model.get_sliding_window() for model in models.values()]
     return {"disable_hybrid_kv_cache_manager": True} if any(windows) else {}
 
@@ -312,7 +315,7 @@ def _family_options(
         "tokenizer_revision": config.base.revision,
         "served_model_name": config.name,
         "trust_remote_code": False,
-        # Members' logits are float32 (`engine/worker/heads.py`); vLLM keeps a draft's in the dtype that is said here.
+        # Members' logits are float32 (`engine/worker/heads.py`); this dtype is for the logits of vLLM's draft.
         "hf_overrides": {
             "architectures": [ARCHITECTURE],
             "head_dtype": "float32",
@@ -331,9 +334,9 @@ def _default_vector(config: ServerConfig) -> tuple[float, ...]:
 
 
 def _mixture(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:
-    """Tell vLLM that there are mixtures of experts where only other members are: it reads the base's config.
+    """Announce mixtures of experts among members other than the base, since vLLM reads only the base's config.
 
-    Of the names by which it looks for them, this one is read by none of its dense architectures.
+    Of the keys that vLLM checks, none of its dense architectures reads this one.
     """
     experts = max(model.get_num_experts() for model in models.values())
     return {"moe_num_experts": experts} if experts and not models[BASE].is_moe else {}
@@ -363,7 +366,7 @@ def _speculation(config: ServerConfig) -> dict[str, Any]:
         shortest, longest = speculative.lookup
         options |= {"method": "ngram", "prompt_lookup_min": shortest, "prompt_lookup_max": longest}
     else:
-        # A member is not loaded again (`drafting`): vLLM is told of the base, whose sizes pass its checks.
+        # A member is not loaded again (`drafting`): vLLM gets the base's name, whose sizes pass its checks.
         named = config.family.base.checkpoint if _drafting_member(config) else Source(str(speculative.draft))
         options |= {"method": "draft_model", "model": named.model}
         options |= {"revision": named.revision} if named.revision else {}
@@ -383,7 +386,7 @@ def _schedulable_by_ray() -> bool:
 
 
 def _device_options(config: ServerConfig, report: "FamilyReport") -> dict[str, Any]:
-    if not _on_cpu():  # Said outright: vLLM's "auto" makes a float32 checkpoint a 16-bit model.
+    if not _on_cpu():  # Set explicitly: vLLM's "auto" makes a float32 checkpoint a 16-bit model.
         return {"dtype": report.members[0].dtype}
     import torch
 
@@ -395,35 +398,35 @@ def _device_options(config: ServerConfig, report: "FamilyReport") -> dict[str, A
 
 
 def _cpu_kv_bytes(config: ServerConfig, report: "FamilyReport") -> int:
-    """For each rank: room for some requests of full length, but all ranks' no more than a quarter of the memory."""
+    """KV cache per rank: room for some requests of full length, but on all ranks at most a quarter of the memory."""
     import psutil
 
     context = config.vllm.get("max_model_len") or min(item.max_position_embeddings for item in report.members)
     gpus = _size_of(config.vllm, "tensor")
     token_bytes = sum(item.kv_bytes_per_token * item.kv_share(gpus) for item in report.loaded)
-    # Twice: reports count the checkpoint's own dtype, and a float32 cache may be twice as wide.
+    # Twice: reports use the checkpoint's dtype, and a float32 cache may be twice as wide.
     wanted = int(2 * _CPU_CONTEXTS * int(context) * token_bytes)
     return max(256 * _MIB, min(wanted, psutil.virtual_memory().total // 4 // _local_ranks(config.vllm)))
 
 
 def _environment(options: Mapping[str, Any]) -> dict[str, str]:
     variables = {"VLLM_COMPUTE_NANS_IN_LOGITS": "1"}
-    if options.get("numa_bind"):  # Which vLLM does by running another program in place of the interpreter.
+    if options.get("numa_bind"):  # For this, vLLM runs another program in place of the interpreter.
         variables["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     threads = thread_binding(sorted(os.sched_getaffinity(0)), _local_ranks(options)) if _on_cpu() else None
     return variables | ({"VLLM_CPU_OMP_THREADS_BIND": threads} if threads else {})
 
 
 def thread_binding(cores: Sequence[int], ranks: int) -> str | None:
-    """Which cores each rank computes on, as vLLM reads it; None where its own choice is right."""
+    """The cores for each rank, in vLLM's format; None where vLLM's choice is right."""
     from vllm.utils.cpu_resource_utils import get_visible_memory_node
 
     if ranks == 1:
-        # vLLM keeps a core for its scheduler, which is idle while the model computes: half of a small machine.
+        # vLLM reserves a core for its scheduler, which is idle while the model computes: half of a small machine.
         return ",".join(map(str, cores)) if len(cores) <= _FEW_CORES else None
     if len(get_visible_memory_node()) >= ranks:
         return None
-    # vLLM gives each rank a memory node of its own, and stops where there are fewer.
+    # vLLM gives each rank a separate memory node, and fails if there are too few.
     return "|".join(",".join(map(str, _share(cores, rank, ranks))) for rank in range(ranks))
 
 
@@ -434,7 +437,7 @@ def _share(cores: Sequence[int], rank: int, ranks: int) -> Sequence[int]:
 
 
 def _local_ranks(options: Mapping[str, Any]) -> int:
-    """How many ranks compute on this machine."""
+    """Number of ranks on this machine."""
     return _size_of(options, "data") * _size_of(options, "tensor")
 
 

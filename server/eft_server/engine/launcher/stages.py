@@ -1,7 +1,7 @@
-"""How far a start is, on stderr: a line a stage, and on a terminal one that lives.
+"""The progress of a start, on stderr: a line for each stage, and on a terminal also a live line.
 
-Members are loaded in processes of the engine's, which may be on either side of a fork: what they have to tell comes
-as datagrams, to a socket that the environment names.
+Members are loaded in the engine's processes, which may be forked earlier: they report as datagrams, to a socket whose
+path is in the environment.
 """
 
 import json
@@ -27,7 +27,7 @@ _TOLD_EVERY_S = 1.0
 _LINE_EVERY_S = 30.0
 
 CLEAR = "\r\x1b[K"
-"""Back to the beginning of the terminal's line, which is empty then."""
+"""Clears the terminal's line and returns to its beginning."""
 
 
 class _Sized(Protocol):
@@ -39,12 +39,12 @@ _Weight = TypeVar("_Weight", bound=_Sized)
 
 
 def member_is_loaded(name: str, weight_bytes: int) -> None:
-    """Tell the program that waits for the engine, if one listens."""
+    """Report a loaded member to the program that starts the engine, if it listens."""
     _send(name, weight_bytes, loaded=True)
 
 
 def weights_are_loading(name: str, weights: Iterable[tuple[str, _Weight]]) -> Iterator[tuple[str, _Weight]]:
-    """Pass a member's weights through, and tell the program that waits for the engine how far they are."""
+    """Pass a member's weights through, and report the progress to the program that starts the engine."""
     read_bytes, told_s = 0, time.monotonic()
     for weight_name, weight in weights:
         yield weight_name, weight
@@ -82,12 +82,12 @@ class Stages:
         Args:
             quiet: Show nothing.
             began_s: When the start began, in seconds since the epoch; None means now.
-            may_go_on: Called between stages; raises if the start has been called off.
+            may_go_on: Called between stages; raises if the start has been interrupted.
         """
         self._may_go_on = may_go_on
         self._began_s = time.time() if began_s is None else began_s
         self._quiet = quiet
-        isatty = getattr(sys.stderr, "isatty", bool)  # There may be no stderr, or one that is not a file.
+        isatty = getattr(sys.stderr, "isatty", bool)  # stderr may be None, or not a file.
         self._is_live = isatty() and os.environ.get("TERM") != "dumb"
         self._stage: tuple[str, float] | None = None
         self._told_s = 0.0
@@ -108,41 +108,41 @@ class Stages:
         return time.time() - self._began_s
 
     def begin(self, stage: str) -> None:
-        """End the stage that is going on and begin another."""
+        """End the current stage and begin another."""
         self._end_stage()
         self._may_go_on()
         self._stage = stage, time.time()
         if not self._is_live:
-            self.tell(stage)
+            self.show(stage)
         self._show_stage()
 
-    def tell(self, fact: str) -> None:
-        """Show a line that stays."""
+    def show(self, fact: str) -> None:
+        """Show a permanent line."""
         self._told_s = time.time()
         self._write(f"{CLEAR if self._is_live else ''}[{self.elapsed_s:5.1f} s] {fact}\n")
         self._show_stage()
 
     def listen(self) -> None:
-        """Tell of members as they are loaded, from now on."""
+        """From now on, show members as they are loaded."""
         if not self._quiet:
-            # A folder for temporary files may have a path that is too long for a socket.
+            # The temporary folder's path may be too long for a socket.
             with suppress(OSError):
-                self._listener = _Listener(self._tell_of_member)
+                self._listener = _Listener(self._show_member)
 
-    def _tell_of_member(self, name: str, weight_bytes: int, loaded: bool) -> None:
+    def _show_member(self, name: str, weight_bytes: int, loaded: bool) -> None:
         if loaded:
-            self.tell(f"  {name}: {in_words(weight_bytes)}")
+            self.show(f"  {name}: {in_words(weight_bytes)}")
         elif self._is_live:
             self._show_stage(f": {in_words(weight_bytes)} of {name}")
         elif time.time() - self._told_s >= _LINE_EVERY_S:
-            self.tell(f"  {name}: {in_words(weight_bytes)} so far")
+            self.show(f"  {name}: {in_words(weight_bytes)} so far")
 
     def end(self, fact: str) -> None:
-        """End the start, with a line that says how."""
+        """End the start, with a line that says how it ended."""
         self._stop_listening()
         self._end_stage()
         self._may_go_on()
-        self.tell(fact)
+        self.show(fact)
 
     def _stop_listening(self) -> None:
         if self._listener:
@@ -159,7 +159,7 @@ class Stages:
         stage, since_s = self._stage
         self._stage = None
         if self._is_live:
-            self.tell(f"{stage}: {how}{time.time() - since_s:.1f} s")
+            self.show(f"{stage}: {how}{time.time() - since_s:.1f} s")
 
     def _write(self, text: str) -> None:
         if not self._quiet and sys.stderr is not None:
@@ -168,10 +168,10 @@ class Stages:
 
 
 class _Listener:
-    """Passes every member on once, however many processes load it."""
+    """Passes each member on once, even if several processes load it."""
 
-    def __init__(self, tell: Callable[[str, int, bool], None]) -> None:
-        self._tell = tell
+    def __init__(self, show: Callable[[str, int, bool], None]) -> None:
+        self._show = show
         self._folder = tempfile.TemporaryDirectory(prefix="eft-")
         self._address = str(Path(self._folder.name) / "start")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -194,6 +194,6 @@ class _Listener:
             member = json.loads(message)
             name, loaded = member["name"], member["loaded"]
             if name not in told:
-                self._tell(name, member["weight_bytes"], loaded)
+                self._show(name, member["weight_bytes"], loaded)
             if loaded:
                 told.add(name)

@@ -1,4 +1,4 @@
-"""What the logits of a step take, beside weights, KV cache and activations."""
+"""The memory for the logits of a step, in addition to weights, KV cache and activations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ _SIZES = ("max_num_batched_tokens", "max_num_seqs")
 
 @dataclass(frozen=True)
 class StepMemory:
-    """How much memory the logits of one step need at most, in bytes, and of what kind of step.
+    """The most memory that the logits of one step need, in bytes, by kind of step.
 
     Attributes:
-        requests: how many are served at once.
-        tokens: how many of them, and of their prompts, a step takes.
-        sampled: bytes, where each request samples one token.
-        drafted: bytes, where each has drafted tokens verified; None without speculation.
-        prompts: bytes, where the log-probabilities of prompts are asked for.
+        requests: requests that are served at once.
+        tokens: tokens in a step, including those of prompts.
+        sampled: bytes if each request samples one token.
+        drafted: bytes if each request's drafted tokens are verified; None without speculation.
+        prompts: bytes if the log-probabilities of prompts are requested.
     """
 
     requests: int
@@ -33,14 +33,14 @@ class StepMemory:
 
 
 def step_memory(options: Mapping[str, Any], report: FamilyReport) -> StepMemory:
-    """Reckon what the logits of a step need.
+    """Calculate the memory for the logits of a step.
 
     Args:
-        options: vLLM's; where they do not say how many requests and tokens a step takes, its defaults for servers do.
-        report: the family's.
+        options: vLLM's options; without limits on requests and tokens in a step, vLLM's defaults for servers apply.
+        report: the family's report.
 
     Raises:
-        ConfigError: a size is no positive number.
+        ConfigError: a size is not a positive number.
     """
     from vllm import AsyncEngineArgs
     from vllm.platforms import current_platform
@@ -69,19 +69,19 @@ def step_memory(options: Mapping[str, Any], report: FamilyReport) -> StepMemory:
 
 def _count(name: str, given: Any) -> int:
     if not isinstance(given, int) or given < 1:
-        raise ConfigError(f"vllm.{name}: {given!r} is no positive whole number")
+        raise ConfigError(f"vllm.{name}: {given!r} is not a positive whole number")
     return given
 
 
 def logits_bytes(rows: int, vocabulary: int, members: int, *, kernels: bool) -> int:
-    """What blending takes at most, with a filter on every row.
+    """The most memory that blending takes, in bytes, with a filter on every row.
 
     Args:
         rows: R.
         vocabulary: V.
         members: M.
-        kernels: whether Triton's kernels blend, on GPUs: two rows of floats for each row, and one member's logits.
-            PyTorch, on CPUs, holds all members' side by side, and several times over for filters, but of some rows.
+        kernels: whether Triton's kernels blend, on GPUs: they need two rows of floats for each row, and one member's
+            logits. PyTorch, on CPUs, holds all members' logits at once, several times for filters, but for fewer rows.
     """
     row = vocabulary * _FLOAT
     if kernels:

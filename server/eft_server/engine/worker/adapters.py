@@ -1,9 +1,9 @@
-"""Experts that are LoRA adapters: attention layers of their own over their reference's weights.
+"""Experts that are LoRA adapters: separate attention layers over their reference's weights.
 
-Such an expert is built as another member of the reference's architecture, because its keys and values are its own,
-but without memory for weights. Then every layer that holds weights becomes the reference's own layer, or, where the
-adapter adds to it, asks the reference's layer and adds the low-rank term. That holds whatever the reference's layers
-do with their weights: quantisation, packing for CPUs, kernels.
+Such an expert is built as another member of the reference's architecture, because it has separate keys and values, but
+without memory for weights. Then every layer with weights is replaced by the reference's layer, or, if the adapter
+changes it, calls the reference's layer and adds the low-rank term. This works for any weights of the reference:
+quantised, packed for CPUs, or with special kernels.
 
 Shape suffixes: T tokens, I inputs and O outputs of a layer, R ranks.
 """
@@ -31,16 +31,16 @@ from eft_server.family.adapter import CONFIG, WEIGHTS, adapter_file, module_of
 from eft_server.family.safetensors import read_header
 
 MAX_RANK: Final = 512
-"""vLLM's own bound on a LoRA's rank."""
+"""vLLM's limit on a LoRA's rank."""
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """What an adapter adds to one matrix of the reference: x ↦ (x · a_RIᵀ) · b_ORᵀ, its scaling inside b_OR.
+    """An adapter's term for one matrix of the reference: x ↦ (x · a_RIᵀ) · b_ORᵀ, with the scaling inside b_OR.
 
     Attributes:
         layer: the name of vLLM's layer, which may hold several matrices of the checkpoint side by side.
-        part: which of them this is; None where the layer is the matrix.
+        part: the place of this matrix among them; None if the layer has only this matrix.
     """
 
     layer: str
@@ -50,23 +50,23 @@ class LowRank:
 
 
 def check_adapter(checkpoint: MemberWeights) -> None:
-    """Check an adapter's ranks against its settings, reading no weights.
+    """Check an adapter's ranks against its settings, without reading weights.
 
     Raises:
-        ValueError: a rank is too high, or not the one that the settings state, or vLLM refuses the settings.
+        ValueError: a rank is too high, or differs from the settings, or vLLM refuses the settings.
     """
     helper = _helper(checkpoint)
     for name, tensor in read_header(adapter_file(checkpoint.model, checkpoint.revision, WEIGHTS)).items():
         rank = tensor.shape[0 if name.endswith("lora_A.weight") else 1]
         stated, _ = helper.get_rank_and_scaling(module_of(name))
         if rank != stated:
-            raise ValueError(f"{module_of(name)!r} has the rank {rank}, its {CONFIG} says {stated}")
+            raise ValueError(f"{module_of(name)!r} has rank {rank}, but its {CONFIG} says {stated}")
         if rank > MAX_RANK:
-            raise ValueError(f"{module_of(name)!r} has the rank {rank}; allowed: up to {MAX_RANK}")
+            raise ValueError(f"{module_of(name)!r} has rank {rank}; allowed: up to {MAX_RANK}")
 
 
 def scaling_of(checkpoint: MemberWeights, module: str) -> float:
-    """What an adapter's product for a layer is multiplied with."""
+    """The factor of an adapter's term for a layer."""
     return float(_helper(checkpoint).get_rank_and_scaling(module)[1])
 
 
@@ -80,7 +80,7 @@ def _helper(checkpoint: MemberWeights) -> PEFTHelper:
 def read_low_rank(checkpoint: MemberWeights, model_class: type[nn.Module]) -> list[LowRank]:
     """Read an adapter's weights, in float32 and with their scaling folded in."""
     weights = load_file(adapter_file(checkpoint.model, checkpoint.revision, WEIGHTS))
-    # As vLLM's own manager of adapters does: renamed like a checkpoint's, but q, k and v still told apart.
+    # As in vLLM's adapter manager: renamed like a checkpoint's weights, but with q, k and v still separate.
     mapper = getattr(model_class, "hf_to_vllm_mapper", None)
     renaming = mapper.get_rename_mapper() if mapper is not None else None
     adapter = LoRAModel.from_lora_tensors(
@@ -97,7 +97,7 @@ def read_low_rank(checkpoint: MemberWeights, model_class: type[nn.Module]) -> li
 
 
 def _parts(model_class: type[nn.Module]) -> dict[str, tuple[str, int]]:
-    """For each matrix that vLLM puts beside others, the layer that it is part of and its place there."""
+    """For each matrix that vLLM fuses with others, its layer and its place there."""
     mapping: Mapping[str, list[str]] = getattr(model_class, "packed_modules_mapping", {})
     return {
         leaf: (fused, part)
@@ -108,7 +108,7 @@ def _parts(model_class: type[nn.Module]) -> dict[str, tuple[str, int]]:
 
 
 def fingerprint(low_rank: Iterable[LowRank]) -> str:
-    """Names an adapter's shape: compiled code of one shape must not be taken for another's."""
+    """Identifies an adapter's shape: compiled code must not be reused for another shape."""
     shapes = sorted((term.layer, term.part or 0, *term.a_RI.shape, *term.b_OR.shape) for term in low_rank)
     return hashlib.sha256(repr(shapes).encode()).hexdigest()[:12]
 
@@ -124,16 +124,16 @@ class _WithoutMemory(TorchFunctionMode):
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Build a model whose weights take no memory: vLLM's layers allocate them all by `torch.empty`."""
+    """Build a model whose weights take no memory: vLLM's layers allocate all of them with `torch.empty`."""
     with _WithoutMemory():
         yield
 
 
 def share_weights(name: str, expert: nn.Module, reference: nn.Module, low_rank: Iterable[LowRank]) -> None:
-    """Give a weightless expert its reference's weights and its own low-rank terms.
+    """Give a weightless expert its reference's weights and its low-rank terms.
 
     Raises:
-        ValueError: the architecture keeps weights where they cannot be shared, or lacks a layer that is adapted.
+        ValueError: the architecture has weights that cannot be shared, or lacks an adapted layer.
     """
     by_layer: dict[str, list[LowRank]] = {}
     for term in low_rank:
@@ -142,7 +142,7 @@ def share_weights(name: str, expert: nn.Module, reference: nn.Module, low_rank: 
     missing = [layer for layer in by_layer if not isinstance(modules.get(layer), LinearBase)]
     if missing:
         raise ValueError(
-            f"member {name!r} adapts {missing[0]!r}, which vLLM's {type(reference).__name__} has no linear layer for: "
+            f"member {name!r} adapts {missing[0]!r}, for which vLLM's {type(reference).__name__} has no linear layer: "
             "merge the adapter into a checkpoint"
         )
     _share(expert, reference, by_layer, "")
@@ -155,9 +155,9 @@ def share_weights(name: str, expert: nn.Module, reference: nn.Module, low_rank: 
 
 
 def _unshared(expert: nn.Module, reference: nn.Module) -> list[str]:
-    """What nobody would load: parameters that are not the reference's, and anything without memory.
+    """Tensors that would never be loaded: parameters that are not the reference's, and any without memory.
 
-    Attention layers may have scales of their own, which are 1 until a checkpoint says otherwise.
+    Attention layers may have separate scales, which are 1 unless a checkpoint sets them.
     """
     shared = {id(parameter) for parameter in reference.parameters()}
     attention = tuple(
@@ -169,7 +169,7 @@ def _unshared(expert: nn.Module, reference: nn.Module) -> list[str]:
 
 
 def _share(expert: nn.Module, reference: nn.Module, terms: Mapping[str, list[LowRank]], path: str) -> None:
-    """Put the reference's children where they are as good as the expert's own, and descend where they are not."""
+    """Share the reference's child modules where possible, and descend into the others."""
     expert._buffers.update(reference._buffers)
     for name, child in list(expert._modules.items()):
         counterpart, place = reference._modules[name], f"{path}{name}"
@@ -200,7 +200,7 @@ def _add_terms(layer: LinearBase, reference: Any, terms: Iterable[LowRank]) -> N
 
 
 class SharedWeights(QuantizeMethodBase):
-    """The method of a layer without weights: another layer's product, and low-rank terms on top."""
+    """The method of a layer without weights: another layer's product plus low-rank terms."""
 
     def __init__(self, reference: Any) -> None:
         super().__init__()
@@ -208,11 +208,11 @@ class SharedWeights(QuantizeMethodBase):
 
     @override
     def create_weights(self, layer: nn.Module, *weight_args: Any, **extra_weight_attrs: Any) -> None:
-        """Nothing: the layer was built before it was given this method."""
+        """Do nothing: the layer was built before it got this method."""
 
     @override
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """The reference's product, by whatever kernel it uses, and this layer's terms."""
+        """The reference's product, with the reference's kernel, plus this layer's terms."""
         bias = None if bias is None else self._reference.bias
         return layer.low_rank(x, self._reference.quant_method.apply(self._reference, x, bias))
 
@@ -228,7 +228,7 @@ class LowRankTerms(nn.Module):
             a_RI, b_OR = own_share(layer, term)
             assert len(b_OR) == stop - start, f"{term.layer}: {len(b_OR)} outputs for {stop - start} columns"
             self._columns.append((start, stop))
-            # Buffers and not parameters: no checkpoint of a member has them, so the loader must not look for them.
+            # Buffers and not parameters: members' checkpoints do not have them, so the loader must not expect them.
             for side, matrix in (("a", a_RI), ("b", b_OR)):
                 own = matrix.to(device=torch.get_default_device(), dtype=layer.params_dtype).contiguous()
                 self.register_buffer(f"{side}_{index}", own, persistent=False)
@@ -251,10 +251,10 @@ def _columns_of(layer: Any, term: LowRank) -> tuple[int, int]:
 
 
 def own_share(layer: Any, term: LowRank) -> tuple[torch.Tensor, torch.Tensor]:
-    """A term's two matrices as far as this rank needs them: inputs are cut where the layer's are, outputs likewise.
+    """The parts of a term's two matrices that this rank needs: inputs and outputs are cut as the layer's are.
 
     Raises:
-        ValueError: the matrix is of several that are fused in the checkpoint already, so its cuts are not known.
+        ValueError: the matrix is already a fused one in the checkpoint, so its cuts are not known.
     """
     if layer.tp_size == 1:
         return term.a_RI, term.b_OR

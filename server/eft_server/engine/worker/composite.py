@@ -1,7 +1,7 @@
-"""The family as one vLLM model: each member reads the tokens that need it, and their logits are blended.
+"""The family as one vLLM model: each member reads the tokens that need it, and the logits are blended.
 
-Continuous batching, paged KV, prefix caching, chunked prefill, graphs and parallelism are vLLM's: to it this is
-one model with more layers.
+vLLM provides continuous batching, paged KV, prefix caching, chunked prefill, graphs and parallelism: it sees one model
+with more layers.
 """
 
 import copy
@@ -28,7 +28,7 @@ from eft_server.engine.launcher.stages import member_is_loaded, weights_are_load
 from eft_server.engine.message import SEPARATOR, Manifest, MemberWeights
 from eft_server.engine.worker.adapters import fingerprint, read_low_rank, share_weights, weightless
 from eft_server.engine.worker.columns import attach, columns, detach
-from eft_server.engine.worker.compiled import keep_compiled_apart
+from eft_server.engine.worker.compiled import separate_compiled_code
 from eft_server.engine.worker.heads import in_float32
 from eft_server.engine.worker.member_inputs import Inputs
 from eft_server.engine.worker.placement import placement, whole
@@ -40,23 +40,23 @@ if TYPE_CHECKING:
 
 
 class Part(Protocol):
-    """A member's part of a step, where it is not simply the whole step."""
+    """A member's part of a step, if it is not the whole step."""
 
     def run(self, model: "EftForCausalLM", name: str, states_TH: torch.Tensor) -> None:
-        """Run the member, and write the rows that it has read."""
+        """Run the member, and write its rows."""
 
 
 class EftForCausalLM(nn.Module):
-    """The composite. Its `hidden states` are all members', with each token's vector behind them.
+    """The composite. Its `hidden states` are those of all members, followed by each token's vector.
 
     Shape suffixes: T tokens, R rows, M members (the base first), W numbers of a vector, H a member's hidden size,
     C columns of all of these, V the base's vocabulary.
 
     Attributes:
-        names: the members', in the order of the coefficients.
-        configs: the settings that each member was built with, by its name, in the same order.
-        inputs: what each member reads, at addresses that stay the same.
-        blender: from hidden states to blended logits, as CPUs do it or as GPUs do.
+        names: the members' names, in the order of the coefficients.
+        configs: the settings of each member, by name, in the same order.
+        inputs: the members' inputs, at fixed addresses.
+        blender: computes blended logits from hidden states, on CPUs or on GPUs.
     """
 
     blender: "RowBlender | KernelBlender"
@@ -87,7 +87,7 @@ class EftForCausalLM(nn.Module):
         self.defaults_W = torch.tensor(self.manifest.defaults, dtype=torch.float32, device=device)
         self.unshared_U = torch.tensor(list(self.manifest.unshared_ids()), dtype=torch.long, device=device)
         scheduler = vllm_config.scheduler_config
-        # A draft reads a token of each request beside a step's own.
+        # A draft reads one token of each request in addition to the step's.
         tokens = scheduler.max_num_batched_tokens + scheduler.max_num_seqs
         heads = [partial(self._logits, name) for name in self.names]
         make = _kernels if vllm_config.use_v2_model_runner else RowBlender
@@ -104,7 +104,7 @@ class EftForCausalLM(nn.Module):
         return _member_config(vllm_config, checkpoint)
 
     def _add_adapter(self, checkpoint: MemberWeights, vllm_config: VllmConfig, prefix: str) -> None:
-        """The reference once more, with attention layers of its own and otherwise the reference's weights."""
+        """Add the reference's architecture again, with separate attention layers but the reference's weights."""
         assert checkpoint.reference is not None
         config = self._config_of(checkpoint.reference, vllm_config)
         low_rank = read_low_rank(checkpoint, type(self._member(checkpoint.reference)))
@@ -119,7 +119,7 @@ class EftForCausalLM(nn.Module):
         own = maybe_prefix(prefix, f"members.{name}")
         as_named_in_the_checkpoint(config.quant_config, f"{own}.")
         label = f"eft_{tag or name}"
-        keep_compiled_apart(config, label)
+        separate_compiled_code(config, label)
         with set_model_tag(label), self._placed(name):
             member = init_vllm_registered_model(config, prefix=own)
         in_float32(member)
@@ -136,13 +136,13 @@ class EftForCausalLM(nn.Module):
 
     @staticmethod
     def get_model_state_cls() -> type:
-        """Name Model Runner V2's per-model state, which brings the coefficients."""
+        """The class of Model Runner V2's per-model state, which provides the coefficients."""
         from eft_server.engine.worker.v2.runner import EftModelState
 
         return EftModelState
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """The base's embeddings. vLLM asks for them only where inputs are not token ids, which we refuse."""
+        """The base's embeddings. vLLM calls this only for inputs that are not token ids, which we refuse."""
         return self._member(self.manifest.base).embed_input_ids(input_ids)
 
     @override
@@ -156,26 +156,26 @@ class EftForCausalLM(nn.Module):
         parts: Mapping[str, Part | None] | None = None,
         idle: Mapping[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Run every member on the tokens that it is to read.
+        """Run every member on its tokens.
 
-        Each member's states are copied out as soon as it has run: what a compiled member returns may lie in the one
-        pool of all CUDA graphs, where the next member's graphs write (vLLM's gemma3n.py has the same remedy).
+        Each member's states are copied as soon as it has run: the output of a compiled member may lie in the pool of
+        all CUDA graphs, where the next member's graphs write (vLLM's gemma3n.py does the same).
 
         Args:
             input_ids: shape (T,).
             positions: shape (T,).
             intermediate_tensors: unused, there is no pipeline parallelism.
             inputs_embeds: unused, inputs are token ids.
-            vector_TW: float32; only a step `without_requests` may have none.
-            parts: by name, the members that run; None for one that reads the whole step. Without it, all do.
-            idle: by name, rows in which a member is needed and has nothing to read: they become zero.
+            vector_TW: float32; may be absent only in a step `without_requests`.
+            parts: by name, the members that run; None for a member that reads the whole step. By default all do.
+            idle: by name, rows in which a member is needed but has nothing to read: they become zero.
 
         Returns:
-            (T, C), valid until the next call: each member's states in the rows that it has read, and anything in the
-            others; behind them the vectors (see `coefficients`).
+            (T, C), valid until the next call: each member's states in its rows, and arbitrary values in the others;
+            after them the vectors (see `coefficients`).
 
         Raises:
-            RuntimeError: A step has requests and no coefficients. Nobody's may be others'.
+            RuntimeError: A step has requests but no coefficients; there is no safe default.
         """
         assert intermediate_tensors is None and inputs_embeds is None
         columns_TC = self.columns_TC[: len(input_ids)]
@@ -196,7 +196,7 @@ class EftForCausalLM(nn.Module):
 
     @contextmanager
     def without_requests(self) -> Iterator[None]:
-        """Run steps that are no request's: with the family's own coefficients."""
+        """Run steps without requests, with the family's default coefficients."""
         self._without_requests = True
         try:
             yield
@@ -204,12 +204,12 @@ class EftForCausalLM(nn.Module):
             self._without_requests = False
 
     def states(self, member: int) -> torch.Tensor:
-        """Where a member's hidden states are, by its place: (T, H)."""
+        """The buffer of a member's hidden states, by its place: (T, H)."""
         start = sum(self._sizes_M[:member])
         return self.columns_TC[:, start : start + self._sizes_M[member]]
 
     def run_member(self, name: str, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """One member's hidden states alone: (T, H)."""
+        """One member's hidden states: (T, H)."""
         member, padding_T = self.names.index(name), get_forward_context().is_padding
         self.inputs.put(member, input_ids, positions)
         if padding_T is not None:
@@ -217,7 +217,7 @@ class EftForCausalLM(nn.Module):
         return self.run_inputs(name, len(input_ids))
 
     def run_inputs(self, name: str, count: int) -> torch.Tensor:
-        """The same for the first of what is in the member's inputs already."""
+        """The same for the first tokens in the member's inputs."""
         member, context = self.names.index(name), get_forward_context()
         own = None if context.is_padding is None else self.inputs.padding_M[member][:count]
         with self._placed(name), override_forward_context(replace(context, is_padding=own)):
@@ -225,7 +225,7 @@ class EftForCausalLM(nn.Module):
         return hidden_TH
 
     def shared_logits(self, name: str, hidden_RH: torch.Tensor) -> torch.Tensor:
-        """One member's logits over the base's vocabulary, −inf where an id is not everybody's: (R, V)."""
+        """One member's logits over the base's vocabulary, −inf for ids that are not shared: (R, V)."""
         logits_RV = self._logits(name, hidden_RH)
         assert logits_RV is not None, "drafts are made on every rank"
         beyond = self.vocabulary - logits_RV.shape[-1]
@@ -250,7 +250,7 @@ class EftForCausalLM(nn.Module):
     def score(
         self, hidden_states: torch.Tensor, vectors: Sequence[Sequence[float]], targets_R: torch.Tensor
     ) -> RowScores | None:
-        """Score one target for each row of `forward`'s result under several vectors, whatever rides with them.
+        """Score one target for each row of `forward`'s result under several vectors, ignoring the extra columns.
 
         Args:
             hidden_states: any rows, R of them.
@@ -264,7 +264,7 @@ class EftForCausalLM(nn.Module):
         return self.blender.score(hidden_M, vectors, targets_R)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Hand every member its own checkpoint, which the loader streams one after the other."""
+        """Give every member its checkpoint; the loader streams them one after the other."""
         loaded: set[str] = set()
         for owner, group in itertools.groupby(weights, key=lambda item: self._owner(item[0])):
             counted = weights_are_loading(owner, group)
@@ -282,7 +282,7 @@ class EftForCausalLM(nn.Module):
 
 def _kernels(heads: Sequence[Head], unshared_U: torch.Tensor, vocabulary: int) -> "KernelBlender":
     from eft_server.engine.worker.v2.blending import (
-        SharedIds,  # Triton's kernels, of no use to the CPU build.
+        SharedIds,  # Needs Triton, which the CPU build lacks.
     )
     from eft_server.engine.worker.v2.rows import KernelBlender
 
@@ -290,7 +290,7 @@ def _kernels(heads: Sequence[Head], unshared_U: torch.Tensor, vocabulary: int) -
 
 
 def _key(name: str) -> str:
-    """A member's name among modules: as it is, `float` or `type` would be taken for a method of torch's."""
+    """A member's name among modules; a bare `float` or `type` would clash with a method of torch."""
     return f"{name}{SEPARATOR}"
 
 
@@ -308,7 +308,7 @@ def _member_config(vllm_config: VllmConfig, checkpoint: MemberWeights) -> VllmCo
     config = (vllm_config if checkpoint.sharded else whole(vllm_config)).with_hf_config(hf_config)
     own_quantisation(config, checkpoint.model, checkpoint.revision)
     text_config = config.model_config.hf_text_config = get_hf_text_config(hf_config)
-    # vLLM has just read the sizes from the base's text config.
+    # vLLM has just taken the sizes from the base's text config.
     config.model_config.model_arch_config = config.model_config.get_model_arch_config()
     config.cache_config = copy.copy(config.cache_config)
     config.cache_config.sliding_window = _window_of_every_layer(text_config)
@@ -316,7 +316,7 @@ def _member_config(vllm_config: VllmConfig, checkpoint: MemberWeights) -> VllmCo
 
 
 def _window_of_every_layer(text_config: PretrainedConfig) -> int | None:
-    """Layers that do not know better take it from the cache's settings, which vLLM makes for the base alone."""
+    """The window for layers that take it from the cache's settings, which vLLM makes only for the base."""
     layer_types = getattr(text_config, "layer_types", None)
     if layer_types is not None and any(kind != "sliding_attention" for kind in layer_types):
         return None

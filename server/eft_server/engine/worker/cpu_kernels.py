@@ -1,4 +1,4 @@
-"""Kernels of vLLM's CPU build: one that is wrong, mended through vLLM's own registry, and those of some CPUs alone."""
+"""Kernels of vLLM's CPU build: a faulty one is worked around through vLLM's registry; some exist only on some CPUs."""
 
 from functools import cache
 from typing import Any
@@ -11,9 +11,10 @@ _EXPAND = "vllm.v1.sample.rejection_sampler.expand_kernel"
 
 
 def register_cpu_kernels() -> None:
-    """Replace the kernel in this process. Where Triton runs on the CPU, vLLM's own is in use, and right.
+    """Replace the kernel in this process. Where Triton runs on the CPU, vLLM uses its Triton kernel, which is right.
 
-    And have ranks counted without compiling: the first request for log-probabilities would stop all others for seconds.
+    Also count ranks without compiling: otherwise the first request for log-probabilities would block all others for
+    seconds.
     """
     from vllm.triton_utils import HAS_TRITON
     from vllm.triton_utils.dispatcher import register_kernels
@@ -25,7 +26,7 @@ def register_cpu_kernels() -> None:
 
 
 def count_at_least(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """How many numbers of each row are a value or more: x (R, V), values (R, 1), the counts (R,)."""
+    """Count the numbers in each row that are at least a value: x (R, V), values (R, 1), the counts (R,)."""
     return (x >= values).sum(-1)
 
 
@@ -39,15 +40,15 @@ def expand(
 ) -> None:
     """Repeat each request's value for each of its drafted tokens: temperatures, top-p and top-k.
 
-    vLLM 0.32's CPU version converts `output` to integers, fills the copy and drops it: a float `output` keeps what
-    was in memory, and a sampled request under speculation is verified at a random temperature.
+    vLLM 0.32's CPU version converts `output` to integers, fills the copy and drops it: a float `output` keeps its
+    uninitialised memory, and a sampled request with speculation is verified at a random temperature.
 
     Args:
         output: shape (drafted tokens,), written in place.
         values: shape (requests,).
         ends: cumulative drafted tokens, shape (requests,).
-        replace_from: a value to replace (the temperature 0 of greedy requests, by which nothing may be divided).
-        replace_to: what by.
+        replace_from: a value to replace (the temperature 0 of greedy requests, to avoid a division by zero).
+        replace_to: its replacement.
         MAX_NUM_TOKENS: a size that only the Triton kernel needs.
     """
     replaced = torch.where(values == replace_from, replace_to, values).to(output.dtype)
@@ -57,7 +58,7 @@ def expand(
 
 @cache
 def has_four_bit_kernel() -> bool:
-    """Tell whether this CPU's build of vLLM's kernels multiplies by 4-bit weights: those for AVX-512 do."""
+    """Whether vLLM's kernels for this CPU support 4-bit weights: those for AVX-512 do."""
     import vllm._custom_ops  # noqa: F401  (loads the kernels)
 
     return hasattr(torch.ops._C, "cpu_gemm_wna16")
@@ -65,10 +66,10 @@ def has_four_bit_kernel() -> bool:
 
 @cache
 def adds_up_eight_bits() -> bool:
-    """Tell whether products of 8-bit weights and activations come out right, by trying one.
+    """Whether products of 8-bit weights and activations are correct, by trying one.
 
-    On x86 without VNNI, oneDNN adds pairs of products up in 16 bits, which clips them: with large weights, every sum
-    is wrong, and nothing says so.
+    On x86 without VNNI, oneDNN adds pairs of products in 16 bits, which clips them: with large weights, every sum is
+    wrong without any warning.
     """
     from vllm import _custom_ops as ops
 
@@ -77,7 +78,7 @@ def adds_up_eight_bits() -> bool:
     inputs, outputs, rows, largest = 64, 32, 4, 127
     weight_KN = torch.full((outputs, inputs), largest, dtype=torch.int8).t()
     x_RK = torch.full((rows, inputs), largest, dtype=torch.int8)
-    # The kernel notes where the weights' scales are, and does not keep them.
+    # The kernel stores the address of the weights' scales, but does not keep them alive.
     weight_scales_N1, x_scales_R1 = torch.ones(outputs, 1), torch.ones(rows, 1)
     kernel = ops.create_onednn_scaled_mm(weight_KN, weight_scales_N1, torch.float32, True, False, rows)
     sums_RN = torch.empty(rows, outputs)

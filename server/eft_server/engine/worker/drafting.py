@@ -1,8 +1,8 @@
-"""Speculation with a member of the family as the draft: no second copy of its weights, nor of its KV cache.
+"""Speculation with a member of the family as the draft, without a second copy of its weights or KV cache.
 
-The composite has already read everything with that member, so its cache holds every token but the one just sampled.
-A draft begins with that token; vLLM's own drafts of another model read all tokens of the step once more. What a draft
-writes to the cache is overwritten with the same values when it is verified, or lies behind the end of the text.
+The composite has already run that member on the text, so its cache holds every token but the one just sampled. A draft
+begins with that token; vLLM's drafts with another model read all tokens of the step again. Cache entries of a draft are
+overwritten with the same values when it is verified, or lie beyond the end of the text.
 
 Shape suffixes: R requests.
 """
@@ -24,11 +24,11 @@ from eft_server.engine.worker.member_prompts import NO_SLOT, MemberAttention, ca
 
 
 class Draft(nn.Module):
-    """One member of a composite, as vLLM's drafters want a model: it proposes ids that all members share."""
+    """One member of a composite, as a model for vLLM's drafters: it proposes ids that all members share."""
 
     def __init__(self, composite: Any, member: str) -> None:
         super().__init__()
-        self._composite = [composite]  # In a list, for its parameters are not this module's.
+        self._composite = [composite]  # In a list, since its parameters are not this module's.
         self._member = member
 
     @override
@@ -45,16 +45,16 @@ class Draft(nn.Module):
 
 @dataclass(frozen=True)
 class DraftBatch:
-    """Requests that are drafted for, one token each in every pass, in the member's own positions.
+    """Requests to draft for, one token each in every pass, in the member's positions.
 
     Attributes:
         attention: the member's layers.
-        tables: block tables (R, blocks) for each group of the KV cache, with leftovers behind a request's own blocks.
-        block_sizes: how many tokens are in a block of each of those.
-        owned: how many blocks each request has, int64 (R,) for each group. A draft may run past them, for vLLM
-            allocates none ahead of a prompt's first step; what lies there is others'.
-        offset_R: how far the member is behind the scheduler, in tokens.
-        active_R: which requests may write to the cache; a prompt that is still being read goes on there.
+        tables: block tables (R, blocks) for each group of the KV cache, with leftovers after a request's blocks.
+        block_sizes: tokens in a block of each of those.
+        owned: number of blocks of each request, int64 (R,) for each group. A draft may run past them, since vLLM
+            allocates none ahead of a prompt's first step; blocks there belong to other requests.
+        offset_R: the member's distance behind the scheduler, in tokens.
+        active_R: which requests may write to the cache; a prompt in prefill still continues there.
         max_len: the longest text.
     """
 
@@ -71,17 +71,17 @@ class DraftBatch:
         return [_without_leftovers(*pair) for pair in zip(self.tables, self.owned, strict=True)]
 
     def positions(self, scheduled_R: torch.Tensor) -> torch.Tensor:
-        """The member's positions at the scheduler's."""
+        """The member's positions for the scheduler's."""
         return (scheduled_R - self.offset_R).clamp(0, self.max_len - 1)
 
     def context(
         self, scheduled_R: torch.Tensor, longest: int
     ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Attention metadata and KV slots by layer, for one token a request.
+        """Attention metadata and KV slots by layer, for one token per request.
 
         Args:
             scheduled_R: the scheduler's positions of those tokens.
-            longest: at least as long as the longest text with them.
+            longest: at least the length of the longest text including them.
         """
         slots = [self._slots(group, scheduled_R) for group in self.attention.groups]
         metadata = [
@@ -132,6 +132,6 @@ def _without_leftovers(table_RB: torch.Tensor, owned_R: torch.Tensor) -> torch.T
 
 
 def offsets(requests_R: Sequence[EngineRequest], member: int, device: torch.device) -> torch.Tensor:
-    """How far a member is behind the scheduler in each request: int64 (R,)."""
+    """A member's distance behind the scheduler in each request: int64 (R,)."""
     values = np.array([request.offsets[member] for request in requests_R], dtype=np.int64)
     return async_tensor_h2d(values, device=device)

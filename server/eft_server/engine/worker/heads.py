@@ -1,11 +1,11 @@
-"""Members' logits in float32 from 16-bit heads: they are subtracted from each other, and 16 bits are too few for that.
+"""Members' logits in float32 from 16-bit heads: they are subtracted from each other, for which 16 bits are too few.
 
-A head adds up in float32 anyway and then rounds: a logit of 20 to the nearest eighth in bfloat16. On GPUs the
-product is kept as it is (vLLM's own `head_dtype`). The CPU build would convert the whole head at every step, and its
-16-bit kernels write 16 bits; so the head's numbers are kept as float16, for a kernel that multiplies them in float32.
-That holds bfloat16's exactly down to 6e-5, and what is smaller within 3e-8.
+A head accumulates in float32 anyway and then rounds: in bfloat16, a logit of 20 to the nearest eighth. On GPUs the
+product stays in float32 (vLLM's `head_dtype`). The CPU build would convert the whole head at every step, and its 16-bit
+kernels write 16 bits; so the head's weights are stored as float16, for a kernel that multiplies them in float32. This
+represents bfloat16 weights exactly down to 6e-5, and smaller ones within 3e-8.
 
-A quantised head keeps its own method, and the dtype that it has.
+A quantised head keeps its method and its dtype.
 """
 
 from typing import Any, Final
@@ -24,14 +24,14 @@ _LARGEST: Final = torch.finfo(torch.float16).max
 
 
 def in_float32(member: nn.Module) -> None:
-    """Have a member's heads give float32, whatever dtype it computes in."""
+    """Make a member's heads return float32, whatever dtype it computes in."""
     for module in member.modules():
         if type(module) is LogitsProcessor:
             overwrite(retype(module, Float32Logits), "head_dtype", torch.float32)
 
 
 class Float32Logits(LogitsProcessor):
-    """vLLM's layer between hidden states and logits, for heads in float32 wherever that takes no conversion."""
+    """vLLM's layer between hidden states and logits, in float32 where that needs no conversion."""
 
     @override
     def _apply_head(self, lm_head: Any, hidden_states: torch.Tensor, embedding_bias: Any) -> torch.Tensor:
@@ -49,18 +49,18 @@ def _is_plain(lm_head: Any) -> bool:
 
 
 def _packed(lm_head: Any) -> Any:
-    """The head's weights as the kernel takes them, made once; None where they do not fit, or there is no kernel."""
+    """The head's weights packed for the kernel, made once; None if they are not suitable, or there is no kernel."""
     if not hasattr(lm_head, "float16_weights"):
         lm_head.float16_weights = _pack(lm_head.weight)
         if lm_head.float16_weights is not None:
             overwrite(
                 lm_head, "cpu_linear", None
-            )  # The same numbers for the 16-bit kernel, which nobody asks any more.
+            )  # The same weights for the 16-bit kernel, which is no longer used.
     return lm_head.float16_weights
 
 
 def _pack(weight: torch.Tensor) -> Any:
-    # vLLM's linear layers give their weights away once they are packed; a NaN is no number below the largest.
+    # vLLM's linear layers drop their weights once they are packed; a NaN is not below the largest number.
     if "fbgemm" not in torch.backends.quantized.supported_engines or not weight.numel():
         return None
     if not weight.abs().max() <= _LARGEST:

@@ -1,4 +1,4 @@
-"""Sliding windows of several sizes in one family: one group of blocks that holds them all."""
+"""Sliding windows of several sizes in one family: one group of blocks holds them all."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec, SlidingWi
 
 
 def keep_whole(specs: dict[str, KVCacheSpec]) -> dict[str, KVCacheSpec]:
-    """Have the cache keep every layer's tokens where windows differ in size.
+    """Make the cache keep every layer's tokens if windows differ in size.
 
     vLLM does the same for one size beside full attention, and refuses several ("disable_hybrid_kv_cache_manager").
-    Specs say what the cache keeps; what a layer looks at is the layer's own to know, and stays as it is.
+    Specs decide which tokens the cache keeps; the window of a layer's attention does not change.
     """
     sizes = {spec.sliding_window for spec in specs.values() if isinstance(spec, SlidingWindowSpec)}
     if len(sizes) < 2:
@@ -24,9 +24,9 @@ def _whole(spec: KVCacheSpec) -> KVCacheSpec:
 
 
 class WholeWindows:
-    """What both runners add to vLLM's: workers ask the runner for its specs, and so does the profiling of graphs."""
+    """A mixin for both runners, from which workers and the profiling of graphs get the cache's specs."""
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
-        """What vLLM's says, fit for windows of several sizes."""
+        """VLLM's specs, adapted to windows of several sizes."""
         vllms: Any = super()
         return keep_whole(vllms.get_kv_cache_spec())

@@ -1,7 +1,7 @@
-"""What each member of a composite reads, at addresses that stay the same.
+"""The inputs of each member of a composite, at fixed addresses.
 
-Captured CUDA graphs read from the addresses of their capture, and a member with fewer ids than the base cannot read
-the runner's own tensor: it would be a new one in each step.
+CUDA graphs read from the addresses of their capture, and a member with fewer ids than the base cannot use the runner's
+tensor: its clamped copy would be a new tensor in each step.
 """
 
 from collections.abc import Sequence
@@ -15,32 +15,32 @@ class Inputs:
     Shape suffixes: M members, T tokens.
 
     Args:
-        last_ids: by member, the last id that it knows. Ids above are read as that one: a plain-base row may hold the
-            base's own padding ids.
-        tokens: how many tokens are read at once, at most.
-        device: where.
+        last_ids: by member, its last id. Higher ids are replaced by that one: a plain-base row may hold the base's
+            padding ids.
+        tokens: the most tokens in a step.
+        device: the device.
     """
 
     def __init__(self, last_ids: Sequence[int], tokens: int, device: torch.device) -> None:
         self.last_ids = tuple(last_ids)
-        # Each a tensor by itself: a compiled model would take its place in a larger one for a size that may change.
+        # Separate tensors: in a larger one, a compiled model would take a tensor's offset for a dynamic size.
         self.ids_M = [torch.zeros(tokens, dtype=torch.int32, device=device) for _ in last_ids]
         self.positions_M = [torch.zeros(tokens, dtype=torch.int64, device=device) for _ in last_ids]
         self.padding_M = [torch.zeros(tokens, dtype=torch.bool, device=device) for _ in last_ids]
 
     @property
     def tokens(self) -> int:
-        """How many tokens there is room for."""
+        """The number of tokens for which there is room."""
         return len(self.ids_M[0])
 
     def put(self, member: int, ids_T: torch.Tensor, positions_T: torch.Tensor) -> None:
-        """Have a member read these."""
+        """Set a member's ids and positions."""
         own_ids_T, own_positions_T = self.of(member, len(ids_T))
         own_ids_T.copy_(ids_T).clamp_(max=self.last_ids[member])
         own_positions_T.copy_(positions_T)
 
     def pad(self, member: int, count: int, padded: int) -> None:
-        """Have what is behind so many tokens read as padding."""
+        """Turn the inputs from `count` to `padded` into padding."""
         self.padding_M[member][:count] = False
         self.padding_M[member][count:padded] = True
 

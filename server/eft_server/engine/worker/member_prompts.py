@@ -1,13 +1,13 @@
-"""What each member reads in a step: the tokens of the requests that need it, in prompts of its own.
+"""The tokens that each member reads in a step: those of the requests that need it, with per-member prompts.
 
-A member that no request of a step needs is left out, and one that some need reads their tokens alone.
+A member that no request of a step needs is skipped; one that some requests need reads only their tokens.
 
-Members may have a prompt each, and share what is generated. The scheduler knows one prompt, the longest of the
-members', L tokens. A member whose own has L_m tokens sits `offset` = L − L_m tokens behind: at the scheduler's position
-p it reads its token q = p − offset, and where q is negative it has nothing to read. Its keys and values go to slots of
-the same blocks, moved by whole blocks as far as possible: `shift` = offset rounded down to blocks, so that its token q
-lies in slot q + shift. What it generates thus never reaches further back than the last `offset` mod block slots of the
-prompt.
+Members may have different prompts, but share the generated tokens. The scheduler knows one prompt, the longest of the
+members', L tokens. A member whose prompt has L_m tokens is `offset` = L − L_m tokens behind: at the scheduler's
+position p it reads its token q = p − offset, and where q is negative it has nothing to read. Its keys and values go to
+slots of the same blocks, moved by whole blocks as far as possible: `shift` = offset rounded down to blocks, so that its
+token q lies in slot q + shift. So its generated tokens never reach further back than the last `offset` mod block slots
+of the prompt.
 
 Shape suffixes: T tokens of a step, R requests, M members.
 """
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 
 NO_SLOT = -1
-"""The slot of a row that writes nothing to the KV cache."""
+"""The slot of a row that does not write to the KV cache."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a runner knows of a step, in the order of its batch.
+    """A runner's data for a step, in the order of its batch.
 
     Attributes:
         needed_RM: bool; whether a request needs a member.
-        offset_RM: int64; how far a member is behind the scheduler in a request, in tokens.
-        reading_R: bool; whether the members are still reading prompts of their own.
+        offset_RM: int64; a member's distance behind the scheduler in a request, in tokens.
+        reading_R: bool; whether the members are still in the prefill of per-member prompts.
         prompts_R: those prompts, by request.
         computed_R: tokens that the scheduler counts as computed before the step.
         scheduled_R: tokens of the step.
@@ -52,7 +52,7 @@ class Step:
         positions_T: the scheduler's positions.
         seq_lens_R: computed and scheduled tokens, on the device.
         block_tables: one tensor (R, blocks) for each group of the KV cache.
-        block_sizes: how many tokens are in a block of each of those.
+        block_sizes: tokens in a block of each of those.
     """
 
     needed_RM: np.ndarray
@@ -70,7 +70,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one member reads in a step, and which of the step's rows that is.
+    """One member's tokens in a step, and the rows of the step to which they belong.
 
     Attributes:
         input_ids_T: its tokens.
@@ -87,7 +87,7 @@ class Reading:
     slots: Mapping[str, torch.Tensor]
 
     def run(self, model: "EftForCausalLM", name: str, states_TH: torch.Tensor) -> None:
-        """Run a member, and write its hidden states to the step's rows; the others stay what they were."""
+        """Run a member, and write its hidden states to its rows of the step; the others do not change."""
         step: Any = get_forward_context()
         own = replace(
             step,
@@ -99,17 +99,17 @@ class Reading:
             states_TH[self.rows_T] = model.run_member(name, self.input_ids_T, self.positions_T)
 
 
-class ApartHasher:
-    """Hashes the blocks of one request, in vLLM's chain of hashes, by what every member has in them.
+class MemberPromptHasher:
+    """Hashes the blocks of one request, in vLLM's chain of hashes, by the tokens of all members in them.
 
-    A block may be shared if all that goes to it comes from the prompts; else it is the request's alone, because
-    what another sample generates would go to the same slots.
+    A block may be shared if all its tokens come from the prompts; otherwise it belongs only to the request, because
+    generated tokens of another sample would go to the same slots.
 
     Args:
-        prompts: the members' own.
+        prompts: the per-member prompts.
         block_size: tokens in a block.
         hash_function: vLLM's choice for its prefix cache.
-        own_from: no block that reaches beyond so many tokens is shared; None where none is held back.
+        private_from: blocks that reach beyond this many tokens are not shared; None means no limit.
     """
 
     def __init__(
@@ -117,15 +117,15 @@ class ApartHasher:
         prompts: Prompts,
         block_size: int,
         hash_function: Callable[[Any], bytes],
-        own_from: int | None = None,
+        private_from: int | None = None,
     ) -> None:
         self._prompts = prompts
-        self._own_from = own_from
+        self._private_from = private_from
         self._size = block_size
         self._hash_function = hash_function
 
     def __call__(self, request: Request) -> list[BlockHash]:
-        """Hash the blocks that have become full since the last call, as vLLM expects of its hashers."""
+        """Hash the blocks that have become full since the last call, as vLLM's hashers do."""
         hashes: list[BlockHash] = []
         first = len(request.block_hashes)
         for block in range(first, request.num_tokens // self._size):
@@ -138,7 +138,7 @@ class ApartHasher:
         return hashes
 
     def _keys(self, request_id: str, start: int, stop: int) -> Iterator[Any]:
-        if self._own_from is not None and stop > self._own_from:
+        if self._private_from is not None and stop > self._private_from:
             yield request_id
         for member, tokens in enumerate(self._prompts.tokens_M):
             offset = self._prompts.offset(member)
@@ -150,12 +150,12 @@ class ApartHasher:
 
 
 class MemberAttention:
-    """One member's attention layers, with metadata builders that no other member uses.
+    """One member's attention layers, with separate metadata builders.
 
     Args:
-        prefix: what its layers' names begin with.
-        groups: the runner's, for each group of the KV cache.
-        config: the member's own, by whose heads a builder sizes what it keeps.
+        prefix: the beginning of its layers' names.
+        groups: the runner's groups, for each group of the KV cache.
+        config: the member's config, by whose heads a builder sizes its buffers.
     """
 
     def __init__(self, prefix: str, groups: Sequence[Sequence[AttentionGroup]], config: VllmConfig) -> None:
@@ -166,19 +166,19 @@ class MemberAttention:
                 self.groups.append(_own(group, layers, config))
 
     def by_layer(self, values: Sequence[Any]) -> dict[str, Any]:
-        """One value a group, spread over its layers."""
+        """One value per group, repeated for each of its layers."""
         pairs = zip(self.groups, values, strict=True)
         return {layer: value for group, value in pairs for layer in group.layer_names}
 
 
 def _own(group: AttentionGroup, layers: list[str], config: VllmConfig) -> AttentionGroup:
-    """A group of some of its layers, built as vLLM builds the whole: with the workspace that all builders share.
+    """A group of some of the layers, built as vLLM builds the whole, with the workspace that all builders share.
 
-    vLLM gives its own builders the base's settings, and some size by those, and not by the layers, what their kernels
-    write to: Triton's scratch, the workspaces of ROCm's and of multi-head latent attention.
+    vLLM gives its builders the base's settings, and some use those instead of the layers to size the buffers of their
+    kernels: Triton's scratch, the workspaces of ROCm and of multi-head latent attention.
 
     Raises:
-        ValueError: a builder would not have room for the heads of its layers even so.
+        ValueError: a builder would still not have room for the heads of its layers.
     """
     shared: Any = group.get_metadata_builder(0)
     own = replace(group, layer_names=layers, metadata_builders=[], kernel_block_table=None)
@@ -190,32 +190,32 @@ def _own(group: AttentionGroup, layers: list[str], config: VllmConfig) -> Attent
     room = getattr(own.metadata_builders[0], "headdim", wide)
     if room < wide:
         raise ValueError(
-            f"{layers[0]!r} has heads of {wide} numbers, for which the attention backend {group.backend.get_name()} "
-            f"has room for {room}: set vllm.attention_backend to another"
+            f"{layers[0]!r} has heads of size {wide}, but the attention backend {group.backend.get_name()} "
+            f"has room only for {room}: set vllm.attention_backend to another"
         )
     return own
 
 
 def block_size(group: AttentionGroup) -> int:
-    """The size of the blocks that a group's kernels count."""
+    """The block size of a group's kernels."""
     return int(group.get_metadata_builder(0).kv_cache_spec.block_size)
 
 
 def cache_block(group: AttentionGroup) -> int:
-    """The size of the scheduler's blocks, which the kernel may divide."""
+    """The size of the scheduler's blocks, which kernels may divide."""
     return int(group.kv_cache_spec.block_size)
 
 
 def shifted(
     table_RB: torch.Tensor, group: AttentionGroup, offset_R: torch.Tensor, table_block: int
 ) -> torch.Tensor:
-    """Block tables without the whole blocks that lie before a member's first token: (R, B).
+    """Block tables without the whole blocks before a member's first token: (R, B).
 
     Args:
         table_RB: in blocks of `table_block` tokens.
-        group: whose layers read it.
-        offset_R: int64; tokens that the member is behind.
-        table_block: tokens.
+        group: the group of layers that read it.
+        offset_R: int64; the member's distance behind the scheduler, in tokens.
+        table_block: tokens in a block of the table.
     """
     block = cache_block(group)
     shift_R = offset_R // block * (block // table_block)
@@ -226,14 +226,14 @@ def shifted(
 def read(
     step: Step, attention: Mapping[str, MemberAttention]
 ) -> tuple[dict[str, Reading | None], dict[str, torch.Tensor]]:
-    """Work out what the members read in a step.
+    """Determine the tokens that the members read in a step.
 
     Args:
         step: the step.
         attention: all members' layers, in the order of the coefficients.
 
     Returns:
-        By name, those members that read something; None for one that reads what the scheduler says. And the idle rows.
+        By name, the members that read something, None for one that reads the scheduler's tokens; and the idle rows.
     """
     layouts = {name: Layout(step, member) for member, name in enumerate(attention)}
     parts = {
@@ -245,22 +245,22 @@ def read(
 
 
 def idle_rows(layouts: Mapping[str, "Layout"]) -> dict[str, torch.Tensor]:
-    """By name, the step's rows in which a member is needed and has nothing to read.
+    """By name, the step's rows in which a member is needed but has nothing to read.
 
-    Nothing is sampled from them, but vLLM takes a row of each request that reads its prompt, and a row that is not
-    finite ends its request: what another step has left there must not count.
+    Nothing is sampled from them, but vLLM selects a row of each request in prefill, and a row that is not finite ends
+    its request: values from an earlier step must not remain there.
     """
     return {name: rows_T for name, layout in layouts.items() if (rows_T := layout.idle_T) is not None}
 
 
 class Layout:
-    """One member's rows of a step: which tokens are in them, and where they lie.
+    """One member's rows of a step: their tokens and places.
 
     Attributes:
         member: its place.
-        count: how many rows there are.
-        kept_R: how many of each request; the last ones of it.
-        is_whole: whether they are the step's, and what the member reads is what the scheduler says.
+        count: number of rows.
+        kept_R: number of rows of each request, always its last ones.
+        is_whole: whether they are all rows of the step, with the scheduler's tokens.
     """
 
     def __init__(self, step: Step, member: int) -> None:
@@ -278,43 +278,43 @@ class Layout:
 
     @cached_property
     def active(self) -> np.ndarray:
-        """The requests of which it has rows."""
+        """The requests that have rows for this member."""
         return np.flatnonzero(self.kept_R)
 
     @cached_property
     def lengths_A(self) -> np.ndarray:
-        """How long the texts of those are after the step, in the member's tokens, at most."""
+        """Upper bounds on the lengths of their texts after the step, in the member's tokens."""
         lengths_R = self._step.computed_R + self._step.scheduled_R - self._offset_R
         return lengths_R[self.active].astype(np.int32)
 
     @property
     def reads_its_prompt(self) -> bool:
-        """Whether any of its rows may hold a token of a prompt of its own."""
+        """Whether any of its rows may hold a token of a per-member prompt."""
         return bool(self._step.reading_R[self.active].any())
 
     @cached_property
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """For each of its rows, the request and the step's row."""
+        """For each of its rows, the request and the row of the step."""
         request = np.repeat(np.arange(len(self.kept_R)), self.kept_R)
         # A request is idle in its first rows.
         return request, _ranges(_starts(self._step.scheduled_R) + self._idle_R, self.kept_R)
 
     @cached_property
     def rows_T(self) -> torch.Tensor | None:
-        """For each of its rows, the step's row; None where they are the same."""
+        """For each of its rows, the row of the step; None if they are the same."""
         if self.count == self._step.scheduled_R.sum():
             return None
         return self._send(self._rows[1])
 
     @property
     def idle_T(self) -> torch.Tensor | None:
-        """The step's rows in which the member is needed and has nothing to read; None where there are none."""
+        """The step's rows in which the member is needed but has nothing to read; None if there are none."""
         if not self._waiting_R.any():
             return None
         return self._send(_ranges(_starts(self._step.scheduled_R), self._waiting_R))
 
     def reading(self, attention: MemberAttention) -> Reading:
-        """What the member reads, where it is not simply the step."""
+        """The member's tokens, if they are not simply the step's."""
         request, rows = self._rows
         rows_T = self._send(rows)
         positions_T = self._step.positions_T[rows_T] - self._send(self._offset_R[request])
@@ -333,7 +333,7 @@ class Layout:
         return async_tensor_h2d(values, device=self._device)
 
     def _own_tokens(self, request: np.ndarray) -> np.ndarray:
-        """The member's prompt where a row holds a token of it, −1 where the scheduler's tokens count."""
+        """The member's prompt token in each row that has one, −1 where the scheduler's token applies."""
         own = np.full(self.count, -1, dtype=np.int64)
         first_R = self._step.computed_R + self._idle_R - self._offset_R
         for index in np.flatnonzero(self._step.reading_R & (self.kept_R > 0)):
@@ -343,7 +343,7 @@ class Layout:
         return own
 
     def _slots(self, group: AttentionGroup, request: np.ndarray, rows_T: torch.Tensor) -> torch.Tensor:
-        """A token's slot is that of the scheduler's position, less what whole blocks leave of the offset."""
+        """Slots of the tokens: the scheduler's position, minus the remainder of the offset after whole blocks."""
         size = self._step.block_sizes[group.kv_cache_group_id]
         rest_T = self._send((self._offset_R % cache_block(group))[request])
         position_T = self._step.positions_T[rows_T] - rest_T
@@ -378,11 +378,11 @@ class Layout:
 
 
 def _starts(counts_R: np.ndarray) -> np.ndarray:
-    """Where each of some ranges begins that lie one behind the other."""
+    """The starts of consecutive ranges."""
     starts_R: np.ndarray = counts_R.cumsum() - counts_R
     return starts_R
 
 
 def _ranges(first_R: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
-    """The numbers of ranges, one range after the other."""
+    """The numbers of several ranges, one range after the other."""
     return np.arange(counts_R.sum()) + np.repeat(first_R - _starts(counts_R), counts_R)

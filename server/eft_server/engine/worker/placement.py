@@ -1,7 +1,7 @@
-"""Tensor parallelism by member: spread over the ranks, or whole on every one of them.
+"""Tensor parallelism by member: sharded over the ranks, or replicated on each of them.
 
-The base is what a family needs more than one device for; its members are small beside it. A member that is whole
-everywhere runs without any communication, and its heads need not divide.
+Usually only the base needs more than one device; the other members are small. A replicated member runs without
+communication, and its number of heads need not be divisible.
 """
 
 import copy
@@ -13,11 +13,10 @@ from vllm.distributed import parallel_state
 
 
 def placement(sharded: bool) -> AbstractContextManager[None]:
-    """Where a member is built, loaded and run: among all ranks, or with this rank on its own.
+    """The context in which a member is built, loaded and run: with all ranks, or with only this one.
 
-    vLLM's layers note the size of their group when they are built, but embeddings, experts and the layer that
-    gathers logits ask for the group itself each time: so all four of construction, loading, forward and logits
-    have to be inside.
+    vLLM's layers store the size of their group when they are built, but embeddings, experts and the layer that gathers
+    logits look up the group each time: so construction, loading, forward and logits all have to be inside.
     """
     return nullcontext() if sharded else _alone()
 
@@ -25,7 +24,7 @@ def placement(sharded: bool) -> AbstractContextManager[None]:
 def whole(config: VllmConfig) -> VllmConfig:
     """A member's config as if there were no tensor parallelism.
 
-    Its rank stays what it was: each rank keeps a compile cache of its own under it.
+    The rank does not change: each rank has a separate compile cache.
     """
     config = copy.copy(config)
     config.parallel_config = copy.copy(config.parallel_config)
@@ -36,10 +35,10 @@ def whole(config: VllmConfig) -> VllmConfig:
 @contextmanager
 def _alone() -> Iterator[None]:
     # Pipeline parallelism is refused, so every rank is the only one in its pipeline group: a ready-made group of one,
-    # in which vLLM's collectives return what they are given.
+    # in which vLLM's collectives return their input.
     alone = parallel_state.get_pp_group()
     assert alone.world_size == 1, "pipeline parallelism is refused before vLLM starts"
-    # The group of expert parallelism as well: there is none where the base is no mixture of experts.
+    # Also for expert parallelism, whose group is missing if the base is not a mixture of experts.
     everybody = parallel_state._TP, parallel_state._EP
     parallel_state._TP = parallel_state._EP = alone
     try:

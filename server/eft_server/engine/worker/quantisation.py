@@ -1,4 +1,4 @@
-"""Each member's own quantisation: the scheme that its checkpoint states, or none, whatever the base's is."""
+"""Quantisation by member: the scheme of its checkpoint, or none, whatever the base's is."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,13 +22,15 @@ def refuse_scheme(model: ModelConfig, dtype: Any) -> None:
     """Refuse a quantised checkpoint that this platform cannot run in the engine's dtype.
 
     Raises:
-        ValueError: with the scheme's name and what would run.
+        ValueError: the scheme cannot run; the message names it and the schemes that can.
     """
     if model.quantization is None:
         return
     scheme = f"it is quantised by {model.quantization!r}"
     if current_platform.is_cpu() and (unfit := _unfit_for_cpus(_stated(model), str(dtype))):
-        raise ValueError(f"{scheme} ({unfit}), which the CPU build does not run; it runs {_CPU_SCHEMES}")
+        raise ValueError(
+            f"{scheme} ({unfit}), which the CPU build does not support; it supports {_CPU_SCHEMES}"
+        )
     engine_dtype, model.dtype = model.dtype, dtype
     try:
         VllmConfig.get_quantization_config(model, LoadConfig())
@@ -44,22 +46,22 @@ def _stated(model: ModelConfig) -> Mapping[str, Any]:
 
 
 def _unfit_for_cpus(stated: Mapping[str, Any], dtype: str) -> str | None:
-    """What about a scheme no kernel of the CPU build takes; vLLM would find out while it builds the layers."""
+    """Why no kernel of the CPU build supports a scheme; vLLM would find out only while it builds the layers."""
     for weight_bits, input_bits, described in _products(stated):
         if (weight_bits, input_bits) == (4, None):
             if not dtype.endswith("bfloat16"):
                 return f"{described}, in {dtype.removeprefix('torch.')}: set vllm.dtype to bfloat16"
             if not has_four_bit_kernel():
-                return f"{described}: no kernel for this CPU multiplies by them, which takes AVX-512"
+                return f"{described}: they need a kernel for AVX-512, which this CPU lacks"
         elif (weight_bits, input_bits) != (8, 8):
             return described
         elif not adds_up_eight_bits():
-            return f"{described}: no kernel for this CPU adds 8-bit products up right, which takes VNNI"
+            return f"{described}: 8-bit products are correct only with VNNI, which this CPU lacks"
     return None
 
 
 def _products(stated: Mapping[str, Any]) -> Iterator[tuple[int | None, int | None, str]]:
-    """The integer bits of weights and of activations in each group of layers; None where they are no integers."""
+    """The integer bits of weights and of activations in each group of layers; None if they are not integers."""
     method = stated.get("quant_method")
     if method in ("awq", "gptq"):
         bits = stated.get("bits", stated.get("w_bit"))
@@ -78,7 +80,7 @@ def _products(stated: Mapping[str, Any]) -> Iterator[tuple[int | None, int | Non
 
 
 def own_quantisation(config: VllmConfig, model: str, revision: str | None) -> None:
-    """Make settings that were copied from the base's a member's own: its checkpoint and its scheme."""
+    """Adapt a copy of the base's settings to a member: its checkpoint and its scheme."""
     config.model_config.model = model
     config.model_config.revision = revision
     overwrite(config.model_config, "quantization", None)
@@ -87,7 +89,7 @@ def own_quantisation(config: VllmConfig, model: str, revision: str | None) -> No
 
 
 def as_named_in_the_checkpoint(quant_config: QuantizationConfig | None, own: str) -> None:
-    """Hide the member's prefix from its scheme, which tells layers by their names in the checkpoint."""
+    """Hide the member's prefix from its scheme, which identifies layers by their names in the checkpoint."""
     if quant_config is None:
         return
     choose: Callable[[nn.Module, str], Any] = quant_config.get_quant_method

@@ -1,6 +1,6 @@
-"""From the members' hidden states to blended logits, each member's head only on the rows that need it.
+"""From the members' hidden states to blended logits, with each member's head only on the rows that need it.
 
-This is how CPUs do it, where looking at a number costs nothing; `rows_v2` is for GPUs.
+This is for CPUs, where inspecting a number is cheap; `v2.rows` is for GPUs.
 
 Shape suffixes: R rows, N some of them, M members, H a member's hidden size, V the base's vocabulary, K vectors, W
 numbers of a vector, U ids that not all members share.
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 
 from eft_server.behaviour.equation import Filters, blend
-from eft_server.engine.worker.columns import counting, counting_rows, is_filtered, taken_apart
+from eft_server.engine.worker.columns import counting, counting_rows, is_filtered, split_vectors
 
 _LOGITS_AT_ONCE = 1 << 24
-"""Of each member: 64 MiB, for any vocabulary."""
+"""Logits of each member at a time: 64 MiB, for any vocabulary."""
 
 
 def rows_at_once(vocabulary: int) -> int:
-    """How many rows are blended at a time: all of a step's samples, and a prompt's log-probabilities in parts."""
+    """Rows to blend at a time: all of a step's samples, but a prompt's log-probabilities in parts."""
     return max(1, _LOGITS_AT_ONCE // vocabulary)
 
 
@@ -29,12 +29,12 @@ Head = Callable[[torch.Tensor], torch.Tensor | None]
 
 @dataclass(frozen=True)
 class RowScores:
-    """What is found out about each row's target under each vector, all of shape (K, R).
+    """The scores of each row's target under each vector, all of shape (K, R).
 
     Attributes:
-        chosen: float32; the target's log-probability: −inf where it cannot be, NaN where the row is broken.
-        likeliest: float32; the likeliest token's.
-        ranks: int32; 1 and the number of likelier tokens.
+        chosen: float32; the target's log-probability: −inf if it is impossible, NaN if the row is broken.
+        likeliest: float32; the log-probability of the most likely token.
+        ranks: int32; rank of the target, 1 = most likely.
     """
 
     chosen: torch.Tensor
@@ -42,31 +42,31 @@ class RowScores:
     ranks: torch.Tensor
 
     def of(self, vector: int) -> "RowScores":
-        """Those of one vector: (1, R)."""
+        """The scores under one vector: (1, R)."""
         one = slice(vector, vector + 1)
         return RowScores(self.chosen[one], self.likeliest[one], self.ranks[one])
 
     @classmethod
     def together(cls, scores: Sequence["RowScores"]) -> "RowScores":
-        """Those of several vectors, in order."""
+        """Join the scores under several vectors, in order."""
         fields = [(one.chosen, one.likeliest, one.ranks) for one in scores]
         return cls(*(torch.cat(values) for values in zip(*fields, strict=True)))
 
 
 @dataclass(frozen=True)
 class _Logits:
-    """A member's, of those rows that need it.
+    """A member's logits for the rows that need it.
 
     Attributes:
         logits_NV: any floating dtype.
-        place_R: where each row is among them; None where all are there.
+        place_R: each row's place among them; None if they have all rows.
     """
 
     logits_NV: torch.Tensor
     place_R: torch.Tensor | None = None
 
     def at(self, rows_N: torch.Tensor) -> "_Logits":
-        """Those of some of the rows."""
+        """The logits of some of the rows."""
         return _Logits(self.logits_NV[rows_N if self.place_R is None else self.place_R[rows_N]])
 
 
@@ -74,7 +74,7 @@ class RowBlender:
     """Blends rows of a family.
 
     Args:
-        heads_M: the members', the base's first.
+        heads_M: the members' heads, the base's first.
         unshared_U: as for `blend.blend`.
         vocabulary: V.
     """
@@ -100,7 +100,7 @@ class RowBlender:
     def _blend_all(self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor) -> torch.Tensor | None:
         if len(vector_RW) and bool((vector_RW == vector_RW[0]).all()):
             return self._blend_alike(hidden_M, vector_RW)
-        coefficients_RM, filters = taken_apart(vector_RW)
+        coefficients_RM, filters = split_vectors(vector_RW)
         counted_RM = counting_rows(coefficients_RM, filters)
         logits_M = self._logits(hidden_M, counted_RM)
         if logits_M is None:
@@ -115,7 +115,7 @@ class RowBlender:
         return blended_RV
 
     def _blend_alike(self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor) -> torch.Tensor | None:
-        """Rows of one vector, the usual step: with small models, telling rows apart takes longer than the blend."""
+        """Rows with the same vector, the usual step: for small models, grouping rows takes longer than the blend."""
         counted_M = counting(numbers := vector_RW[0].tolist())
         found = [
             head(hidden_RH) if counts else None
@@ -127,12 +127,12 @@ class RowBlender:
         if len(members) == 1 and numbers[members[0]] == 1 and not is_filtered(numbers):
             (logits_RV,) = (logits for logits in found if logits is not None)
             return self._alone(logits_RV, members[0])
-        coefficients_RM, filters = taken_apart(vector_RW)
+        coefficients_RM, filters = split_vectors(vector_RW)
         logits_M = [None if logits_RV is None else _Logits(logits_RV) for logits_RV in found]
         return self._blend(logits_M, coefficients_RM, filters, members)
 
     def _alone(self, logits_RV: torch.Tensor, member: int) -> torch.Tensor:
-        """Rows of one member and nothing else: its logits as they are, with what `blend.blend` does about ids."""
+        """Rows of a single member: its unchanged logits, with ids treated as in `blend.blend`."""
         own_RV = logits_RV[:, : self._vocabulary].float().contiguous()
         if member:
             beyond = self._vocabulary - own_RV.shape[-1]
@@ -144,7 +144,7 @@ class RowBlender:
     def score(
         self, hidden_M: Sequence[torch.Tensor], vectors: Sequence[Sequence[float]], targets_R: torch.Tensor
     ) -> RowScores | None:
-        """Score one target a row under several vectors, whatever rides with the rows; None off the first rank.
+        """Score one target per row under several vectors, ignoring the extra columns; None off the first rank.
 
         Args:
             hidden_M: the members' hidden states, (R, H) each.
@@ -152,13 +152,13 @@ class RowBlender:
             targets_R: int64, 0 to V − 1.
         """
         rows, vectors_KW = len(targets_R), torch.tensor(vectors, dtype=torch.float32)
-        counted_KM = counting_rows(*taken_apart(vectors_KW))
+        counted_KM = counting_rows(*split_vectors(vectors_KW))
         logits_M = self._logits(hidden_M, counted_KM.any(dim=0).expand(rows, -1))
         if logits_M is None:
             return None
         found = []
         for vector_W, counted_M in zip(vectors_KW, counted_KM, strict=True):
-            coefficients_RM, filters = taken_apart(vector_W.expand(rows, -1))
+            coefficients_RM, filters = split_vectors(vector_W.expand(rows, -1))
             blended_RV = self._blend(logits_M, coefficients_RM, filters, _members(counted_M))
             found.append(_scored(blended_RV, targets_R))
         return RowScores(*(torch.stack(values) for values in zip(*found, strict=True)))
@@ -166,7 +166,7 @@ class RowBlender:
     def _logits(
         self, hidden_M: Sequence[torch.Tensor], counted_RM: torch.Tensor
     ) -> list[_Logits | None] | None:
-        """Every member's, None for one that no row needs; or None off the first rank."""
+        """Every member's logits, None for one that no row needs; or None off the first rank."""
         found: list[_Logits | None] = []
         for head, hidden_RH, counted_R in zip(self._heads_M, hidden_M, counted_RM.T, strict=True):
             rows = int(counted_R.sum())
@@ -177,7 +177,7 @@ class RowBlender:
             logits_NV = head(hidden_RH if everywhere else hidden_RH[counted_R])
             if logits_NV is not None:
                 found.append(_Logits(logits_NV, None if everywhere else counted_R.cumsum(0) - 1))
-        # Off the first rank all heads have been asked as well: the first waits for this rank's part.
+        # Off the first rank all heads have to run as well, since the first rank waits for this rank's part.
         return found if len(found) == len(self._heads_M) else None
 
     def _blend(
@@ -187,9 +187,11 @@ class RowBlender:
         filters: Filters,
         members: tuple[int, ...],
     ) -> torch.Tensor:
-        """Blend rows in which these members count and no others."""
+        """Blend rows to which exactly these members contribute."""
         chosen = [logits.logits_NV for member in members if (logits := logits_M[member]) is not None]
-        if members[:1] != (0,):  # The base gives rows their width also where it is absent.
+        if members[:1] != (
+            0,
+        ):  # The base's vocabulary is the rows' width even if the base does not contribute.
             members = (0, *members)
             chosen = [torch.zeros((1, 1)).expand(len(coefficients_RM), self._vocabulary), *chosen]
         places = list(members)
@@ -201,7 +203,7 @@ class RowBlender:
 def _scored(
     blended_RV: torch.Tensor, targets_R: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As `RowScores`, for one vector."""
+    """The scores under one vector, as in `RowScores`."""
     total_R = blended_RV.logsumexp(dim=-1)
     chosen_R1 = blended_RV.gather(-1, targets_R.unsqueeze(-1))
     likelier_R = (blended_RV > chosen_R1).sum(dim=-1, dtype=torch.int32)
@@ -209,7 +211,7 @@ def _scored(
 
 
 def _groups(counted_RM: torch.Tensor) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
-    """Rows that the same members count in, and those members."""
+    """Group rows to which the same members contribute, with those members."""
     sets_GM, group_R = torch.unique(counted_RM, dim=0, return_inverse=True)
     for group, counted_M in enumerate(sets_GM):
         yield _members(counted_M), (group_R == group).nonzero().squeeze(-1)

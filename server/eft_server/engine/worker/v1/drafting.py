@@ -1,4 +1,4 @@
-"""Drafts of a member on vLLM's Model Runner V1.
+"""Drafts by a member on vLLM's Model Runner V1.
 
 Shape suffixes: R requests, K drafted tokens, V vocabulary.
 """
@@ -18,10 +18,10 @@ from eft_server.engine.worker.drafting import Draft, DraftBatch, offsets
 
 
 class MemberProposer(DraftModelProposer):
-    """VLLM's proposer, with a loaded member in place of a model of its own.
+    """VLLM's proposer, with a loaded member in place of a separate model.
 
     Attributes:
-        runner: the model runner that it drafts for (`CoefficientRunner`).
+        runner: the model runner for which it drafts (`CoefficientRunner`).
         member: the member's name.
     """
 
@@ -30,7 +30,7 @@ class MemberProposer(DraftModelProposer):
 
     @override
     def load_model(self, target_model: nn.Module) -> None:
-        """Load nothing."""
+        """Do nothing: the member is already loaded."""
         self.model = Draft(target_model, self.member)
         layers = self.vllm_config.compilation_config.static_forward_context
         self._draft_attn_layer_names = {n for n in layers if n.startswith(f"members.{self.member}.")}
@@ -48,7 +48,7 @@ class MemberProposer(DraftModelProposer):
         sampling_metadata: SamplingMetadata,
         **_unused: Any,
     ) -> torch.Tensor:
-        """Draft from each request's next token on: int64 (R, K). The member has read what is before it."""
+        """Draft from each request's next token: int64 (R, K). The member has read everything before it."""
         self._last_draft_probs = None
         count = len(next_token_ids)
         last_R = token_indices_to_sample

@@ -1,6 +1,6 @@
 """Coefficients on vLLM's Model Runner V1, which the CPU build uses.
 
-V1 has no hook for a model's own inputs, so a worker of ours gives vLLM's runner these methods.
+V1 has no hook for additional model inputs, so our worker gives vLLM's runner these methods.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,19 +30,19 @@ from eft_server.engine.worker.v1.drafting import MemberProposer
 
 
 class CoefficientRunner(WholeWindows, GPUModelRunner):
-    """vLLM's runner, bringing every scheduled token its request's vector, and every member its tokens.
+    """vLLM's runner, which passes each token its request's vector, and each member its tokens.
 
-    Shape suffixes: T tokens, R requests, S sampled of each (−1 where there are fewer), W numbers of a vector.
+    Shape suffixes: T tokens, R requests, S sampled tokens of each (padded with −1), W numbers of a vector.
     """
 
     _rows_R: list[int]
     _sampled_RS: torch.Tensor
     _scheduled_R: np.ndarray
     batch: Sequence[EngineRequest] = ()
-    """The requests of this step, in the order of the batch."""
+    """The requests of the current step, in the order of the batch."""
 
-    def let_a_member_draft(self) -> None:
-        """Re-type vLLM's proposer where the draft is a member, before it loads anything."""
+    def use_member_draft(self) -> None:
+        """Change the class of vLLM's proposer if the draft is a member, before it loads anything."""
         drafting = Manifest.from_hf(self.model_config.hf_config).draft
         if drafting is not None:
             drafter = retype(self.drafter, MemberProposer)
@@ -79,19 +79,19 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
 
     @cached_property
     def _asked(self) -> dict[str, EngineRequest]:
-        """What the requests that are not finished have brought."""
+        """The data of unfinished requests."""
         return {}
 
     @cached_property
     def _scores(self) -> dict[str, Scores]:
-        """Of the requests that are to be scored."""
+        """The scores of the requests to be scored."""
         return {}
 
     @override
     def _get_prompt_logprobs_dict(
         self, hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int]
     ) -> dict[str, LogprobsTensors | None]:
-        """As vLLM's, and the scores of the requests whose prompts have been read."""
+        """As in vLLM, plus the scores of requests whose prefill is complete."""
         found = super()._get_prompt_logprobs_dict(hidden_states, num_scheduled_tokens)
         for row, req_id in enumerate(self.input_batch.req_ids):
             scores = self._scores.get(req_id)
@@ -116,7 +116,7 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
     def _parts(
         self, input_ids: torch.Tensor, positions: torch.Tensor
     ) -> tuple[dict[str, Reading | None], dict[str, torch.Tensor]]:
-        """What each member reads in this step, and its idle rows."""
+        """The tokens that each member reads in this step, and its idle rows."""
         first = self.batch[0]
         if all(asked.prompts is None and asked.members == first.members for asked in self.batch):
             return {
@@ -153,7 +153,7 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
 
     @override
     def _dummy_run(self, *args: Any, **options: Any) -> Any:
-        """As vLLM's, whose steps have no requests: for profiling, and to keep up with other replicas."""
+        """As in vLLM: steps without requests, for profiling and to stay in step with other replicas."""
         model: Any = self.get_model()
         with model.without_requests():
             return super()._dummy_run(*args, **options)
@@ -183,18 +183,18 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
 
     @override
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:  # type: ignore[override]
-        """As vLLM's, sparing the generators of rows that are thrown away."""
+        """As in vLLM, but do not advance the rngs of rows that are discarded."""
         if not self.input_batch.generators:
             return super().sample_tokens(grammar_output)  # type: ignore[type-var]
-        with self._without_discarded_generators():
+        with self._without_discarded_rngs():
             return super().sample_tokens(grammar_output)  # type: ignore[type-var]
 
     @contextmanager
-    def _without_discarded_generators(self) -> Iterator[None]:
-        """Keep a seeded request's generator out of steps whose sample vLLM throws away (a prompt read in parts).
+    def _without_discarded_rngs(self) -> Iterator[None]:
+        """Do not use a seeded request's rng in steps whose sample vLLM discards (chunked prefill).
 
-        vLLM 0.32 rewinds the generator afterwards, which PyTorch offers on CUDA alone: on the CPU it raises
-        "CPU Generator does not use offset", and the engine dies. Not drawing from it comes to the same thing.
+        vLLM 0.32 rewinds the rng afterwards, which PyTorch supports only on CUDA: on the CPU it raises "CPU Generator
+        does not use offset", and the engine dies. Not using it has the same effect.
         """
         generators = self.input_batch.generators
         discarded = np.flatnonzero(self.discard_request_mask.np[: self.input_batch.num_reqs])
@@ -213,10 +213,10 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
 
     @override
     def _get_nans_in_logits(self, logits: torch.Tensor | None) -> dict[str, int]:
-        """Count by request the NaN rows that a token came out of.
+        """Count the NaN rows of each request from which a token was sampled.
 
-        vLLM takes one row a request for granted. Drafts bring more, and those behind a rejected draft say nothing
-        of the request: a draft may be a token that the family would never produce.
+        vLLM assumes one row per request. With drafts there are more, and the rows after a rejected draft must not
+        count: a draft may be a token that the family would never produce.
         """
         if logits is None or not len(logits) or not (broken_R := is_broken(logits)).any():
             return {}
@@ -231,11 +231,11 @@ class EftCPUModelRunner(CoefficientRunner, CPUModelRunner):
 
     @override
     def _init_kv_zero_meta(self) -> None:
-        """Nothing to prepare: blocks are cleared by index."""
+        """Do nothing: blocks are cleared by index."""
 
     @override
     def _zero_block_ids(self, block_ids: list[int]) -> None:
-        """Clear blocks in every layer. vLLM's own skips groups whose layers differ in shape, as a family's do."""
+        """Clear blocks in every layer. vLLM skips groups whose layers differ in shape, as a family's do."""
         blocks = torch.tensor(block_ids)
         for group in self.kv_cache_config.kv_cache_groups:
             for layer in group.layer_names:
@@ -243,29 +243,29 @@ class EftCPUModelRunner(CoefficientRunner, CPUModelRunner):
 
 
 class EftWorker(Worker):
-    """What our workers add to vLLM's, for either model runner."""
+    """Our additions to vLLM's worker, for either model runner."""
 
     @override
     def init_device(self) -> None:
-        """Re-type the runner that vLLM built: its worker names the class, and a second one would double buffers."""
+        """Change the class of vLLM's runner: its worker fixes the class, and a second runner would double buffers."""
         super().init_device()
         runner: Any = self.model_runner
         if type(runner) is CPUModelRunner:
             runner = retype(runner, EftCPUModelRunner)
         elif isinstance(runner, GPUModelRunner):
             raise RuntimeError(
-                "GPUs need vLLM's Model Runner V2, and this engine was given V1: unset VLLM_USE_V2_MODEL_RUNNER, and "
-                "leave out the options that vLLM's log above says V2 does not support"
+                "GPUs need vLLM's Model Runner V2, but this engine has V1: unset VLLM_USE_V2_MODEL_RUNNER, and "
+                "leave out options that V2 does not support according to vLLM's log above"
             )
         else:
             from eft_server.engine.worker.v2.runner import retyped
 
             runner = retype(runner, retyped(type(runner)))
-        runner.let_a_member_draft()
+        runner.use_member_draft()
 
     @override
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
-        """Get ready to clear blocks as well, as vLLM does for the caches of which it knows that they need it."""
+        """Also prepare to clear blocks, as vLLM does for caches that it knows to need it."""
         super().initialize_from_config(kv_cache_config)
         self.model_runner._init_kv_zero_meta()
 
@@ -275,7 +275,7 @@ class EftCPUWorker(EftWorker, CPUWorker):
 
     @override
     def init_device(self) -> None:
-        """Mend a kernel of that build first: vLLM's registry stumbles over numba, which n-gram drafts import."""
+        """First work around a faulty kernel: vLLM's registry fails after numba, which n-gram drafts import."""
         register_cpu_kernels()
         super().init_device()
 

@@ -1,9 +1,9 @@
 """The kernels behind `blending`, in Triton. A program has one row and one block of ids, or a whole row.
 
-What counts as one argument for each member of a launch is a tuple: `member_ptr` its logits, `member_stride` and
-`member_size` their rows' distance and ids, `member_rows_ptr` the map of rows or None, `member_index` its place in the
-family. A filtered row's place among those is its slot. Every sum of a row is taken in one order whatever the device
-does first, so the same rows give the same bits.
+Arguments with one value for each member of a launch are tuples: `member_ptr` its logits, `member_stride` and
+`member_size` their row stride and number of ids, `member_rows_ptr` the map of rows or None, `member_index` its place in
+the family. A filtered row's place among the filtered rows is its slot. Every sum of a row has a fixed order, whatever
+the order of programs on the device, so the same rows give the same bits.
 """
 
 import torch
@@ -41,10 +41,10 @@ def add_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Add COUNT members to one block of one row, and note what its filter will need of them.
+    """Add COUNT members to one block of one row, and store the values that its filter will need.
 
-    For an expert filter that is the sum of u_m · z_m in the extra row, and each block's share of log-sum-exp z_m; for a
-    base filter the base's own row and its blocks' maxima.
+    For an expert filter these are the sum of u_m · z_m in the extra row, and each block's part of log-sum-exp z_m; for
+    a base filter the base's row and its blocks' maxima.
     """
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
@@ -77,7 +77,7 @@ def add_kernel(
         own = inside & (ids < member_size[n])
         loaded = tl.where(of_total | of_delta | judges, own, False)
         z = tl.load(member_ptr[n] + place * member_stride[n] + ids, mask=loaded, other=0.0).to(tl.float32)
-        # A first product is not added to zero, which would lose the sign of −0.
+        # The first product is not added to zero, which would lose the sign of −0.
         added = _plus(total, z, tl.load(vector_ptr + index), FIRST and n == 0)
         total = tl.where(tl.where(of_total, own, False), added, total)
         if FILTERED:
@@ -117,7 +117,7 @@ def nucleus_kernel(
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Find a filtered row's smallest logit in the nucleus (NaN if it is broken), and sum of u_m · log-sum-exp z_m."""
+    """Find a filtered row's smallest logit in the nucleus (NaN if it is broken) and sum u_m · log-sum-exp z_m."""
     slot = tl.program_id(0).to(tl.int64)
     row = tl.load(rows_ptr + slot).to(tl.int64)
     vector_ptr = vectors_ptr + row * vectors_stride
@@ -178,7 +178,7 @@ def filter_kernel(
     total = tl.load(total_ptr + row * total_stride + ids, mask=inside, other=0.0)
     extra = tl.load(extra_ptr + slot * vocabulary + ids, mask=inside, other=0.0)
     by_expert = kind == _EXPERT
-    # Of a row that is broken nothing is likely: then a base filter leaves nothing, an expert filter what is broken.
+    # A broken row has no nucleus: then a base filter leaves nothing, and an expert filter leaves the broken values.
     likely = tl.where(by_expert, total, extra) >= least
     added = tl.where(likely, extra - shift, 0.0)
     filtered = tl.where(by_expert, total + added, tl.where(likely, total, float("-inf")))
@@ -196,7 +196,7 @@ def finish_kernel(
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Make a row NaN throughout whose maximum is not finite."""
+    """Make a row NaN throughout if its maximum is not finite."""
     row = tl.program_id(0).to(tl.int64)
     block = tl.arange(0, BLOCKS)
     peak = tl.load(peaks_ptr + row * blocks + block, mask=block < blocks, other=float("-inf"))
@@ -229,7 +229,7 @@ def score_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Blend one block of one row for each vector, and note its maximum, its mass and how many beat the target."""
+    """Blend one block of one row for each vector; store its maximum, its mass and how many ids beat the target."""
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     ids = block * BLOCK + tl.arange(0, BLOCK)
@@ -274,7 +274,7 @@ def scored_kernel(
     blocks: tl.tensor,
     BLOCKS: tl.constexpr,
 ) -> None:
-    """Put one row's blocks together for one vector."""
+    """Combine one row's blocks for one vector."""
     row = tl.program_id(0).to(tl.int64)
     vector = tl.program_id(1)
     block = tl.arange(0, BLOCKS)
@@ -299,7 +299,7 @@ def _is_unshared(unshared_ptr: tl.tensor, ids: tl.tensor, inside: tl.tensor) -> 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _is_steered(vector_ptr: tl.tensor, members: tl.tensor, WIDTH: tl.constexpr) -> tl.tensor:
-    """Whether a vector is anything but (1, 0, …, 0)."""
+    """Whether a vector differs from (1, 0, …, 0)."""
     member = tl.arange(0, WIDTH)
     weight = tl.load(vector_ptr + member, mask=member < members, other=0.0)
     return tl.sum((weight != (member == 0).to(tl.float32)).to(tl.int32), axis=0) > 0
@@ -330,7 +330,7 @@ def _reads(
     by_expert: tl.tensor,
     by_base: tl.tensor,
 ) -> tl.tensor:
-    """Whether a member counts for a row's sum, for its filter's delta, and for its filter's nucleus."""
+    """Whether a member contributes to a row's sum, to its filter's delta, and to its filter's nucleus."""
     there = place >= 0
     of_total = (tl.load(vector_ptr + index) != 0) & there
     of_delta = (tl.load(vector_ptr + members + index) != 0) & there & by_expert
@@ -347,7 +347,7 @@ def _plus(total: tl.tensor, z: tl.tensor, weight: tl.tensor, ALONE: tl.constexpr
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _place(rows_ptr: tl.tensor, row: tl.tensor) -> tl.tensor:
-    """A row's place in a member's logits, negative where it has none."""
+    """A row's place in a member's logits, negative if it has none."""
     place = row
     if rows_ptr is not None:
         place = tl.load(rows_ptr + row).to(tl.int64)
@@ -356,7 +356,7 @@ def _place(rows_ptr: tl.tensor, row: tl.tensor) -> tl.tensor:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _peak(values: tl.tensor, inside: tl.tensor) -> tl.tensor:
-    """The largest value; +inf where one is NaN, which spoils a row just as well."""
+    """The largest value; +inf if one is NaN, which also makes the row broken."""
     return tl.max(
         tl.where(inside, tl.where(values < float("inf"), values, float("inf")), float("-inf")), axis=0
     )
@@ -370,7 +370,7 @@ def _mass(values: tl.tensor, peak: tl.tensor) -> tl.tensor:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _log_sum_exp(peak: tl.tensor, mass: tl.tensor, AXIS: tl.constexpr) -> tl.tensor:
-    """Of what blocks noted; NaN where there was a NaN or +inf."""
+    """Log-sum-exp from the blocks' values; NaN if there was a NaN or +inf."""
     top = tl.max(peak, axis=AXIS, keep_dims=True)
     top = tl.where(top == float("-inf"), 0.0, top)
     total = tl.sum(mass * tl.exp(peak - top), axis=AXIS, keep_dims=True)
@@ -381,11 +381,11 @@ def _log_sum_exp(peak: tl.tensor, mass: tl.tensor, AXIS: tl.constexpr) -> tl.ten
 def _least_inside(
     row_ptr: tl.tensor, top: tl.tensor, top_p: tl.tensor, vocabulary: tl.tensor, BLOCK: tl.constexpr
 ) -> tl.tensor:
-    """The smallest logit of a row whose likelier ones hold less than top_p, and at the most `top`, the largest.
+    """The smallest logit of a row such that the larger ones hold less than top_p; at most `top`, the largest logit.
 
-    Floats are looked for by keys, integers in the same order. Their range (low, high] always holds the one that is
-    wanted, is cut in four again and again, and shrunk to the keys that are there; so it ends after 16 rounds at the
-    latest, after a few where the logits around the nucleus's edge are far apart.
+    The search uses keys, integers in the order of the floats. Their range (low, high] always holds the result; each
+    round cuts it in four and shrinks it to existing keys. So it ends after at most 16 rounds, and after a few if the
+    logits around the nucleus's edge are far apart.
     """
     low = _key(top - float("inf")).to(tl.int64)
     high = _key(top).to(tl.int64)
@@ -465,6 +465,6 @@ def _narrowed(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _key(value: tl.tensor) -> tl.tensor:
-    """An int32 in the order of the floats; −0 comes just before 0, which no comparison of the result minds."""
+    """An int32 in the order of the floats; −0 comes just before 0, which does not affect the result."""
     bits = value.to(tl.int32, bitcast=True)
     return tl.where(bits < 0, bits ^ _LARGEST_KEY, bits)

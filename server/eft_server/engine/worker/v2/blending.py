@@ -1,8 +1,8 @@
-"""`blend.blend` for GPUs, in Triton: members' logits are added to the rows as they come, in their own dtype.
+"""`blend.blend` for GPUs, in Triton: members' logits are added to the rows as they arrive, in their dtype.
 
-A plain step of three members is two launches, which read each member's logits once and write one float32 row; a
-filtered one is six, with one more float32 row for each filtered row. Nothing waits for the device, nothing depends on
-the order in which programs run, and what a member holds in a row that does without it is not even loaded.
+A plain step of three members needs two launches, which read each member's logits once and write one float32 row; a
+filtered one needs six, with one more float32 row for each filtered row. Nothing waits for the device, nothing depends
+on the order of programs, and a member's logits are not loaded for rows that do not need it.
 
 Shape suffixes: R rows, N rows of one member's tensor, F filtered rows, V the base's vocabulary, M members, B blocks of
 ids, K vectors, W numbers of a vector (`engine.worker.columns`: M coefficients c, M delta coefficients u, the filter's
@@ -29,23 +29,23 @@ from eft_server.engine.worker.v2.blend_kernels import (
 )
 
 BLOCK = 2048
-"""Ids that one program adds up: 75 programs for a row of 152,064 ids."""
+"""Ids per program: 75 programs for a row of 152,064 ids."""
 
 NUCLEUS_BLOCK = 4096
-"""Ids that the one program of a filtered row reads at a time."""
+"""Ids that the program of a filtered row reads at a time."""
 
 
 _ALIGNED = 4
-"""Numbers of 32 bits in the 16 bytes by which Triton tells pointers apart."""
+"""32-bit numbers in 16 bytes, the alignment by which Triton specialises kernels."""
 
 
 @dataclass(frozen=True)
 class SharedIds:
-    """The base's ids, and which of them not all members share.
+    """The base's ids, and which of them are not shared by all members.
 
     Attributes:
         size: V.
-        unshared: int32, a bit for each id: the lowest of the first word is id 0's.
+        unshared: int32, a bit for each id: the lowest bit of the first word is for id 0.
     """
 
     size: int
@@ -53,7 +53,7 @@ class SharedIds:
 
     @classmethod
     def of(cls, size: int, unshared_ids: Iterable[int], device: torch.device) -> Self:
-        """Prepare what does not change from step to step; ids at or beyond `size` are left out."""
+        """Build it once for all steps; ids at or beyond `size` are left out."""
         flags_V = np.zeros(cdiv(size, 32) * 32, dtype=bool)
         flags_V[[token for token in unshared_ids if token < size]] = True
         words = np.packbits(flags_V, bitorder="little").view(np.int32)
@@ -67,11 +67,11 @@ class SharedIds:
 
 @dataclass(frozen=True)
 class Rows:
-    """Some of a step's rows: those that a member ran on, or those that have a filter.
+    """Some of a step's rows: those on which a member ran, or those with a filter.
 
     Attributes:
-        rows_N: int32; which they are.
-        places_R: int32; each row's place among them, −1 where it is not one.
+        rows_N: int32; the rows.
+        places_R: int32; each row's place among them, −1 if it is not one of them.
     """
 
     rows_N: torch.Tensor
@@ -79,14 +79,14 @@ class Rows:
 
     @classmethod
     def of(cls, rows: Sequence[int] | np.ndarray, count: int, device: torch.device) -> Self:
-        """Send what the host knows, in one copy that nothing waits for.
+        """Copy them to the device, in one asynchronous copy.
 
         Args:
-            rows: without repetition, 0 to `count` − 1.
+            rows: distinct rows, 0 to `count` − 1.
             count: R.
-            device: the logits'.
+            device: the logits' device.
         """
-        # Where the second begins it is aligned, or kernels would be compiled once more for maps that are not.
+        # The second part is aligned: otherwise kernels would be compiled again for unaligned maps.
         start = -(-len(rows) // _ALIGNED) * _ALIGNED
         both = np.full(start + count, -1, dtype=np.int32)
         both[: len(rows)] = rows
@@ -101,8 +101,8 @@ class Logits:
 
     Attributes:
         member: its place in the family; the base's is 0.
-        values_NV: any floating dtype and number of ids; a row's ids lie next to each other, rows anywhere.
-        rows: which rows they are of; None for all of them, in order.
+        values_NV: any floating dtype and number of ids; a row's ids are contiguous, with any row stride.
+        rows: their rows; None for all rows, in order.
     """
 
     member: int
@@ -111,17 +111,17 @@ class Logits:
 
 
 class Blending:
-    """One step's rows while their members' logits are added up: `blend.blend`'s rows, member by member.
+    """The rows of one step while members' logits are added: the result of `blend.blend`, member by member.
 
-    `add` in the family's order, then `finish`. A member has to be added with every row that reads it, others may be
-    left out: a row reads those with c ≠ 0, with an expert filter those with u ≠ 0 too, with a base filter the base.
-    It takes a float32 row for each row, unless the base brings one, and one more for each filtered row; what it notes
-    of blocks, too, is 4 bytes a row and 8 · M a filtered row for each 2,048 ids.
+    Call `add` in the family's order, then `finish`. A member has to be added with every row that reads it; other rows
+    are optional. A row reads members with c ≠ 0, with an expert filter also those with u ≠ 0, with a base filter the
+    base. It needs a float32 row for each row, unless the base's logits provide it, and one more for each filtered row;
+    also, for each 2,048 ids, 4 bytes per row and 8 · M per filtered row.
 
     Args:
-        vocabulary: the base's.
+        vocabulary: the base's ids.
         vectors_RW: float32 of shape (R, 2M + 2).
-        filtered: the rows that have a filter, or may have; the others' filters count for nothing. None for none.
+        filtered: the rows that have or may have a filter; filters of other rows are ignored. None for no rows.
     """
 
     def __init__(self, vocabulary: SharedIds, vectors_RW: torch.Tensor, filtered: Rows | None = None) -> None:
@@ -139,10 +139,10 @@ class Blending:
         self._masses_FMB = torch.empty_like(self._peaks_FMB)
 
     def at_once(self, member: int) -> int:
-        """How many members, from this one on, `add` may be given next.
+        """The number of members, from this one on, that the next `add` may take.
 
-        So the rows, what is kept for filters and the members' logits never take more than 2 · R · V floats and the
-        logits of one member, but for notes of blocks, however many members there are.
+        It limits the rows, the filters' data and the members' logits to 2 · R · V floats and the logits of one member
+        (plus the blocks' values), for any number of members.
         """
         if self._filtered is not None:
             return 1
@@ -151,9 +151,8 @@ class Blending:
     def add(self, *logits: Logits) -> None:
         """Add some members' logits, in one launch; they may be freed afterwards.
 
-        With the first call the base comes, if it comes at all. If its logits are float32 and of all rows, the result
-        takes their place in memory. One call may bring several members, for fewer passes over the rows: as
-        many as there is memory for.
+        The base, if it is added, has to be in the first call. If its logits are float32 and of all rows, the result
+        overwrites them. One call may add several members (see `at_once`), for fewer passes over the rows.
         """
         order = [self._last, *(item.member for item in logits)]
         assert order == sorted(set(order)), "members come in the family's order, each of them once"
@@ -173,7 +172,7 @@ class Blending:
             self._vectors_RW,
             self._vectors_RW.stride(0),
             self._vocabulary.unshared,
-            *_apart(logits),
+            *_kernel_arguments(logits),
             self._vocabulary.size,
             self._members,
             FIRST=first,
@@ -184,7 +183,7 @@ class Blending:
         )
 
     def finish(self) -> torch.Tensor:
-        """Filter the rows that have a filter, and make those NaN throughout that `blend.blend` does.
+        """Filter the rows that have a filter, and make broken rows NaN throughout, as `blend.blend` does.
 
         Returns:
             float32 logits of shape (R, V).
@@ -211,7 +210,7 @@ class Blending:
         return self._vectors_RW.new_empty(shape)
 
     def _start(self, logits: Sequence[Logits]) -> torch.Tensor:
-        """Where the result goes: (R, V)."""
+        """The tensor for the result: (R, V)."""
         rows, size = len(self._vectors_RW), self._vocabulary.size
         if not logits or logits[0].member or logits[0].rows is not None:
             return self._floats(rows, size)
@@ -243,12 +242,12 @@ class Blending:
 def score(
     vocabulary: SharedIds, logits: Sequence[Logits], vectors_KW: torch.Tensor, targets_R: torch.Tensor
 ) -> RowScores:
-    """Score one target a row under several vectors without a filter, in two launches that write no row.
+    """Score one target per row under several vectors without a filter, in two launches that do not write rows.
 
     Args:
-        vocabulary: the base's.
-        logits: of every member that a vector reads, all at once and in the family's order.
-        vectors_KW: float32 of shape (K, 2M + 2); the filters count for nothing.
+        vocabulary: the base's ids.
+        logits: those of every member that a vector reads, all at once and in the family's order.
+        vectors_KW: float32 of shape (K, 2M + 2); filters are ignored.
         targets_R: int64, 0 to V − 1.
     """
     rows, vectors, blocks = len(targets_R), len(vectors_KW), vocabulary.blocks
@@ -271,7 +270,7 @@ def score(
         vectors_KW,
         vectors_KW.stride(0),
         vocabulary.unshared,
-        *_apart(logits),
+        *_kernel_arguments(logits),
         vocabulary.size,
         members,
         vectors,
@@ -293,13 +292,13 @@ def score(
 
 
 def score_blended(vocabulary: SharedIds, blended_RV: torch.Tensor, targets_R: torch.Tensor) -> RowScores:
-    """Score rows that `Blending.finish` returned, as those of vectors with a filter have to be: K is 1."""
+    """Score rows that `Blending.finish` returned, which vectors with a filter need: K is 1."""
     as_it_is_1W = torch.eye(1, 4, dtype=torch.float32, device=blended_RV.device)
     return score(vocabulary, [Logits(0, blended_RV)], as_it_is_1W, targets_R)
 
 
-def _apart(logits: Sequence[Logits]) -> tuple[tuple[Any, ...], ...]:
-    """The members' logits as the kernels take them: pointers, strides, numbers of ids, maps of rows, places."""
+def _kernel_arguments(logits: Sequence[Logits]) -> tuple[tuple[Any, ...], ...]:
+    """The members' logits as kernel arguments: pointers, strides, numbers of ids, maps of rows, places."""
     assert all(item.values_NV.stride(-1) == 1 for item in logits)
     return (
         tuple(item.values_NV for item in logits),

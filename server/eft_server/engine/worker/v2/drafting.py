@@ -1,4 +1,4 @@
-"""Drafts of a member on vLLM's Model Runner V2.
+"""Drafts by a member on vLLM's Model Runner V2.
 
 Shape suffixes: R requests.
 """
@@ -20,7 +20,7 @@ from eft_server.engine.worker.v2.members import Members
 
 
 class MemberSpeculator(StandaloneARSpeculator):
-    """VLLM's speculator, with a loaded member in place of a model of its own.
+    """VLLM's speculator, with a loaded member in place of a separate model.
 
     Attributes:
         member: the member's name.
@@ -30,7 +30,7 @@ class MemberSpeculator(StandaloneARSpeculator):
 
     @override
     def load_model(self, target_model: nn.Module) -> None:
-        """Load nothing: the layers, and what they cache, are the target's."""
+        """Do nothing: the layers and their cache are the target's."""
         self.model = Draft(target_model, self.member)
         self.draft_attn_layer_names = set()
         target: Any = target_model
@@ -46,7 +46,7 @@ class MemberSpeculator(StandaloneARSpeculator):
         skip_attn: bool,
         num_tokens_across_dp: torch.Tensor | None,
     ) -> None:
-        """Draft the first token. The member has read everything but the token just sampled."""
+        """Draft the first token. The member has read everything except the token just sampled."""
         if skip_attn:
             super()._prefill(
                 input_batch, num_rejected, last_sampled, num_reqs, skip_attn, num_tokens_across_dp
@@ -124,9 +124,9 @@ class _Batch(DraftBatch):
     """A batch that may run as a graph.
 
     Attributes:
-        members: how they run.
-        slot_R: int64; where the runner keeps each request.
-        place: of the member that drafts.
+        members: the members' layers and graphs.
+        slot_R: int64; the runner's slot of each request.
+        place: the place of the member that drafts.
     """
 
     members: Members
@@ -134,12 +134,12 @@ class _Batch(DraftBatch):
     place: int
 
     def replay(self, ids_R: torch.Tensor, scheduled_R: torch.Tensor, longest: int) -> torch.Tensor | None:
-        """The hidden states (R, H) of one token for each request; None where no graph fits.
+        """The hidden states (R, H) of one token for each request; None if no graph fits.
 
         Args:
             ids_R: the tokens.
             scheduled_R: their positions, the scheduler's.
-            longest: at least as long as the longest text with them.
+            longest: at least the length of the longest text including them.
         """
         count = len(ids_R)
         shape = self.members.graphs.draft_shape_for(count)
@@ -154,7 +154,7 @@ class _Batch(DraftBatch):
         usable_R = self.active_R & (scheduled_R < self.max_len)
         batch = GraphBatch(
             self.slot_R,
-            ids_R.contiguous(),  # A column of all drafted tokens.
+            ids_R.contiguous(),  # It is a column of all drafted tokens.
             position_R,
             torch.arange(count + 1, dtype=torch.int32, device=ids_R.device),
             (position_R + 1).int(),

@@ -1,9 +1,9 @@
-"""CUDA graphs of each member by itself, on vLLM's Model Runner V2.
+"""Separate CUDA graphs for each member, on vLLM's Model Runner V2.
 
-vLLM would capture the composite as one graph, which runs all members on all requests. Here each member has graphs of
-its own, for each size that vLLM captures: whoever is not needed is not replayed, a member that some requests need is
-replayed on those, and members may sit at positions of their own. A graph reads the member's own arrays, which one
-kernel fills for all members of a step.
+vLLM would capture the composite as one graph, which runs all members on all requests. Here each member has separate
+graphs, for each size that vLLM captures: a member that is not needed is not replayed, one that some requests need is
+replayed on those, and members may be at different positions. A graph reads the member's arrays, which one kernel fills
+for all members of a step.
 
 Shape suffixes: M members, K of them in a step, T tokens, R requests, B blocks.
 """
@@ -33,7 +33,7 @@ from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, ModelCu
 from eft_server.engine.worker.member_prompts import NO_SLOT, MemberAttention, cache_block
 
 _HEADER = 4
-"""Numbers of a row of the plan before the requests: member, requests, those with padding, tokens with padding."""
+"""Numbers in a row of the plan before the requests: member, requests, requests and tokens including padding."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class GraphPart:
 
     Attributes:
         member: its place.
-        requests: the step's requests that it runs on, ascending.
-        counts: the tokens that it reads of each; where a request has more in the step, the last of them.
-        lengths: each request's length with those, in the member's own tokens, or more.
-        longest: no text is longer.
-        shape: the graph's.
+        requests: the step's requests on which it runs, ascending.
+        counts: the number of tokens that it reads of each, always the last ones of the step.
+        lengths: at least each request's length including those, in the member's tokens.
+        longest: at least the length of the longest text.
+        shape: the graph's shape.
     """
 
     member: int
@@ -58,12 +58,12 @@ class GraphPart:
 
     @property
     def padded(self) -> int:
-        """Requests, with padding."""
+        """Number of requests, including padding."""
         return self.shape.num_reqs or len(self.requests)
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Each request's first token, padding behind: int32 (padded + 1,)."""
+        """Each request's first token, followed by padding: int32 (padded + 1,)."""
         starts = np.full(self.padded + 1, self.counts.sum(), dtype=np.int32)
         starts[0] = 0
         starts[1 : len(self.counts) + 1] = self.counts.cumsum()
@@ -72,16 +72,16 @@ class GraphPart:
 
 @dataclass(frozen=True)
 class GraphBatch:
-    """What the scheduler has a step read.
+    """The scheduler's data for a step.
 
     Attributes:
-        slot_R: int64; where the runner keeps each request.
+        slot_R: int64; the runner's slot of each request.
         ids_T: tokens, int32 or int64.
         positions_T: positions, int64.
         starts_R: int32 (R + 1,); each request's first token.
         lengths_R: int32; each request's length with the tokens of this step.
         tables: block tables (R, B) for each group of the KV cache.
-        owned: int32 (R,) for each of them; how many blocks of a request may be read and written. All without.
+        owned: int32 (R,) for each of them; the number of a request's blocks that may be read and written. Default: all.
     """
 
     slot_R: torch.Tensor
@@ -94,14 +94,14 @@ class GraphBatch:
 
 
 class GraphInputs:
-    """What members read in graphs, beside their ids and positions: arrays at addresses that stay the same.
+    """The inputs of graphs, besides ids and positions: arrays at fixed addresses.
 
     Args:
         model: the composite.
         attention: the members' layers, by name, in the order of the coefficients.
-        tables: the runner's.
-        offset_QM: int32; how far each member is behind in each slot of the runner's.
-        config: vLLM's.
+        tables: the runner's block tables.
+        offset_QM: int32; each member's distance behind the scheduler in each slot of the runner.
+        config: vLLM's config.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class GraphInputs:
         }
 
     def fill(self, parts_K: Sequence[GraphPart], batch: GraphBatch) -> None:
-        """Write what some members read in a step, in one launch for each group of the KV cache."""
+        """Write the inputs of some members for a step, in one launch for each group of the KV cache."""
         assert batch.ids_T.is_contiguous() and batch.positions_T.is_contiguous(), (
             "the kernel counts in numbers"
         )
@@ -181,12 +181,12 @@ class GraphInputs:
             )
 
     def context(self, part: GraphPart, for_capture: bool = False) -> dict[str, Any]:
-        """Attention metadata and KV slots of a member's part, as `set_forward_context` takes them."""
+        """Attention metadata and KV slots of a member's part, for `set_forward_context`."""
         metadata, slots = [], []
         shape, member, padded = part.shape, part.member, part.padded
         upper = np.zeros(padded, dtype=np.int32)
         upper[: len(part.lengths)] = part.lengths
-        # Graphs for steps with prompts in them have to hold for a prompt that is all of the step.
+        # Graphs for steps with prompts have to be valid for one prompt that fills the step.
         mixed = for_capture and shape.uniform_token_count is None
         for group in self._attention[member].groups:
             cache = group.kv_cache_group_id
@@ -211,7 +211,7 @@ class GraphInputs:
         return {"attn_metadata": by_layer(metadata), "slot_mapping": by_layer(slots)}
 
     def forward(self, part: GraphPart, context: Mapping[str, Any]) -> torch.Tensor:
-        """Run a member's part; its hidden states go to the first of its rows. This is what a graph captures."""
+        """Run a member's part; its hidden states go to its first rows. A graph captures this."""
         count = part.shape.num_tokens
         padding_T = self._model.inputs.padding_M[part.member][:count]
         with set_forward_context(vllm_config=self._config, num_tokens=count, is_padding=padding_T, **context):
@@ -221,12 +221,12 @@ class GraphInputs:
 
     @property
     def nbytes(self) -> int:
-        """What the arrays take; those of ids and positions are the composite's."""
+        """Size of the arrays, without ids and positions, which are the composite's."""
         arrays = (self._starts_MR, self._lengths_MR, *self._slots, *self._block_tables)
         return sum(array.nbytes for array in arrays)
 
     def warm_up(self, query: int) -> None:
-        """Have the kernel compiled for all that decode, before a request waits for it."""
+        """Compile the kernel for decoding in advance, so that no request waits for it."""
         shape = BatchExecutionDescriptor(CUDAGraphMode.FULL, query, 1, query)
         one = np.ones(1, dtype=np.int32)
         part = GraphPart(0, one - 1, query * one, query * one, query, shape)
@@ -240,17 +240,17 @@ class GraphInputs:
             )
 
     def states(self, part: GraphPart) -> torch.Tensor:
-        """The hidden states that a member's graph has written: (T, H)."""
+        """The hidden states written by a member's graph: (T, H)."""
         states_TH: torch.Tensor = self._model.states(part.member)
         return states_TH[: part.counts.sum()]
 
     def dummy(self, member: int, shape: BatchExecutionDescriptor, length: int) -> GraphPart:
-        """A part that fills its shape, for capture: every request reads padding, and writes nowhere.
+        """A part that fills its shape, for capture: every request reads padding, and writes to no slot.
 
         Args:
             member: its place.
-            shape: the graph's.
-            length: of the longest text for which the graph is to hold.
+            shape: the graph's shape.
+            length: the length of the longest text for which the graph has to be valid.
         """
         requests = shape.num_reqs or 1
         counts = np.full(requests, shape.num_tokens // requests)
@@ -269,12 +269,12 @@ class GraphInputs:
 
 
 class MemberGraphs(ModelCudaGraphManager):
-    """vLLM's manager of a model's graphs, with graphs of each member in place of those of the whole.
+    """vLLM's graph manager, with separate graphs for each member in place of those of the whole.
 
     Attributes:
-        inputs: what the members read.
-        members: how many there are.
-        drafting: the place of the member that drafts, which has graphs of one token a request as well.
+        inputs: the members' inputs.
+        members: the number of members.
+        drafting: the place of the member that drafts, which also has graphs for one token per request.
         by_member: the graphs.
     """
 
@@ -285,7 +285,7 @@ class MemberGraphs(ModelCudaGraphManager):
     draft_shapes: list[BatchExecutionDescriptor]
 
     def set_up(self, inputs: GraphInputs, members: int, drafting: int | None) -> None:
-        """What vLLM's manager, just re-typed, needs beyond its own."""
+        """Set the additional attributes after vLLM's manager has been given this class."""
         self.inputs, self.members, self.drafting, self.by_member = inputs, members, drafting, {}
         mode = self.cudagraph_mode
         graphs = bool(mode) and mode.decode_mode() == CUDAGraphMode.FULL
@@ -300,21 +300,21 @@ class MemberGraphs(ModelCudaGraphManager):
     def dispatch(
         self, num_reqs: int, num_tokens: int, *args: Any, **options: Any
     ) -> BatchExecutionDescriptor:
-        """The composite itself is run by Python, which replays its members' graphs."""
+        """No graph: Python runs the composite, and replays its members' graphs."""
         return BatchExecutionDescriptor(CUDAGraphMode.NONE, num_tokens, num_reqs)
 
     def shape_for(self, num_reqs: int, num_tokens: int, uniform: int | None) -> BatchExecutionDescriptor:
-        """Which graph fits a member's part of a step; mode NONE where none does.
+        """The shape of the graph that fits a member's part of a step; mode NONE if none does.
 
         Args:
-            num_reqs: requests.
-            num_tokens: their tokens.
-            uniform: how many each of them decodes; None where they differ, or one is in its prompt.
+            num_reqs: number of requests.
+            num_tokens: number of their tokens.
+            uniform: the number of tokens that each of them decodes; None if they differ, or one is in prefill.
         """
         return super().dispatch(num_reqs, num_tokens, uniform, 0, uniform)
 
     def draft_shape_for(self, requests: int) -> BatchExecutionDescriptor | None:
-        """Which graph fits one drafted token of so many requests; None where none does."""
+        """The shape of the graph that fits one drafted token for each request; None if none does."""
         if not self._graphs_captured:
             return None
         fitting = (shape for shape in self.draft_shapes if shape.num_tokens >= requests)
@@ -323,14 +323,14 @@ class MemberGraphs(ModelCudaGraphManager):
     @torch.inference_mode()
     @override
     def capture(self, *args: Any, **options: Any) -> None:
-        """Capture the pieces of all members as vLLM does, then the whole of each."""
+        """Capture the piecewise graphs of all members as vLLM does, then a full graph of each."""
         whole = self._capture_descs.pop(CUDAGraphMode.FULL, [])
         try:
             super().capture(*args, **options)
         finally:
             if whole:
                 self._capture_descs[CUDAGraphMode.FULL] = whole
-        # Profiling captures some of the largest, and reckons with so much for each.
+        # Profiling captures some of the largest, and assumes as much memory for each of the others.
         with graph_capture(device=self.device):
             for shape in whole[: self._max_full_descs_to_capture]:
                 before = self._free_memory()
@@ -367,19 +367,19 @@ class MemberGraphs(ModelCudaGraphManager):
 
     @override
     def release_graphs(self) -> None:
-        """Drop all of them."""
+        """Drop all graphs."""
         super().release_graphs()
         self.by_member.clear()
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A member's part of a step that is a graph.
+    """A member's part of a step that runs as a graph.
 
     Attributes:
-        part: what has been filled in.
-        graph: over it.
-        rows_T: the step's rows that it has read; None for all of them.
+        part: the part, whose inputs have been written.
+        graph: its graph.
+        rows_T: the step's rows that it reads; None for all of them.
     """
 
     part: GraphPart
@@ -387,7 +387,7 @@ class Replay:
     rows_T: torch.Tensor | None
 
     def run(self, model: Any, name: str, states_TH: torch.Tensor) -> None:
-        """Replay it, and bring its rows to where they belong in the step."""
+        """Replay the graph, and move its rows to their places in the step."""
         get_offloader().sync_prev_onload()
         self.graph.replay()
         if self.rows_T is not None:
@@ -395,7 +395,7 @@ class Replay:
 
 
 def _addresses(tensors: Sequence[Sequence[torch.Tensor]], device: torch.device) -> torch.Tensor:
-    """Where tensors are, for a kernel."""
+    """The addresses of tensors, for a kernel."""
     found = [[tensor.data_ptr() for tensor in row] for row in tensors]
     return torch.tensor(found, dtype=torch.uint64, device=device)
 
@@ -433,7 +433,7 @@ def _fill_kernel(
     BOUNDED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """One member's request, or its padding: see `GraphInputs.fill`."""
+    """Write the inputs of one member for one request or for padding: see `GraphInputs.fill`."""
     plan = plan_ptr + tl.program_id(0) * plan_stride
     row = tl.program_id(1)
     member = tl.load(plan).to(tl.int64)
@@ -473,7 +473,7 @@ def _fill_kernel(
     owned = table_width
     if BOUNDED:
         owned = tl.load(owned_ptr + request)
-    # Moved by whole blocks as far as possible: what is left of the offset moves the slots.
+    # The offset moves whole blocks as far as possible; its remainder moves the slots.
     rest = offset % CACHE_BLOCK
     shift = offset // CACHE_BLOCK * (CACHE_BLOCK // TABLE_BLOCK)
     table = table_ptr + request * table_stride

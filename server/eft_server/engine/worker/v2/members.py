@@ -1,4 +1,4 @@
-"""How each member of a composite runs in a step of vLLM's Model Runner V2: as a graph, or not.
+"""How each member of a composite runs in a step of vLLM's Model Runner V2: as a graph, or without one.
 
 Shape suffixes: T tokens, R requests, H a member's hidden size.
 """
@@ -20,21 +20,21 @@ from eft_server.engine.worker.member_prompts import NO_SLOT, Layout, MemberAtten
 from eft_server.engine.worker.v2.graphs import GraphBatch, GraphInputs, GraphPart, MemberGraphs, Replay
 
 Build = Callable[[list[list[AttentionGroup]]], dict[str, Any]]
-"""From groups of layers to the metadata of a whole step, by layer."""
+"""Builds the metadata of a whole step, by layer, from groups of layers."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A member's part of a step that Python runs, perhaps in pieces that are graphs.
+    """A member's part of a step that Python runs, perhaps with piecewise graphs.
 
     Attributes:
         member: its place.
         ids_T: its tokens.
         positions_T: its positions.
-        rows_T: for each of its rows, the step's; None where they are the same.
-        shape: with padding.
+        rows_T: for each of its rows, the row of the step; None if they are the same.
+        shape: the shape, including padding.
         context: attention metadata and KV slots.
-        config: vLLM's.
+        config: vLLM's config.
     """
 
     member: int
@@ -46,7 +46,7 @@ class Pass:
     config: VllmConfig
 
     def run(self, model: Any, name: str, states_TH: torch.Tensor) -> None:
-        """Run it, and write the rows that it has read."""
+        """Run the member, and write its rows."""
         count, padded = len(self.ids_T), self.shape.num_tokens
         model.inputs.put(self.member, self.ids_T, self.positions_T)
         model.inputs.pad(self.member, count, padded)
@@ -66,14 +66,14 @@ class Pass:
 
 
 class Members:
-    """The members' layers and graphs, once the KV cache is there.
+    """The members' layers and graphs, once the KV cache exists.
 
     Args:
         model: the composite.
-        attn_groups: the runner's, for each group of the KV cache.
-        tables: the runner's.
-        offset_QM: int32, on the device; how far each member is behind in each slot of the runner's.
-        graphs: the runner's.
+        attn_groups: the runner's groups of layers, for each group of the KV cache.
+        tables: the runner's block tables.
+        offset_QM: int32, on the device; each member's distance behind the scheduler in each slot of the runner.
+        graphs: the runner's graph manager.
     """
 
     def __init__(
@@ -97,23 +97,23 @@ class Members:
         self._caches = len(attn_groups)
 
     def groups(self, names: Sequence[str]) -> list[list[AttentionGroup]]:
-        """Some members' groups of layers, for each group of the KV cache."""
+        """The groups of layers of some members, for each group of the KV cache."""
         own = [group for name in names for group in self.attention[name].groups]
         return [[group for group in own if group.kv_cache_group_id == cache] for cache in range(self._caches)]
 
     def parts(
         self, step: Step, input_batch: InputBatch, slot_mappings: torch.Tensor, build: Build
     ) -> tuple[dict[str, Pass | Replay], dict[str, torch.Tensor]]:
-        """How the members run that read something in a step; graphs have their inputs then.
+        """How the members run that read something in a step; the inputs of graphs are written.
 
         Args:
             step: the step.
-            input_batch: the same, as the runner sees it.
-            slot_mappings: the runner's.
-            build: makes attention metadata of the whole step.
+            input_batch: the runner's batch for the step.
+            slot_mappings: the runner's slot mappings.
+            build: builds the attention metadata of the whole step.
 
         Returns:
-            That, and in which of the step's rows members have nothing to read that they are needed in.
+            The parts, and the step's rows in which members are needed but have nothing to read.
         """
         every = {name: Layout(step, member) for member, name in enumerate(self.attention)}
         layouts = {name: layout for name, layout in every.items() if layout.count}
@@ -143,7 +143,7 @@ class Members:
             elif layout.is_whole:
                 found[name] = self._whole(name, layout, step, slot_mappings, shared)
             else:
-                found[name] = self._apart(name, layout)
+                found[name] = self._pass(name, layout)
         return found, idle_rows(every)
 
     def _graph_part(self, layout: Layout, input_batch: InputBatch) -> GraphPart | None:
@@ -153,14 +153,14 @@ class Members:
             decodes |= input_batch.prefill_runs_as_decode_np[layout.active]
         uniform = int(counts[0]) if decodes.all() and (counts == counts[0]).all() else None
         shape = self.graphs.shape_for(len(counts), layout.count, uniform)
-        # What is read of a prompt of its own comes from the host.
+        # Tokens of a per-member prompt come from the host.
         if shape.cg_mode != CUDAGraphMode.FULL or layout.reads_its_prompt:
             return None
         longest = int(layout.lengths_A.max())
         return GraphPart(layout.member, layout.active, counts, layout.lengths_A, longest, shape)
 
     def _replay(self, part: GraphPart, layout: Layout) -> Replay:
-        self.inputs.context(part)  # Builders bring up to date what graphs read of theirs.
+        self.inputs.context(part)  # Updates the builders' buffers, which graphs read.
         return Replay(part, self.graphs.by_member[part.member, part.shape], layout.rows_T)
 
     def _whole(
@@ -172,7 +172,7 @@ class Members:
         metadata: Mapping[str, Any],
     ) -> Pass:
         shape = self._shape_of_pieces(layout.count)
-        # Behind the step's own, the runner's slots are those of padding.
+        # After the step's slots, the runner's slots are for padding.
         all_slots = self.tables.slot_mappings[:, : shape.num_tokens]
         assert all_slots.data_ptr() == slot_mappings.data_ptr(), (
             "the runner's slots are where they always are"
@@ -190,7 +190,7 @@ class Members:
             self._config,
         )
 
-    def _apart(self, name: str, layout: Layout) -> Pass:
+    def _pass(self, name: str, layout: Layout) -> Pass:
         reading = layout.reading(self.attention[name])
         shape = self._shape_of_pieces(layout.count)
         beyond = shape.num_tokens - layout.count
@@ -210,7 +210,7 @@ class Members:
         )
 
     def _shape_of_pieces(self, count: int) -> BatchExecutionDescriptor:
-        """The size of the graphs between a member's attention layers; as many tokens as there are without."""
+        """The size of the piecewise graphs between a member's attention layers; without them, the number of tokens."""
         shape = self.graphs.shape_for(count, count, None)
         if shape.cg_mode == CUDAGraphMode.PIECEWISE:
             return shape

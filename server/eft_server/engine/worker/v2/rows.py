@@ -1,7 +1,7 @@
-"""From the members' hidden states to blended logits on GPUs, by kernels: what `rows` does on CPUs.
+"""From the members' hidden states to blended logits on GPUs, with kernels; on CPUs, `rows` does this.
 
-Nothing here waits for the device: which rows need which members is known on the host. Shape suffixes: R rows, M
-members, H a member's hidden size, V the base's vocabulary, K vectors, W numbers of a vector.
+Nothing here waits for the device: the host knows which rows need which members. Shape suffixes: R rows, M members, H a
+member's hidden size, V the base's vocabulary, K vectors, W numbers of a vector.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +18,10 @@ from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, SharedI
 
 @dataclass(frozen=True)
 class Needs:
-    """What rows need, as far as the host knows.
+    """The needs of rows, as far as the host knows.
 
     Attributes:
-        counting_RM: bool; which members count in a row.
+        counting_RM: bool; which members contribute to a row.
         filtered_R: bool; whether it has a filter, or may have one.
     """
 
@@ -30,16 +30,16 @@ class Needs:
 
     @classmethod
     def alike(cls, counting_M: Sequence[bool], rows: int, *, filtered: bool) -> "Needs":
-        """Of rows that are not told apart."""
+        """The same needs for all rows."""
         return cls(np.tile(np.array(counting_M), (rows, 1)), np.full(rows, filtered))
 
 
 def usual_needs(members: int) -> Iterator[Needs]:
-    """What steps are made of: a member alone, an expert with the base and its reference, all, and rows that differ."""
+    """The needs of common steps: one member, an expert with the base and its reference, all, and mixed rows."""
     alone = np.eye(members, dtype=bool)
     scaled = [alone[[0, 1, expert]].any(axis=0) for expert in range(min(2, members - 1), members)]
     alike = [np.tile(needed_M, (2, 1)) for needed_M in (*alone, *scaled, np.ones(members, dtype=bool))]
-    # The base in both rows, all others in one of them; and one member in each.
+    # The base in both rows and all others in one of them; and one member in each.
     differing = [np.stack([alone[0], needed_M]) for needed_M in (*scaled, np.ones(members, dtype=bool))]
     differing += [np.stack([alone[-1], needed_M]) for needed_M in (alone[0], *scaled)]
     for counting_RM in (*alike, *differing):
@@ -51,11 +51,11 @@ class KernelBlender:
     """Blends rows of a family.
 
     Args:
-        heads_M: the members', the base's first.
-        vocabulary: the base's.
+        heads_M: the members' heads, the base's first.
+        vocabulary: the base's ids.
 
     Attributes:
-        needs: from how many rows to what they need; Model Runner V2 says so before it asks for logits.
+        needs: gives the needs of a number of rows; Model Runner V2 sets it before it computes logits.
     """
 
     needs: Callable[[int], Needs]
@@ -70,9 +70,9 @@ class KernelBlender:
     def _blend(
         self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor, needs: Needs
     ) -> torch.Tensor | None:
-        """Blend rows of which is known what they need.
+        """Blend rows with known needs.
 
-        The members' logits are asked for one or two at a time, so that they never lie side by side in memory.
+        The members' logits are computed one or two at a time, so that not all of them are in memory at once.
         """
         device = vector_RW.device
         filtered = np.flatnonzero(needs.filtered_R)
@@ -89,7 +89,7 @@ class KernelBlender:
     def _add(
         self, blending: Blending, hidden_M: Sequence[torch.Tensor], needs: Needs, members: Sequence[int]
     ) -> bool:
-        """Add some members, whose logits are nobody's afterwards; False off the first rank, which has none."""
+        """Add some members and free their logits; False off the first rank, which has none."""
         logits = self._logits(hidden_M, needs.counting_RM, members)
         if logits is not None:
             blending.add(*logits)
@@ -98,7 +98,7 @@ class KernelBlender:
     def score(
         self, hidden_M: Sequence[torch.Tensor], vectors: Sequence[Sequence[float]], targets_R: torch.Tensor
     ) -> RowScores | None:
-        """Score one target a row under several vectors, whatever rides with the rows; None off the first rank.
+        """Score one target per row under several vectors, ignoring the extra columns; None off the first rank.
 
         Args:
             hidden_M: the members' hidden states, (R, H) each.
@@ -107,7 +107,7 @@ class KernelBlender:
         """
         of_each: dict[int, RowScores | None] = {}
         for place, vector in enumerate(vectors):
-            if is_filtered(vector):  # Its rows have to be written out.
+            if is_filtered(vector):  # Its rows have to be materialised.
                 needs = Needs.alike(counting(vector), len(targets_R), filtered=True)
                 vector_1W = _sent([vector], targets_R.device)
                 blended_RV = self._blend(hidden_M, vector_1W.repeat(len(targets_R), 1), needs)
@@ -128,7 +128,7 @@ class KernelBlender:
         vectors: Sequence[Sequence[float]],
         targets_R: torch.Tensor,
     ) -> RowScores | None:
-        """Those of vectors without filters, for which no row is written."""
+        """The scores under vectors without filters, for which rows are not written."""
         counted_M = np.any([counting(vector) for vector in vectors], axis=0)
         every_RM = np.ones((len(targets_R), len(counted_M)), dtype=bool)
         logits = self._logits(hidden_M, every_RM, np.flatnonzero(counted_M).tolist())
@@ -139,7 +139,7 @@ class KernelBlender:
     def _logits(
         self, hidden_M: Sequence[torch.Tensor], counting_RM: np.ndarray, members: Sequence[int]
     ) -> list[Logits] | None:
-        """Those of some members, in the rows in which they count; None off the first rank, where all are asked, too."""
+        """Logits of some members, for the rows that need them; None off the first rank, where all heads run as well."""
         found = [self._logits_of(member, hidden_M[member], counting_RM[:, member]) for member in members]
         present = [item for item in found if item is not None]
         return present if len(present) == len(found) else None
@@ -154,5 +154,5 @@ class KernelBlender:
 
 
 def _sent(vectors: Sequence[Sequence[float]], device: torch.device) -> torch.Tensor:
-    """Vectors on the device: float32 (K, W). Nothing waits for them to arrive."""
+    """Vectors on the device, copied asynchronously: float32 (K, W)."""
     return async_tensor_h2d(np.array(vectors, dtype=np.float32), device=device)

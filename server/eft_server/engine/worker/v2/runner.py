@@ -1,4 +1,4 @@
-"""Coefficients on vLLM's Model Runner V2, which asks the model for a state of its own.
+"""Coefficients on vLLM's Model Runner V2, which lets the model provide its state.
 
 Shape suffixes: T tokens, Q request slots, W numbers of a vector.
 """
@@ -47,10 +47,10 @@ from eft_server.engine.worker.v2.rows import Needs, usual_needs
 
 
 class EftModelState(DefaultModelState):
-    """What the requests bring, in a table by request slot, and from it what each member reads in a step.
+    """The requests' data, in a table by request slot, and from it the tokens that each member reads in a step.
 
     Attributes:
-        members: how they run; None as long as there is no KV cache.
+        members: the members' layers and graphs; None until the KV cache exists.
     """
 
     members: Members | None = None
@@ -85,21 +85,21 @@ class EftModelState(DefaultModelState):
 
     @property
     def defaults(self) -> tuple[float, ...]:
-        """The family's vector, W numbers."""
+        """The family's default vector, W numbers."""
         return self._manifest.defaults
 
     def set_up(
         self, attn_groups: list[list[AttentionGroup]], tables: BlockTables, graphs: MemberGraphs
     ) -> None:
-        """Prepare how members run, now that the KV cache is there.
+        """Prepare the members' layers and graphs, now that the KV cache exists.
 
-        vLLM does this twice, for it captures some graphs to find out what they need.
+        vLLM calls this twice, since it captures some graphs to measure their memory.
         """
         self.members = Members(self.model, attn_groups, tables, self._sent_offset_QM.gpu, graphs)
 
     @override
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
-        """Note what a new request brings (a resumed one arrives here again)."""
+        """Store a new request's data (a resumed one arrives here again)."""
         super().add_request(req_index, new_req_data)
         params = new_req_data.sampling_params
         asked = EngineRequest.read(params.extra_args if params else None, self._manifest)
@@ -123,13 +123,13 @@ class EftModelState(DefaultModelState):
 
     @override
     def apply_staged_writes(self) -> None:
-        """Send what was noted to the device."""
+        """Copy the stored data to the device."""
         super().apply_staged_writes()
         self._table_QW.apply_write()
         self._sent_offset_QM.apply_write()
 
     def offsets(self, input_batch: InputBatch, member: int) -> torch.Tensor:
-        """How far a member is behind the scheduler in each request: int64 (R,)."""
+        """A member's distance behind the scheduler in each request: int64 (R,)."""
         offset_R: torch.Tensor = self._sent_offset_QM.gpu[input_batch.idx_mapping, member].long()
         return offset_R
 
@@ -144,7 +144,7 @@ class EftModelState(DefaultModelState):
         *args: Any,
         **options: Any,
     ) -> dict[str, Any]:
-        """The step's attention metadata, and with it how each member runs (`prepare_inputs` hands that over)."""
+        """The step's attention metadata; also determines how each member runs (for `prepare_inputs`)."""
 
         def build(groups: list[list[AttentionGroup]]) -> dict[str, Any]:
             return super(EftModelState, self).prepare_attn(
@@ -154,7 +154,7 @@ class EftModelState(DefaultModelState):
         self._parts, self._idle = None, {}
         if self.members is None:
             return build(attn_groups)
-        if input_batch.req_ids[0] not in self._slot_of:  # A dummy, which all members read.
+        if input_batch.req_ids[0] not in self._slot_of:  # A dummy step, which all members read.
             self._of_step = self._of_dummies
             return build(self.members.groups(self._manifest.names))
         slots = input_batch.idx_mapping_np[: input_batch.num_reqs]
@@ -184,7 +184,7 @@ class EftModelState(DefaultModelState):
         )
 
     def needs(self, rows: int) -> Needs:
-        """What rows need of which logits are asked for: those that are sampled, or any of this step's."""
+        """The needs of rows whose logits are computed: sampled rows, or any rows of this step."""
         if self._of_samples is not None:
             assert len(self._of_samples.filtered_R) == rows, "logits are those of the rows that are sampled"
             return self._of_samples
@@ -192,7 +192,7 @@ class EftModelState(DefaultModelState):
         return Needs.alike(counting_M, rows, filtered=filtered)
 
     def of_samples(self, input_batch: InputBatch) -> Needs:
-        """What the rows need that a step's samples are taken from."""
+        """The needs of the rows from which a step's tokens are sampled."""
         count = input_batch.num_reqs
         slots = input_batch.idx_mapping_np[:count]
         rows_R = np.diff(input_batch.cu_num_logits_np[: count + 1])
@@ -200,7 +200,7 @@ class EftModelState(DefaultModelState):
 
     @contextmanager
     def sampling(self, needs: Needs) -> Iterator[None]:
-        """For as long as logits are asked for of rows that need this."""
+        """While logits are computed for sampled rows with these needs."""
         self._of_samples = needs
         try:
             yield
@@ -219,7 +219,7 @@ class EftModelState(DefaultModelState):
 
     @override
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
-        """Spread the table over this step's tokens; keywords of the composite's forward."""
+        """Spread the table over this step's tokens; returns keywords for the composite's forward."""
         inputs = super().prepare_inputs(input_batch, req_states)
         if input_batch.num_reqs:
             _spread_kernel[(input_batch.num_reqs,)](
@@ -236,15 +236,15 @@ class EftModelState(DefaultModelState):
 
     @override
     def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
-        """The same buffer, for profiling and for graph capture."""
+        """The same buffer, for profiling and graph capture."""
         inputs = super().prepare_dummy_inputs(num_reqs, num_tokens)
         return {**inputs, "vector_TW": self._tokens_TW[:num_tokens]}
 
     @override
     def custom_sampler(self, sampler: Sampler) -> tuple[Sampler, RejectionSampler | None]:
-        """Count non-finite rows by request, as the scheduler reads them."""
+        """Samplers that count non-finite rows by request, for the scheduler."""
         sampler = retype(sampler, EftSampler)
-        # vLLM's own count reads every logit once more, and takes rows for requests.
+        # vLLM's count reads every logit again, and takes rows for requests.
         overwrite(sampler, "compute_nans", False)
         speculative = self.vllm_config.speculative_config
         if speculative is None:
@@ -253,17 +253,17 @@ class EftModelState(DefaultModelState):
 
 
 class EftRunner(WholeWindows, GPUModelRunner):
-    """vLLM's Model Runner V2, with graphs of each member in place of those of the whole."""
+    """vLLM's Model Runner V2, with separate graphs for each member in place of those of the whole."""
 
-    def let_a_member_draft(self) -> None:
-        """Re-type vLLM's speculator where the draft is a member, before it loads anything."""
+    def use_member_draft(self) -> None:
+        """Change the class of vLLM's speculator if the draft is a member, before it loads anything."""
         drafting = Manifest.from_hf(self.model_config.hf_config).draft
         if drafting is not None:
             retype(self.speculator, MemberSpeculator).member = drafting
 
     @override
     def load_model(self, *args: Any, **options: Any) -> None:
-        """Have what reads prompts' log-probabilities score completions, too."""
+        """As in vLLM; also let the worker for prompts' log-probabilities score completions."""
         super().load_model(*args, **options)
         worker = retype(self.prompt_logprobs_worker, ScoringWorker)
         worker.model, worker.scores = self.model, {}
@@ -273,16 +273,16 @@ class EftRunner(WholeWindows, GPUModelRunner):
     def sample(
         self, hidden_states: torch.Tensor, input_batch: InputBatch, *args: Any
     ) -> tuple[SamplerOutput, torch.Tensor, torch.Tensor]:
-        """As vLLM's; each member's head on the rows that need it."""
+        """As in vLLM, but run each member's head only on the rows that need it."""
         state: Any = self.model_state
         with state.sampling(state.of_samples(input_batch)):
             return super().sample(hidden_states, input_batch, *args)
 
     @override
     def _dummy_sampler_run(self, hidden_states: torch.Tensor) -> None:
-        """Measure what vLLM does, and then what may need more memory than that.
+        """Measure vLLM's sampler, and then cases that may need more memory.
 
-        That is a filter on every row, as many rows as drafts bring, and the log-probabilities of prompts and scores.
+        These are a filter on every row, the additional rows of drafts, and the log-probabilities of prompts and scores.
         """
         super()._dummy_sampler_run(hidden_states)
         model, state = cast(Any, self.model), cast(Any, self.model_state)
@@ -292,7 +292,7 @@ class EftRunner(WholeWindows, GPUModelRunner):
         with state.filtering():
             model.compute_logits(hidden_RC)
             compute_prompt_logprobs_with_chunking(targets_R, hidden_RC, model.compute_logits, 1)
-        # Their kernels are compiled now, not while requests wait.
+        # This compiles their kernels now, not while requests wait.
         for needs in usual_needs(len(model.names)):
             with state.sampling(needs):
                 model.compute_logits(hidden_RC[: len(needs.filtered_R)])
@@ -301,7 +301,7 @@ class EftRunner(WholeWindows, GPUModelRunner):
 
     @override
     def profile_cudagraph_memory(self) -> int:
-        """As vLLM's, with the arrays that graphs read; what was captured to measure is let go of."""
+        """As in vLLM, plus the arrays that graphs read; the graphs captured for the measurement are freed."""
         state: Any = self.model_state
         try:
             measured = super().profile_cudagraph_memory()
@@ -311,24 +311,24 @@ class EftRunner(WholeWindows, GPUModelRunner):
 
     @override
     def initialize_kv_cache(self, *args: Any, **options: Any) -> None:
-        """Prepare the members' own ways of running as well."""
+        """As in vLLM; also prepare the members' layers and graphs."""
         super().initialize_kv_cache(*args, **options)
         manager, state = retype(self.cudagraph_manager, MemberGraphs), cast(Any, self.model_state)
         state.set_up(self.attn_groups, self.block_tables, manager)
 
 
 def retyped(runner: type[GPUModelRunner]) -> type[GPUModelRunner]:
-    """What a worker's runner becomes; the CPU build's is a subclass of its own."""
+    """The class for a worker's runner; the CPU build has a separate subclass."""
     return type("EftRunner", (EftRunner, runner), {})
 
 
 class ScoringWorker(PromptLogprobsWorker):
-    """vLLM's reader of prompts' log-probabilities; requests that are to be scored take no part in its own work.
+    """vLLM's worker for prompts' log-probabilities, which also scores; it handles requests to be scored separately.
 
     Attributes:
         model: the composite.
-        width: how many numbers a vector is.
-        scores: of the requests that are to be scored.
+        width: the number of values in a vector.
+        scores: the scores of the requests to be scored.
     """
 
     model: Any
@@ -337,7 +337,7 @@ class ScoringWorker(PromptLogprobsWorker):
 
     @override
     def add_request(self, req_id: str, req_idx: int, sampling_params: SamplingParams) -> None:
-        """Note what a new request wants."""
+        """Add a new request."""
         super().add_request(req_id, req_idx, sampling_params)
         scoring = scoring_of(sampling_params.extra_args, self.width)
         if scoring is not None:
@@ -346,7 +346,7 @@ class ScoringWorker(PromptLogprobsWorker):
 
     @override
     def remove_request(self, req_id: str) -> None:
-        """Forget a request; one that was preempted comes back as a new one."""
+        """Forget a request; a preempted one returns as a new one."""
         super().remove_request(req_id)
         self.scores.pop(req_id, None)
 
@@ -354,7 +354,7 @@ class ScoringWorker(PromptLogprobsWorker):
     def compute_prompt_logprobs(
         self, logits_fn: Any, hidden_states: torch.Tensor, input_batch: InputBatch, *args: Any
     ) -> dict[str, LogprobsTensors]:
-        """As vLLM's, and the scores of the requests whose prompts have been read."""
+        """As in vLLM, plus the scores of requests whose prefill is complete."""
         found = super().compute_prompt_logprobs(logits_fn, hidden_states, input_batch, *args)
         for row, req_id in enumerate(input_batch.req_ids) if self.scores else ():
             scores = self.scores.get(req_id)
@@ -368,11 +368,11 @@ class ScoringWorker(PromptLogprobsWorker):
 
 
 class EftSampler(Sampler):
-    """vLLM's sampler; it tells which requests' rows are NaN."""
+    """vLLM's sampler, which also reports the requests whose rows are NaN."""
 
     @override
     def __call__(self, logits: torch.Tensor, input_batch: InputBatch) -> SamplerOutput:
-        """Sample one token a request."""
+        """Sample one token per request."""
         broken_R = is_broken(logits)
         output = super().__call__(logits, input_batch)
         output.num_nans = broken_R.to(torch.int32)
@@ -380,13 +380,13 @@ class EftSampler(Sampler):
 
 
 class EftRejectionSampler(RejectionSampler):
-    """vLLM's rejection sampler; it tells which requests' rows are NaN."""
+    """vLLM's rejection sampler, which also reports the requests whose rows are NaN."""
 
     @override
     def __call__(
         self, logits: torch.Tensor, input_batch: InputBatch, *args: Any, **kwargs: Any
     ) -> SamplerOutput:
-        """Verify the drafts, then add up each request's broken rows that a token came out of."""
+        """Verify the drafts, then count each request's broken rows from which a token was sampled."""
         broken_R = is_broken(logits)
         output = super().__call__(logits, input_batch, *args, **kwargs)
         output.num_nans = _by_request(broken_R, input_batch.cu_num_logits.long(), output.num_sampled)
@@ -394,7 +394,7 @@ class EftRejectionSampler(RejectionSampler):
 
 
 def _by_request(broken_R: torch.Tensor, starts: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
-    """Rows behind a rejected draft say nothing of the request: a draft may be a token nobody would produce."""
+    """Count broken rows by request, without those after a rejected draft, which need not be a likely token."""
     total = torch.nn.functional.pad(broken_R.cumsum(0), (1, 0))
     used = torch.minimum(starts[:-1] + sampled, starts[1:])
     return (total[used] - total[starts[:-1]]).to(torch.int32)
@@ -410,7 +410,7 @@ def _spread_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    # Triton compiles the annotations too, and knows its own names alone.
+    # Triton also compiles the annotations, and knows only its own names.
     request = tl.program_id(0)
     slot = tl.load(slot_ptr + request)
     start = tl.load(start_ptr + request)
