@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from eft_client import eft_body
 from eft_server.api.requests.schemas import ChatRequest, ResponseRequest, ScoreRequest, TextRequest
@@ -59,3 +60,35 @@ def test_a_refusal_says_where_and_what_is_expected(eft: Any, param: str, message
         BehaviourRequest.read(eft)
     assert refused.value.param == param
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("xargs", "param", "message"),
+    [
+        ({"eft.weights": {"helpful": 1}}, "vllm_xargs.eft.weights", "must be a number, not an object"),
+        ({"eft.kind": "expert"}, "vllm_xargs.eft.kind", "must be a number, not 'expert'"),
+        ({"eft.filter": "rude"}, "vllm_xargs.eft.filter", "'rude' is no kind of filter; known: expert, base"),
+        ({"eft.top_p": 2, "eft.filter": "base"}, "vllm_xargs.eft.top_p", "2 is out of bounds"),
+    ],
+)
+def test_a_refusal_of_the_flat_form_names_the_key_that_was_sent(xargs: Any, param: str, message: str) -> None:
+    with pytest.raises(BehaviourError) as refused:
+        BehaviourRequest.read_flat(xargs)
+    assert refused.value.param == param
+    assert message in str(refused.value)
+
+
+MANY = {f"k{index}": "" for index in range(1_000)}
+
+
+@pytest.mark.parametrize(
+    "eft",
+    [MANY, {"weights": MANY}, {"coefficients": MANY}, {"filter": MANY}],
+    ids=["keys", "weights", "coefficients", "filter"],
+)
+def test_as_much_that_is_wrong_as_a_body_holds_is_refused_at_the_first(eft: Any) -> None:
+    with pytest.raises(BehaviourError, match=r"'k0'|not ''") as refused:
+        BehaviourRequest.read(eft)
+    # To list them all would take seconds, in which no other request is answered.
+    listed = refused.value.__context__
+    assert isinstance(listed, ValidationError) and listed.error_count() < 5

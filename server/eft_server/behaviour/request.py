@@ -47,12 +47,29 @@ def _not_null(kind: str) -> Callable[[Any], Any]:
     return check
 
 
+def _first_wrong(value: Any) -> Any:
+    """Of an object that holds something else than numbers, only the first: pydantic would list every one."""
+    if not isinstance(value, Mapping):
+        return value
+    wrong = ({key: item} for key, item in value.items() if not _is_number(item))
+    return next(wrong, value)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        _number(value)
+    except PydanticCustomError:
+        return False
+    return True
+
+
 _Number = Annotated[float, PlainValidator(_number)]
 _Factor = Annotated[
     _Number | None, BeforeValidator(_not_null("float_type")), WithJsonSchema({"type": "number"})
 ]
 _Numbers = Annotated[
     dict[Any, _Number] | None,
+    BeforeValidator(_first_wrong),
     BeforeValidator(_not_null("dict_type")),
     WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}}),
 ]
@@ -139,7 +156,7 @@ class BehaviourRequest(BaseModel):
     @classmethod
     def _read(cls, given: Any, place: str) -> Self:
         try:
-            return cls.model_validate(given)._at(place)
+            return cls.model_validate(_first_unknown(given, cls))._at(place)
         except ValidationError as error:
             problems = error.errors(include_url=False)
             unknown = (problem for problem in problems if problem["type"] == "extra_forbidden")
@@ -159,6 +176,15 @@ class TextBehaviourRequest(BehaviourRequest):
     )
 
 
+def _first_unknown(given: Any, model: type[BaseModel]) -> Any:
+    """Of an object with an unknown key, in itself or in its filter, only that: pydantic would list every one."""
+    if not isinstance(given, Mapping):
+        return given
+    keep = _first_unknown(given.get("filter"), Filter)
+    unknown = ({key: value} for key, value in given.items() if key not in model.model_fields)
+    return next(unknown, given if keep is given.get("filter") else {"filter": keep})
+
+
 def _words(problem: ErrorDetails, model: type[BehaviourRequest]) -> str:
     *_, key = ("eft", *problem["loc"])
     value = None if problem["type"] == "missing" else problem["input"]
@@ -176,7 +202,7 @@ def _words(problem: ErrorDetails, model: type[BehaviourRequest]) -> str:
             words = f"must be a finite number, not {value}"
         case "greater_than_equal" | "less_than_equal":
             words = f"{shown(value)} is out of bounds; allowed: 0 to 1"
-        case _ if key == "kind":
+        case _ if problem["loc"] == ("filter", "kind"):
             words = f"{shown(value)} is not a kind of filter; known: expert, base"
         case _:
             words = f"must be a number, not {shown(value)}"
@@ -187,7 +213,7 @@ def _param(place: str, key: tuple[Any, ...]) -> str:
     if place != "vllm_xargs":
         return _path(place, *key)
     flat = {("filter", "kind"): ("filter",), ("filter", "top_p"): ("top_p",)}.get(key, key)
-    return _path("vllm_xargs", "eft", *(part for part in flat if part != "weights"))
+    return _path("vllm_xargs", "eft", *(flat[1:] if flat[:1] == ("weights",) else flat))
 
 
 def _path(*key: Any) -> str:
