@@ -5,7 +5,7 @@ import concurrent.futures
 import functools
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -36,6 +36,7 @@ class _LoopThread:
         # Nothing is begun after the end was: it would never be run, and its caller wait for ever.
         self._door = threading.Lock()
         self._calls = weakref.WeakSet[concurrent.futures.Future[Any]]()
+        self._iterators = weakref.WeakSet[AsyncGenerator[Any, None]]()
         self._thread = threading.Thread(target=self._loop.run_forever, name="eft-client", daemon=True)
         self._thread.start()
 
@@ -80,13 +81,18 @@ class _LoopThread:
         work.close()
         raise _ClosedError("the client is closed, or of another process: make one in each process")
 
+    def opened(self, items: AsyncGenerator[Any, None]) -> None:
+        """Close this iterator, too, when the thread ends."""
+        with self._door:
+            self._iterators.add(items)
+
     def close(self, last: Coroutine[Any, Any, None]) -> None:
         """Cancel the calls that are under way, do this last thing, and end the thread."""
         with self._door:
             self._open = False
             for call in list(self._calls):
                 call.cancel()
-            ending = asyncio.run_coroutine_threadsafe(_wound_up(last), self._loop)
+            ending = asyncio.run_coroutine_threadsafe(_wound_up(last, list(self._iterators)), self._loop)
         try:
             ending.result()
         finally:
@@ -95,7 +101,7 @@ class _LoopThread:
             self._loop.close()
 
 
-async def _wound_up(last: Coroutine[Any, Any, None]) -> None:
+async def _wound_up(last: Coroutine[Any, Any, None], iterators: Sequence[AsyncGenerator[Any, None]]) -> None:
     """Leave no task waiting and no iterator open in this loop."""
     try:
         await last
@@ -104,6 +110,9 @@ async def _wound_up(last: Coroutine[Any, Any, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # The outermost, which close those inside them: asyncio would close all at once, and report those in each
+        # other's way.
+        await asyncio.gather(*(items.aclose() for items in iterators), return_exceptions=True)
         await asyncio.get_running_loop().shutdown_asyncgens()
 
 
@@ -136,12 +145,16 @@ def _iterating(
 
     @functools.wraps(method)
     def call(self: "EftClient", /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
-        return _drawn(self._thread, method(self._client, *args, **kwargs))
+        items = method(self._client, *args, **kwargs)
+        self._thread.opened(items)
+        return _drawn(self, items)
 
     return call
 
 
-def _drawn(thread: _LoopThread, items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+def _drawn(client: "EftClient", items: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+    """The items one by one. This holds the client: nobody else may, and it would be closed while they are drawn."""
+    thread = client._thread
     turn = asyncio.Lock()
     waiting: asyncio.Task[Any] | None = None
 

@@ -105,6 +105,34 @@ def test_a_stream_may_be_closed_after_its_client() -> None:
     assert body.closed
 
 
+def test_a_stream_holds_its_client() -> None:
+    before = threads()
+    pieces = client(streamed(chunk("Hel"), chunk("lo"), DONE)).stream("Hi")
+    gc.collect()
+    assert [piece.text for piece in pieces] == ["Hel", "lo"]
+    del pieces
+    gc.collect()
+    assert threads() == before
+
+
+def test_a_client_that_is_closed_closes_its_streams_and_reports_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class SlowToClose(Chunks):
+        async def aclose(self) -> None:
+            await asyncio.sleep(0.01)  # As a socket is.
+            await super().aclose()
+
+    for _ in range(8):  # In what order iterators are closed that nobody orders is chance.
+        body = SlowToClose(chunk("Hel"), then_wait=asyncio.Event().wait)
+        asking = client(streaming(body))
+        pieces = asking.stream("Hi")
+        next(pieces)
+        asking.close()
+        assert body.closed
+    assert caplog.messages == []
+
+
 def test_closing_the_client_frees_who_waits_for_a_piece() -> None:
     waiting, freed = threading.Event(), threading.Event()
 
