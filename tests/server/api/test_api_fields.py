@@ -14,7 +14,7 @@ from vllm.entrypoints.serve.tokenize.protocol import (
 )
 
 from eft_server.api.edge.errors import ApiError
-from eft_server.api.requests import fields
+from eft_server.api.requests import fields, schemas
 from eft_server.family.file import ServerOptions
 
 MODELS = [
@@ -37,6 +37,22 @@ def test_every_supported_field_is_one_that_vllm_acts_upon(
     model: type[BaseModel], table: fields.Table
 ) -> None:
     assert set(table) - {"eft"} <= set(model.model_fields)
+
+
+@pytest.mark.parametrize(
+    "request_type",
+    [
+        schemas.ChatRequest,
+        schemas.TextRequest,
+        schemas.ResponseRequest,
+        schemas.ScoreRequest,
+        schemas.TokenizeText,
+        schemas.TokenizeChat,
+        schemas.Detokenize,
+    ],
+)
+def test_every_supported_field_is_documented(request_type: Any) -> None:
+    assert set(request_type.describe()["properties"]) == set(request_type.table)
 
 
 @pytest.mark.parametrize("name", fields.REFUSED)

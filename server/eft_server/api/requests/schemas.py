@@ -245,6 +245,7 @@ class ScoreRequest(_Weighted, BaseModel):
     chat_template_kwargs: dict[str, Any] | None = None
     cache_salt: str | None = Field(default=None, description="Separates cached prompts from other clients'.")
     user: str | None = None
+    vllm_xargs: dict[str, Any] | None = None
     request_id: str = Field(default_factory=lambda: f"score-{random_uuid()}")
 
 
