@@ -119,3 +119,23 @@ async def test_whoever_is_cancelled_leaves_nothing_behind() -> None:
     room.give_back("a", 1, 1)
     async with asyncio.timeout(1), room.take("d", 3, 30):
         pass
+
+
+async def test_a_long_row_is_not_gone_through_for_each_who_comes_or_goes() -> None:
+    class Key(str):
+        looked_up = 0
+
+        def __hash__(self) -> int:
+            Key.looked_up += 1
+            return super().__hash__()
+
+    room, count = Room([1]), 200
+    key = Key("a")
+
+    async def have() -> None:
+        async with room.take(key, 1):
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(have() for _ in range(count)))
+    assert room.waiting == 0
+    assert Key.looked_up < 30 * count

@@ -1,7 +1,7 @@
 """Limits on concurrent work, in total and for each API key; requests that find no room queue."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,6 +35,7 @@ class Room:
         self._taken = [0] * len(self._limits)
         self._taken_by: dict[str, list[int]] = {}
         self._row: deque[_Waiting] = deque()
+        self._waiting_by: Counter[str] = Counter()
 
     @property
     def waiting(self) -> int:
@@ -71,6 +72,7 @@ class Room:
             return
         waiting = _Waiting(key, amounts)
         self._row.append(waiting)
+        self._waiting_by[key] += 1
         self._admit()
         try:
             await waiting.admitted
@@ -82,6 +84,10 @@ class Room:
                     self._row.remove(waiting)
                 self._admit()
             raise
+        finally:
+            self._waiting_by[key] -= 1
+            if not self._waiting_by[key]:
+                del self._waiting_by[key]
 
     def _fits(self, key: str, amounts: Sequence[int]) -> bool:
         return _within(self._taken, amounts, self._limits) and self._key_fits(key, amounts)
@@ -102,7 +108,8 @@ class Room:
         and all others after a number of them have overtaken it: small requests need not wait for a large one.
         """
         passed, held_up, large = deque[_Waiting](), set[str](), list[_Waiting]()
-        while self._row:
+        # Once every key is held up, nobody further back can be let in.
+        while self._row and len(held_up) < len(self._waiting_by):
             waiting = self._row[0]
             if not waiting.admitted.done():
                 if waiting.key in held_up or not self._key_fits(waiting.key, waiting.amounts):
