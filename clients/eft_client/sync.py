@@ -37,7 +37,7 @@ class _LoopThread:
         self._door = threading.Lock()
         self._calls = weakref.WeakSet[concurrent.futures.Future[Any]]()
         self._iterators = weakref.WeakSet[AsyncGenerator[Any, None]]()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="eft-client", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="eft-client", daemon=True)
         self._thread.start()
 
     @property
@@ -93,12 +93,17 @@ class _LoopThread:
             for call in list(self._calls):
                 call.cancel()
             ending = asyncio.run_coroutine_threadsafe(_wound_up(last, list(self._iterators)), self._loop)
+        ending.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._loop.stop))
+        if self.is_own:  # The garbage collector runs where it likes.
+            return
         try:
             ending.result()
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
-            self._loop.close()
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
 
 
 async def _wound_up(last: Coroutine[Any, Any, None], iterators: Sequence[AsyncGenerator[Any, None]]) -> None:
@@ -118,12 +123,8 @@ async def _wound_up(last: Coroutine[Any, Any, None], iterators: Sequence[AsyncGe
 
 def _shut(thread: _LoopThread, client: AsyncEftClient) -> None:
     """Close the client and end its thread, wherever this is called from."""
-    if not thread.is_open:
-        return
-    if thread.is_own:  # The garbage collector runs where it likes.
-        thread.start(client.aclose())
-        return
-    thread.close(client.aclose())
+    if thread.is_open:
+        thread.close(client.aclose())
 
 
 def _waiting(

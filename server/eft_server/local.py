@@ -8,6 +8,7 @@ import types
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,9 @@ def open_client(config: ServerConfig, plan: "EnginePlan", stages: "Stages") -> "
             transport=EngineTransport(config, plan, stages),
         )
     # Registered last, so it runs before multiprocessing would kill the engine at the end of the program.
-    atexit.register(_close, weakref.ref(client))
+    closing = partial(_close, weakref.ref(client))
+    atexit.register(closing)
+    weakref.finalize(client, atexit.unregister, closing).atexit = False
     return client
 
 

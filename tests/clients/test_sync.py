@@ -95,6 +95,20 @@ def test_who_forgets_to_close_leaves_no_thread_behind() -> None:
     assert threads() == before
 
 
+def test_a_client_that_is_collected_in_its_own_thread_leaves_none_behind() -> None:
+    held = [client(httpx.Response(200, json=CHAT))]
+    held[0].chat("Hi")
+    thread = held[0]._thread
+
+    async def forget() -> None:
+        held.clear()
+        gc.collect()
+
+    asyncio.run_coroutine_threadsafe(forget(), thread._loop)
+    thread._thread.join(timeout=5)
+    assert not thread._thread.is_alive()
+
+
 def test_a_stream_may_be_closed_after_its_client() -> None:
     body = Chunks(chunk("Hel"), then_wait=asyncio.Event().wait)
     asking = client(streaming(body))

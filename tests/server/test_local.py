@@ -1,6 +1,8 @@
 """An engine in this process: what is asked of the application, and what comes back."""
 
 import asyncio
+import atexit
+import gc
 import math
 import threading
 from contextlib import asynccontextmanager
@@ -266,6 +268,15 @@ def test_a_client_that_is_forgotten_stops_its_engine(engines):
     family.chat("Hello", max_tokens=4)
     del family
     assert engines == [False]
+
+
+def test_a_client_that_is_gone_leaves_nothing_to_do_at_the_end_of_the_program(engines):
+    opened().close()
+    gc.collect()
+    before = atexit._ncallbacks()
+    opened().close()
+    gc.collect()
+    assert atexit._ncallbacks() == before
 
 
 def test_an_engine_that_does_not_start_leaves_nothing_behind(monkeypatch):

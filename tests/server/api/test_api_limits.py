@@ -290,6 +290,13 @@ async def test_what_is_not_http_gets_the_error_shape(port: int) -> None:
     assert (status, body["error"]["code"]) == (400, "invalid_http")
 
 
+async def test_what_is_not_http_gets_an_id_to_look_for(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"nonsense\r\n\r\n")
+    assert b"\r\nx-request-id: req_" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), timeout=5)
+    writer.close()
+
+
 async def test_a_connection_serves_several_requests(port: int) -> None:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         for _ in range(3):

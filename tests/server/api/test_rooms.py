@@ -100,6 +100,32 @@ async def test_small_requests_of_other_keys_pass_a_large_one_so_many_times(
     await asyncio.gather(*tasks)
 
 
+async def test_a_long_row_of_many_keys_costs_no_more_than_a_short_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who waits is looked at so often, counted: 100 keys, a large request in front."""
+    looked: list[str] = []
+    fits = Room._key_fits
+    monkeypatch.setattr(Room, "_key_fits", lambda room, key, a: looked.append(key) or fits(room, key, a))
+
+    async def looks(waiting: int) -> float:
+        room, release = Room([100], share=0.5), asyncio.Event()
+
+        async def one(key: str, amount: int) -> None:
+            async with room.take(key, amount):
+                await release.wait()
+
+        looked.clear()
+        asked = [("first", 60), ("large", 50), *((f"k{i % 100}", 41) for i in range(waiting))]
+        tasks = [asyncio.create_task(one(*each)) for each in asked]
+        await asyncio.sleep(0.01)
+        release.set()
+        await asyncio.gather(*tasks)
+        return len(looked) / waiting
+
+    assert await looks(2000) < 1.5 * await looks(500)
+
+
 async def test_whoever_is_cancelled_leaves_nothing_behind() -> None:
     room, rng = Room([3, 30], share=0.7), random.Random(0)
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from eft_server.api.edge.errors import ApiError
+from eft_server.api.serving.current import CurrentRequest
 
 __all__ = ["AHEAD_BYTES", "HEADER_TIMEOUT_S", "STALL_BYTES", "STALL_S", "Connection"]
 
@@ -97,6 +98,7 @@ class Connection(H11Protocol):
             ("content-type", "application/json"),
             ("content-length", str(len(body))),
             ("connection", "close"),
+            ("x-request-id", CurrentRequest().id),
         ]
         events: tuple[Any, ...] = (
             h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),

@@ -107,9 +107,14 @@ class Room:
         A request that waits for its key's share blocks only that key. One that waits for room blocks its key at once,
         and all others after a number of them have overtaken it: small requests need not wait for a large one.
         """
+        if any(taken >= limit for taken, limit in zip(self._taken, self._limits, strict=True)):
+            return
         passed, held_up, large = deque[_Waiting](), set[str](), list[_Waiting]()
-        # Once every key is held up, nobody further back can be let in.
-        while self._row and len(held_up) < len(self._waiting_by):
+        behind = 0
+        # Once every key is held up, nobody further back can be let in. Behind a large one only the next are looked at,
+        # so that a long row costs no more than a short one.
+        while self._row and len(held_up) < len(self._waiting_by) and behind <= _PASSES:
+            behind += bool(large)
             waiting = self._row[0]
             if not waiting.admitted.done():
                 if waiting.key in held_up or not self._key_fits(waiting.key, waiting.amounts):
