@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from eft_server.behaviour.coefficients import BASE_FILTER, EXPERT_FILTER, mix
 from eft_server.behaviour.resolve import Behaviours
-from eft_server.errors import BehaviourError, ConfigError
+from eft_server.errors import BehaviourError
 from eft_server.family.file import Filter, ServerConfig
 
 FAMILY = {
@@ -176,5 +176,5 @@ def test_coefficients_are_refused_unless_the_operator_allows_them():
 
 def test_a_family_file_with_an_amplification_that_does_nothing_is_refused():
     aliases = {"odd": {"weights": {"aligned": 1}, "amplify": 0.5}}
-    with pytest.raises(ConfigError, match=r"aliases\.odd\.amplify: has no effect"):
+    with pytest.raises(ValueError, match=r"aliases\.odd\.amplify: has no effect"):
         Behaviours(ServerConfig.model_validate(FAMILY | {"aliases": aliases}))

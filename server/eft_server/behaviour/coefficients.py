@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from eft_server.family.family import BASE
 from eft_server.family.file import Filter, ServerConfig
 
-__all__ = ["BASE_FILTER", "EXPERT_FILTER", "Coefficients", "float32", "mix", "reference_shares"]
+__all__ = ["BASE_FILTER", "EXPERT_FILTER", "Coefficients", "float32", "mix"]
 
 EXPERT_FILTER = 1
 """The filter that drops the up-scaling delta outside the emulated small model's nucleus."""
@@ -63,22 +63,6 @@ class Coefficients:
         return frozenset(places | ({0} if self.filter and self.filter.kind == "base" else set()))
 
 
-def reference_shares(config: ServerConfig, weights: Mapping[str, float]) -> dict[str, float]:
-    """v_r for every reference of an expert with a weight, or 1 for the family's only one.
-
-    Returns:
-        An empty mapping if there are several references without any weight: then there is no up-scaling delta.
-    """
-    taken: dict[str, float] = {}
-    for name, weight in weights.items():
-        reference = config.family.reference_of(name)
-        taken[reference] = taken.get(reference, 0.0) + abs(weight)
-    if len(taken) == 1:
-        return dict.fromkeys(taken, 1.0)
-    total = math.fsum(taken.values())
-    return {name: share / total for name, share in taken.items() if share} if total else {}
-
-
 def mix(
     config: ServerConfig,
     weights: Mapping[str, float],
@@ -107,7 +91,7 @@ def mix(
     by_expert = filtered and keep is not None and keep.kind == "expert"
     delta = dict.fromkeys(config.family.names, 0.0)
     if amplify != 1 or by_expert:
-        references = reference_shares(config, weights)
+        references = config.family.reference_shares(weights)
         upscaling = {m: float(m == BASE) - references.get(m, 0.0) for m in config.family.names}
         for member, part in upscaling.items():
             terms[member].append((amplify - 1) * part)

@@ -139,14 +139,9 @@ class BehaviourRequest(BaseModel):
             given["filter"] = {"kind": kind, "top_p": top_p}
         return cls._read(given | ({"weights": weights} if weights else {}), "vllm_xargs")
 
-    @classmethod
-    def of_setting(cls, place: str) -> Self:
-        """An empty request, as which a setting in a family file is resolved."""
-        return cls()._at(place)
-
     @property
     def place(self) -> str:
-        """The request field that it was read from, or the place in a family file."""
+        """The request field that it was read from."""
         return self._place
 
     def param(self, *key: str) -> str:

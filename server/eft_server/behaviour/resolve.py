@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from eft_server.behaviour.coefficients import Coefficients, float32, mix, reference_shares
+from eft_server.behaviour.coefficients import Coefficients, float32, mix
 from eft_server.behaviour.request import BehaviourRequest
-from eft_server.errors import BehaviourError, ConfigError, UnknownModelError, shown
-from eft_server.family.family import BASE
+from eft_server.errors import BehaviourError, UnknownModelError, shown
 from eft_server.family.file import Filter, Range, ServerConfig, Setting
 
 __all__ = ["Behaviours", "Resolved", "ServedModel"]
@@ -81,14 +80,6 @@ class Behaviours:
         self._config = config
         self._settings = {config.name: config.defaults, **config.aliases}
         self._members = {f"{config.name}/{member}": member for member in config.family.names}
-        for name, setting in self._settings.items():
-            place = "defaults" if name == config.name else f"aliases.{name}"
-            try:
-                self._require_up_scaling(
-                    BehaviourRequest.of_setting(place), setting.weights, setting.amplify, setting.filter
-                )
-            except BehaviourError as error:
-                raise ConfigError(f"{error.param}: {error}") from None
 
     def resolve(
         self,
@@ -173,7 +164,8 @@ class Behaviours:
         keep = setting.filter if asked.filter is None else asked.filter
         for key, message in self._config.limits.violations(weights, scale, amplify):
             raise BehaviourError(message, asked.param(*key))
-        self._require_up_scaling(asked, weights, amplify, keep)
+        if problem := self._config.without_up_scaling(weights, amplify, keep):
+            raise BehaviourError(problem[1], asked.param(problem[0]))
         weights = {name: float(weight) for name, weight in weights.items()}
         coefficients = mix(self._config, weights, float(scale), float(amplify), keep)
         return Resolved(model, weights, float(scale), float(amplify), coefficients.filter, coefficients)
@@ -185,28 +177,6 @@ class Behaviours:
                 message = f"unknown behaviour {shown(name)}; known: {', '.join(experts)}"
                 raise BehaviourError(message, asked.param("weights", name))
         return {name: weights.get(name, 0.0) for name in experts}
-
-    def _require_up_scaling(
-        self, asked: BehaviourRequest, weights: Mapping[str, float], amplify: float, keep: Filter | None
-    ) -> None:
-        """Refuse a field that acts on the up-scaling delta where there is none."""
-        by_expert = keep is not None and keep.kind == "expert" and keep.top_p < 1
-        if amplify == 1 and not by_expert:
-            return
-        key = "amplify" if amplify != 1 else "filter"
-        shares = reference_shares(self._config, weights)
-        if not shares:
-            raise BehaviourError(
-                "needs a weight other than 0: the family has several references, and the weights decide which of "
-                "them the base is compared with",
-                asked.param(key),
-            )
-        if set(shares) == {BASE}:
-            raise BehaviourError(
-                "has no effect: the experts with a weight have the base as their reference, so there is no "
-                "up-scaling; leave it out",
-                asked.param(key),
-            )
 
     def _combination(
         self, model: str, asked: BehaviourRequest, coefficients: Mapping[str, float]

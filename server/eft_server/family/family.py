@@ -1,6 +1,7 @@
 """The members of a family, resolved once from the family file: their roles and sources."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -129,6 +130,25 @@ class Family:
         if reference is None:
             raise ValueError(f"{expert!r} is not an expert")
         return reference
+
+    def reference_shares(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """How the references share in the emulated small model's base: by the weights of their experts.
+
+        Args:
+            weights: one for each expert.
+
+        Returns:
+            A share for every reference of an expert with a weight, which sum to 1, or 1 for the family's only one; an
+            empty mapping if there are several references without any weight: then there is no up-scaling delta.
+        """
+        taken: dict[str, float] = {}
+        for name, weight in weights.items():
+            reference = self.reference_of(name)
+            taken[reference] = taken.get(reference, 0.0) + abs(weight)
+        if len(taken) == 1:
+            return dict.fromkeys(taken, 1.0)
+        total = math.fsum(taken.values())
+        return {name: share / total for name, share in taken.items() if share} if total else {}
 
     @cached_property
     def _by_name(self) -> dict[str, Member]:

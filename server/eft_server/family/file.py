@@ -296,6 +296,27 @@ class ServerConfig(_Section):
         copied.__dict__.pop("family", None)
         return copied
 
+    def without_up_scaling(
+        self, weights: Mapping[str, float], amplify: float, keep: Filter | None
+    ) -> tuple[str, str] | None:
+        """Find a field that acts on the up-scaling delta where there is none: its key, and the problem in words."""
+        by_expert = keep is not None and keep.kind == "expert" and keep.top_p < 1
+        if amplify == 1 and not by_expert:
+            return None
+        key = "amplify" if amplify != 1 else "filter"
+        shares = self.family.reference_shares(weights)
+        if not shares:
+            return key, (
+                "needs a weight other than 0: the family has several references, and the weights decide which of "
+                "them the base is compared with"
+            )
+        if set(shares) == {BASE}:
+            return key, (
+                "has no effect: the experts with a weight have the base as their reference, so there is no "
+                "up-scaling; leave it out"
+            )
+        return None
+
     @property
     def _names(self) -> tuple[str, ...]:
         return (BASE, *self.references, *self.experts)
@@ -314,6 +335,7 @@ class ServerConfig(_Section):
             n: self._completed(("aliases", n), alias, self.defaults) for n, alias in self.aliases.items()
         }
         self._complete("aliases", aliases)
+        self._check_up_scaling()
         self._check_vllm_options()
         return self
 
@@ -388,6 +410,13 @@ class ServerConfig(_Section):
             for option in ("generation_config", "override_generation_config"):
                 if option in self.vllm:
                     raise KeyedError(("vllm", option), "repeats defaults.sampling: remove one of them")
+
+    def _check_up_scaling(self) -> None:
+        aliases = [(("aliases", name), alias) for name, alias in self.aliases.items()]
+        settings: list[tuple[tuple[str, ...], Setting]] = [(("defaults",), self.defaults), *aliases]
+        for key, setting in settings:
+            if problem := self.without_up_scaling(setting.weights, setting.amplify, setting.filter):
+                raise KeyedError((*key, problem[0]), problem[1])
 
     def _check_limits_named(self) -> None:
         for name in self.limits.weights:

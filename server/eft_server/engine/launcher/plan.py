@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from eft_server.behaviour.resolve import Behaviours
+from eft_server.behaviour.coefficients import mix
 from eft_server.engine.launcher.parsers import parser_options
 from eft_server.engine.launcher.version import require_tested_vllm
 from eft_server.engine.message import KEY, Manifest, MemberWeights
@@ -329,7 +329,8 @@ def _family_options(
 
 
 def _default_vector(config: ServerConfig) -> tuple[float, ...]:
-    numbers = Behaviours(config).resolve(config.name).coefficients.numbers
+    own = config.defaults
+    numbers = mix(config, own.weights, own.scale, own.amplify, own.filter).numbers
     return (*numbers, *(0.0,) * (2 * len(config.family) + 2 - len(numbers)))
 
 
