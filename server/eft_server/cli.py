@@ -313,7 +313,7 @@ def _family_table(bundled: dict[str, Path]) -> Table:
     for name in bundled:
         config = load_config(name)
         base = os.path.basename(config.base.model)
-        experts = ", ".join(os.path.basename(expert.source.model) for expert in config.family.experts)
+        experts = ", ".join(config.experts)
         table.add_row(*map(Text, (name, base, experts, config.description)))
     return table
 

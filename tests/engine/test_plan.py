@@ -298,7 +298,7 @@ def test_no_arguments_are_no_options() -> None:
         ),
         (
             "server.reasoning_parser=deepseek_r1",
-            "reasoning_parser 'deepseek_r1' does not fit this family: .*think",
+            "reasoning_parser 'deepseek_r1': no fit for this family: .*think",
         ),
         ("server.tool_parser=hermes", "the chat template does not mention tools"),
         ("vllm.reasoning_parser=qwen3", "use server.reasoning_parser"),

@@ -67,7 +67,11 @@ def test_a_refusal_says_where_and_what_is_expected(eft: Any, param: str, message
     [
         ({"eft.weights": {"helpful": 1}}, "vllm_xargs.eft.weights", "must be a number, not an object"),
         ({"eft.kind": "expert"}, "vllm_xargs.eft.kind", "must be a number, not 'expert'"),
-        ({"eft.filter": "rude"}, "vllm_xargs.eft.filter", "'rude' is not a kind of filter; known: expert, base"),
+        (
+            {"eft.filter": "rude"},
+            "vllm_xargs.eft.filter",
+            "'rude' is not a kind of filter; known: expert, base",
+        ),
         ({"eft.top_p": 2, "eft.filter": "base"}, "vllm_xargs.eft.top_p", "2 is out of bounds"),
     ],
 )

@@ -174,7 +174,7 @@ class Behaviours:
         experts = self._config.experts
         for name in weights:
             if name not in experts:
-                message = f"unknown behaviour {shown(name)}; known: {', '.join(experts)}"
+                message = f"unknown expert {shown(name)}; known: {', '.join(experts)}"
                 raise BehaviourError(message, asked.param("weights", name))
         return {name: weights.get(name, 0.0) for name in experts}
 

@@ -38,6 +38,18 @@ async def test_without_a_key_every_path_is_closed(
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [({}, "needs an API key"), ({"authorization": "Bearer wrong"}, "not one of this server's API keys")],
+)
+async def test_a_missing_key_and_a_wrong_one_are_told_apart(
+    guarded: httpx.AsyncClient, headers: dict[str, str], said: str
+) -> None:
+    response = await guarded.get("/v1/models", headers=headers)
+    assert said in response.json()["error"]["message"] and "Bearer <key>" in response.text
+
+
+@pytest.mark.asyncio
 async def test_health_is_open(guarded: httpx.AsyncClient) -> None:
     assert (await guarded.get("/health")).status_code == 200
 

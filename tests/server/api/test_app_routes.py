@@ -353,3 +353,13 @@ async def test_a_field_that_only_vllms_message_names_is_named(client: httpx.Asyn
     response = await client.post("/v1/completions", json={"prompt": "a", "min_tokens": 9, "max_tokens": 2})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "min_tokens"
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+async def test_a_developers_message_is_a_systems(
+    client: httpx.AsyncClient, engine: FakeEngine, role: str
+) -> None:
+    said = [{"role": role, "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    for path, body in (("/v1/chat/completions", {"messages": said}), ("/v1/responses", {"input": said})):
+        assert (await client.post(path, json=body)).status_code == 200
+    assert len(set(engine.prompts)) == 1 and "Be brief." in engine.prompts[0]

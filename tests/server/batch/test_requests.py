@@ -118,7 +118,7 @@ def test_without_options_bodies_stay_as_they_are():
     [
         (("gpt-4", None, None), "the command line's model: 'gpt-4' is not served"),
         ((None, {"helpful": 7.0}, None), "the command line's eft.weights.helpful: 7.0 is out of bounds"),
-        ((None, {"helpfull": 1.0}, None), "unknown behaviour 'helpfull'"),
+        ((None, {"helpfull": 1.0}, None), "unknown expert 'helpfull'"),
         ((None, None, float("nan")), "the command line's eft.scale: must be a finite number"),
         (("demo/base", {"helpful": 1.0}, None), "is a single member and takes no weights"),
     ],

@@ -27,7 +27,7 @@ class ApiKeyAuth:
         if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
             key = self._admitted(scope)
             if key is None:
-                await _refusal().response()(scope, receive, send)
+                await _refusal("authorization" in Headers(scope=scope)).response()(scope, receive, send)
                 return
             current().key = key
         await self.app(scope, receive, send)
@@ -41,8 +41,11 @@ class ApiKeyAuth:
         return digest.hex()[:16] if scheme.lower() == "bearer" and any(matches) else None
 
 
-def _refusal() -> ApiError:
-    message = "This server needs an API key: send the header 'Authorization: Bearer <key>'."
+def _refusal(given: bool) -> ApiError:
+    header = "send the header 'Authorization: Bearer <key>'"
+    message = f"This is not one of this server's API keys: {header} with one of them."
+    if not given:
+        message = f"This server needs an API key: {header}."
     return ApiError(message, status=401, headers={"WWW-Authenticate": "Bearer"})
 
 

@@ -255,7 +255,7 @@ def _score_items(value: Any, options: ServerOptions) -> None:
             if key not in _ITEM_KEYS:
                 raise FieldError(f"not supported; an item has {', '.join(_ITEM_KEYS)}", f"{place}.{key[:64]}")
         if (item.get("messages") is None) == (item.get("prompt") is None):
-            raise FieldError("needs either messages or a prompt", place)
+            raise FieldError("needs either messages or a prompt, not both", place)
         if item.get("prompts") is not None and item.get("prompt") is None:
             raise FieldError("a conversation's prompts come from the members' templates", f"{place}.prompts")
         _one_text(item.get("completion"), f"{place}.completion", options)

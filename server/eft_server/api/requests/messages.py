@@ -7,10 +7,13 @@ from eft_server.api.requests.tools import MAX_TOOLS, check_call, need_parser
 from eft_server.errors import shown
 from eft_server.family.file import ServerOptions
 
-__all__ = ["ROLES", "check_content", "check_id", "check_messages", "each"]
+__all__ = ["DEVELOPER", "ROLES", "check_content", "check_id", "check_messages", "each"]
 
 MAX_MESSAGES = 1024
 ROLES = ("system", "user", "assistant", "tool")
+
+DEVELOPER = "developer"
+"""OpenAI's newer name for the system's role, which chat templates do not know."""
 MAX_ID_CHARS = 256
 _KEYS = {
     "system": frozenset({"role", "content"}),
@@ -54,6 +57,8 @@ def each(value: Any, most: int, what: str) -> list[tuple[Any, str]]:
 def _check_message(message: Any, options: ServerOptions) -> None:
     if not isinstance(message, dict):
         raise FieldError(f"{shown(message)} is not a message")
+    if message.get("role") == DEVELOPER:
+        message["role"] = "system"
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise FieldError(f"{shown(role)} is not one of {', '.join(ROLES)}", ".role")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from eft_server.api.requests.checks import FieldError
-from eft_server.api.requests.messages import check_content, check_id, each
+from eft_server.api.requests.messages import DEVELOPER, check_content, check_id, each
 from eft_server.api.requests.tools import check_call, need_parser
 from eft_server.errors import shown
 from eft_server.family.file import ServerOptions
@@ -57,6 +57,8 @@ def _check_item(item: Any, options: ServerOptions) -> None:
 
 
 def _check_message(item: dict[str, Any], _options: ServerOptions) -> None:
+    if item.get("role") == DEVELOPER:
+        item["role"] = "system"
     if item.get("role") not in ROLES:
         raise FieldError(f"{shown(item.get('role'))} is not one of {', '.join(ROLES)}", ".role")
     check_content(item.get("content"), _PARTS, _PART_KEYS)

@@ -84,4 +84,4 @@ def _check_tokenizer(config: ServerConfig, tools: str | None, reasoning: str | N
             for key, name in (("tool_parser", tools), ("reasoning_parser", reasoning))
             if name
         )
-        raise ConfigError(f"server: {named} does not fit this family: {error}") from error
+        raise ConfigError(f"server: {named}: no fit for this family: {error}") from error
