@@ -82,7 +82,7 @@ def test_tritons_scratch_is_as_wide_as_the_members_heads(configs: dict[str, Vllm
 def test_heads_that_no_settings_have_room_for_are_refused_by_name(configs: dict[str, VllmConfig]) -> None:
     """A member whose layers differ says how wide the narrow ones are."""
     group = as_vllm_makes_it(configs, "b")
-    with pytest.raises(ValueError, match=r"members\.b\..* has heads of 128 numbers.*TRITON_ATTN.*32"):
+    with pytest.raises(ValueError, match=r"members\.b\..* has heads of size 128.*TRITON_ATTN.*32"):
         MemberAttention("members.b.", [[group]], configs["a"])
 
 
