@@ -9,12 +9,14 @@ TESTING := $(VENV)/.testing
 COMPILE := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_31 --only-binary :all: \
   --no-annotate --no-header --generate-hashes --upgrade $(if $(UV_FIND_LINKS),,--torch-backend cpu)
 FAMILY ?= demo
+TARGET ?= cpu
+BASE ?=
 ARGS ?=
 
 # Two engines at once where there are cores for them; what shares an engine runs in one process (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: help install install-bench serve test test-fast test-full check bench bench-start gpu-check exact demo-family lock clean
+.PHONY: help install install-bench serve test test-fast test-full check bench bench-start gpu-check exact demo-family image sbom deploy-check lock clean
 
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -41,13 +43,13 @@ serve: $(SERVING) ## Serve the demo family on 127.0.0.1:8000 (FAMILY=file.yaml f
 	$(BIN)/eft serve $(FAMILY) $(ARGS)
 
 test: $(TESTING) ## Run the tests: pure ones, the API, real engines, the README (ARGS="-k blend")
-	$(PYTEST) -m "not full" $(ARGS)
+	$(PYTEST) -m "not full and not deploy" $(ARGS)
 
 test-fast: $(TESTING) ## Only those that start no engine, for the inner loop
-	$(PYTEST) -m "not engine and not full" $(ARGS)
+	$(PYTEST) -m "not engine and not full and not deploy" $(ARGS)
 
 test-full: $(TESTING) ## Every test, also those that take too long for every day (docs/testing.md)
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -m "not deploy" $(ARGS)
 
 check: $(TESTING) ## Lint, format check, types
 	$(BIN)/ruff check .
@@ -68,6 +70,16 @@ exact: $(TESTING) ## Compare the engine with plain transformers, on the device t
 
 demo-family: $(TESTING) ## Rebuild the demo family from nothing and evaluate it (under two hours on two cores)
 	$(BIN)/python -m eft_demo $(ARGS)
+
+image: ## Build the image eft-server:cpu (docker, or buildah without a daemon; BASE=image to build on)
+	BASE=$(BASE) sh deploy/build-image.sh $(TARGET)
+
+sbom: $(SERVING) ## Print what the image holds of Python, as a CycloneDX list
+	@$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --pyproject pyproject.toml \
+	  --output-reproducible deploy/requirements-cpu.txt
+
+deploy-check: $(TESTING) ## Build the image and run it (needs root, buildah and debootstrap, or BASE; ten minutes)
+	BASE=$(BASE) $(BIN)/python -m pytest -m deploy tests/deploy $(ARGS)
 
 lock: ## Resolve pyproject.toml again into the locks in deploy/ (needs uv)
 	cd deploy && $(COMPILE) ../pyproject.toml --extra cpu --no-emit-package triton --output-file requirements-cpu.txt
