@@ -49,7 +49,7 @@ def test_links_lead_to_a_file_and_to_a_heading(page: Path, target: str) -> None:
 
 def test_every_page_is_linked_from_another() -> None:
     linked = {(page.parent / target.partition("#")[0]).resolve() for page, target in LINKS}
-    assert {page for page in PAGES if page not in linked} == {ROOT / "README.md"}
+    assert {page for page in PAGES if page not in linked} <= {ROOT / "README.md"}
 
 
 def test_the_readme_stays_short() -> None:
