@@ -44,11 +44,12 @@ def require_bench(*packages: str) -> None:
 
 
 @contextmanager
-def errors_in_words() -> Iterator[None]:
-    """Our errors as one message on stderr."""
+def errors_in_words(*others: type[Exception]) -> Iterator[None]:
+    """Our errors, and others that are expected, as one message on stderr; a defect keeps its traceback."""
+    errors: tuple[type[Exception], ...] = (EftError, *others)
     try:
         yield
-    except EftError as error:
+    except errors as error:
         raise fail(error, EXIT_WRONG_INPUT) from error
 
 

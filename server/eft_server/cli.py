@@ -16,9 +16,9 @@ from rich.text import Text
 from eft_client.cli import add_commands
 from eft_client.exits import EXIT_FAILED, EXIT_INTERRUPTED, output_in_words
 from eft_server import __version__
-from eft_server.ending import errors_in_words
 from eft_server.environment import LogLevel, log_vllm, use_hub
 from eft_server.errors import ConfigError, EftError
+from eft_server.exits import errors_in_words
 from eft_server.family.file import ServerConfig
 from eft_server.family.load import bundled_families, load_config
 

@@ -1,12 +1,11 @@
 """The request field `eft` and its flat form: one definition to parse, refuse and describe them."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -36,41 +35,23 @@ def _number(value: Any) -> float:
     return value
 
 
-def _not_null(kind: str) -> Callable[[Any], Any]:
-    """A field may be absent (None), but not null."""
-
-    def check(value: Any) -> Any:
-        if value is None:
-            raise PydanticCustomError(kind, "")
-        return value
-
-    return check
-
-
-def _first_wrong(value: Any) -> Any:
-    """Of an object that holds something else than numbers, only the first: pydantic would list every one."""
+def _numbers(value: Any) -> dict[Any, float]:
+    """An object of numbers; the first value that is none is the problem, since a list of all could be long."""
     if not isinstance(value, Mapping):
-        return value
-    wrong = ({key: item} for key, item in value.items() if not _is_number(item))
-    return next(wrong, value)
+        raise PydanticCustomError("dict_type", "")
+    for key, item in value.items():
+        try:
+            _number(item)
+        except PydanticCustomError as error:
+            raise PydanticCustomError(error.type, "", {"key": key, "value": item}) from None
+    return dict(value)
 
 
-def _is_number(value: Any) -> bool:
-    try:
-        _number(value)
-    except PydanticCustomError:
-        return False
-    return True
-
-
-_Number = Annotated[float, PlainValidator(_number)]
-_Factor = Annotated[
-    _Number | None, BeforeValidator(_not_null("float_type")), WithJsonSchema({"type": "number"})
-]
+# Not run on the default: a field may be absent (None), but not null.
+_Factor = Annotated[float | None, PlainValidator(_number), WithJsonSchema({"type": "number"})]
 _Numbers = Annotated[
-    dict[Any, _Number] | None,
-    BeforeValidator(_first_wrong),
-    BeforeValidator(_not_null("dict_type")),
+    dict[Any, float] | None,
+    PlainValidator(_numbers),
     WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}}),
 ]
 
@@ -156,6 +137,9 @@ class BehaviourRequest(BaseModel):
             problems = error.errors(include_url=False)
             unknown = (problem for problem in problems if problem["type"] == "extra_forbidden")
             problem = next(unknown, problems[0])
+            inside = problem.get("ctx", {})
+            if "key" in inside:
+                problem["loc"], problem["input"] = (*problem["loc"], inside["key"]), inside["value"]
             raise BehaviourError(_words(problem, cls), _param(place, problem["loc"])) from None
 
     def _at(self, place: str) -> Self:

@@ -21,10 +21,10 @@ from rich.table import Table
 from eft_client.progress import Progress
 from eft_server.behaviour.resolve import Behaviours
 from eft_server.bench.prompts import random_ids
-from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.message import KEY, Manifest, MemberWeights, extra_args
 from eft_server.environment import log_vllm
+from eft_server.exits import errors_in_words
 from eft_server.family.file import ServerConfig
 from eft_server.family.inspection import inspect_family
 from eft_server.family.load import load_config

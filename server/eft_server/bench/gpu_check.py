@@ -20,11 +20,11 @@ from eft_server.bench import shapes
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import Rounds, spread
 from eft_server.bench.targets import Job, Target, composite, member
-from eft_server.ending import errors_in_words
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.launcher.plan import plan
 from eft_server.environment import log_vllm
 from eft_server.errors import ConfigError
+from eft_server.exits import errors_in_words
 from eft_server.family.file import ServerConfig
 from eft_server.family.inspection import FamilyReport, inspect_family
 from eft_server.family.load import load_config

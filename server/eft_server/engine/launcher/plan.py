@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from eft_server.behaviour.coefficients import mix
 from eft_server.engine.launcher.parsers import parser_options
 from eft_server.engine.launcher.version import require_tested_vllm
-from eft_server.engine.message import KEY, Manifest, MemberWeights
+from eft_server.engine.message import KEY, Manifest, MemberWeights, vector_of
 from eft_server.engine.plugin import ARCHITECTURE, register
+from eft_server.engine.worker.columns import vector_width
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.family.checkpoint import read_generation_config
 from eft_server.family.family import BASE, Member, Role, Source
@@ -331,7 +332,7 @@ def _family_options(
 def _default_vector(config: ServerConfig) -> tuple[float, ...]:
     own = config.defaults
     numbers = mix(config, own.weights, own.scale, own.amplify, own.filter).numbers
-    return (*numbers, *(0.0,) * (2 * len(config.family) + 2 - len(numbers)))
+    return vector_of({KEY: numbers}, vector_width(len(config.family)))
 
 
 def _mixture(models: Mapping[str, "ModelConfig"]) -> dict[str, Any]:

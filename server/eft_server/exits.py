@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from eft_client import exits
 from eft_client.exits import EXIT_WRONG_INPUT, fail
 from eft_server.errors import EftError
 
@@ -16,15 +17,10 @@ _INSTALL_ADVICE = (
 
 @contextmanager
 def errors_in_words(*others: type[Exception]) -> Iterator[None]:
-    """Turn our errors, and others that are expected, into one message on stderr and an exit status.
-
-    A defect keeps its traceback.
-    """
-    errors: tuple[type[Exception], ...] = (EftError, *others)
+    """As for the client's commands, for the server's errors too, and where there is no engine how to install one."""
     try:
-        yield
-    except errors as error:
-        raise fail(error, EXIT_WRONG_INPUT) from error
+        with exits.errors_in_words(EftError, *others):
+            yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _ENGINE_PACKAGES:
             raise
