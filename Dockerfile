@@ -1,7 +1,7 @@
 # The server in an image; docs/deploy.md says how to build and run it.
 #
 #   docker build --target cpu --tag eft-server:cpu .
-#   docker run --rm -p 8000:8000 eft-server:cpu
+#   docker run --rm --shm-size 512m -p 8000:8000 eft-server:cpu
 #
 # BASE has Debian's packages and Python 3.11 or newer. The other arguments are pip's and uv's settings, for a package
 # index or a certificate other than the public ones.

@@ -23,7 +23,7 @@ mount --bind {root} {root} && mount -o remount,bind,ro {root}
 mount -t proc proc {root}/proc
 mount --bind /sys {root}/sys
 mount --bind /dev {root}/dev
-mount -t tmpfs -o mode=1777,size=64m tmpfs {root}/dev/shm
+mount -t tmpfs -o mode=1777,size=512m tmpfs {root}/dev/shm
 for writable in tmp home/eft cache; do mount -t tmpfs -o mode=1777 tmpfs {root}/$writable; done
 exec chroot --userspec={user} {root} /usr/bin/env -i {environment} {command}
 """
