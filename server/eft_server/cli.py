@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -18,11 +19,13 @@ from eft_client.exits import EXIT_FAILED, EXIT_INTERRUPTED, output_in_words
 from eft_server import __version__
 from eft_server.environment import LogLevel, log_vllm, use_hub
 from eft_server.errors import ConfigError, EftError
-from eft_server.exits import errors_in_words
+from eft_server.exits import ended_quickly, errors_in_words
 from eft_server.family.file import ServerConfig
 from eft_server.family.load import bundled_families, load_config
 
 if TYPE_CHECKING:
+    import socket
+
     from eft_server.batch.run import Batch
     from eft_server.engine.launcher.plan import EnginePlan
     from eft_server.engine.launcher.stages import Stages
@@ -76,7 +79,7 @@ VllmArguments = Annotated[
 
 def main() -> None:
     """Run the command line."""
-    with output_in_words():
+    with ended_quickly(), output_in_words():
         app()
 
 
@@ -111,6 +114,12 @@ def serve(  # noqa: PLR0913 (one for each option)
     api_key_file: Annotated[
         Path | None, typer.Option(help="File of accepted API keys, one per line.")
     ] = None,
+    supervise: Annotated[
+        bool,
+        typer.Option(
+            "--supervise", help="Start the server again if it dies; the port answers 503 meanwhile."
+        ),
+    ] = False,
     overrides: Overrides = None,
     revision: Revision = None,
     offline: Offline = False,
@@ -127,6 +136,10 @@ def serve(  # noqa: PLR0913 (one for each option)
     eft serve demo
 
     eft serve mine.yaml --port 9000 -- --max-model-len 4096
+
+    SIGTERM or Ctrl-C: new requests get 503, those under way have server.drain_s
+    to finish, and what is left then ends with an error. A second one ends all
+    at once.
     """
     with errors_in_words(), suppress(KeyboardInterrupt):
         use_hub(offline=offline, cache_dir=cache_dir)
@@ -137,17 +150,40 @@ def serve(  # noqa: PLR0913 (one for each option)
         given = [f"server.{key}={json.dumps(v)}" for key, v in flags.items() if v is not None]
         config = load_config(family, [*(overrides or ()), *given], revision=revision)
         from eft_server.api.edge.keys import read_api_keys
-        from eft_server.api.edge.listener import listener_on
 
         key_file = config.server.api_key_file
         api_keys = read_api_keys(Path(key_file)) if key_file is not None else ()
-        with closing(listener_on(config.server.host, config.server.port)) as listener, _start() as stages:
+        if supervise:
+            raise typer.Exit(_supervised(config))
+        listener, supervisor = _sockets(config)
+        with closing(listener), _start() as stages:
             plan = _planned(config, vllm_arguments or (), stages)
             from eft_server.api.edge.signals import interrupted_by_signals
             from eft_server.api.serve import run
 
             with interrupted_by_signals():
-                run(config, plan, listener, api_keys, stages)
+                run(config, plan, listener, api_keys, stages, supervisor)
+
+
+def _sockets(config: ServerConfig) -> "tuple[socket.socket, socket.socket | None]":
+    """The socket to listen on, and the supervisor's if there is one, which has the first already."""
+    from eft_server.api.edge.listener import listener_on
+    from eft_server.api.supervise import INHERITED, inherited
+
+    if INHERITED in os.environ:
+        return inherited()
+    return listener_on(config.server.host, config.server.port), None
+
+
+def _supervised(config: ServerConfig) -> int:
+    """Run this very command again and again, but for the option."""
+    from eft_server.api.edge.listener import listener_on
+    from eft_server.api.supervise import supervise
+
+    arguments = [argument for argument in sys.argv[1:] if argument != "--supervise"]
+    command = [sys.executable, "-m", "eft_server", *arguments]
+    with closing(listener_on(config.server.host, config.server.port)) as listener:
+        return supervise(listener, command)
 
 
 @contextmanager

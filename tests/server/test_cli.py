@@ -119,8 +119,9 @@ def test_serve_passes_flags_overrides_and_vllm_arguments_on(
         64,
     )
     assert result.exit_code == 0, result.output
-    config, plan, listener, keys, _ = served[0]
+    config, plan, listener, keys, _, supervisor = served[0]
     assert (keys, listener.closed) == (("first", "second"), True)
+    assert supervisor is None
     assert (config.server.host, config.server.port, config.server.max_n) == ("::1", 9, 2)
     assert config.server.api_key_file == tmp_path / "elsewhere" / "keys"
     assert config.defaults.scale == 0.5

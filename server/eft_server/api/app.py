@@ -8,6 +8,7 @@ from starlette.types import ASGIApp
 from typing_extensions import override
 from vllm.engine.protocol import EngineClient
 
+from eft_server.api.edge.admission import Admission
 from eft_server.api.edge.auth import ApiKeyAuth
 from eft_server.api.edge.deadlines import UnderWay
 from eft_server.api.edge.errors import install_error_handlers
@@ -67,7 +68,7 @@ def create_app(
 
 
 def _add_limits(app: FastAPI, config: ServerConfig, api_keys: Sequence[str]) -> None:
-    """Innermost first: a request is authorised, then read, and only then takes one of the places."""
+    """Innermost first: a request is let in, authorised, then read, and only then takes one of the places."""
     options = config.server
     working_paths = {chat.PATH, completions.PATH, responses.PATH, scores.PATH, *tokens.WORKING_PATHS}
     share, under_way = options.share(len(api_keys)), app.state.under_way
@@ -87,3 +88,4 @@ def _add_limits(app: FastAPI, config: ServerConfig, api_keys: Sequence[str]) -> 
     )
     if api_keys:
         app.add_middleware(ApiKeyAuth, keys=api_keys)
+    app.add_middleware(Admission, under_way=under_way)

@@ -1,27 +1,28 @@
 """Run the server: start the engine, answer requests until a signal, stop everything."""
 
 import asyncio
-import contextlib
 import copy
 import logging
 import socket
 import sys
-from collections.abc import Iterator, Sequence
-from types import FrameType
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
 import uvloop
-from typing_extensions import override
 from uvicorn.config import LOGGING_CONFIG
 from vllm.engine.protocol import EngineClient
 
 from eft_server.api.app import create_app
+from eft_server.api.draining import LAST_WORDS_S, DrainingServer
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.connection import Connection
 from eft_server.api.edge.deadlines import UnderWay
-from eft_server.api.edge.errors import ApiError
-from eft_server.api.edge.signals import GRACE_S, handled_by
+from eft_server.api.edge.signals import stop_at_once_on_signals
+from eft_server.api.serving.pulse import Pulse
 from eft_server.api.serving.renderer import voices_of
+from eft_server.api.supervise import report_ready
 from eft_server.engine.launcher.launch import open_engine
 from eft_server.engine.launcher.plan import EnginePlan
 from eft_server.engine.launcher.stages import Stages
@@ -31,13 +32,20 @@ __all__ = ["run"]
 
 _WATCH_INTERVAL_S = 1.0
 _KEEP_ALIVE_S = 30
-_POLL_S = 0.05
-LAST_WORDS_S = 2.0
-"""How long answers may take to send an error before connections are closed."""
+_RETRY_AFTER_S = 5
+LOST_S = 30.0
+"""How long an engine may be stopped before the server gives it up."""
+
+_logger = logging.getLogger(__name__)
 
 
-def run(
-    config: ServerConfig, plan: EnginePlan, listener: socket.socket, api_keys: Sequence[str], stages: Stages
+def run(  # noqa: PLR0913 (what a server has, once)
+    config: ServerConfig,
+    plan: EnginePlan,
+    listener: socket.socket,
+    api_keys: Sequence[str],
+    stages: Stages,
+    supervisor: socket.socket | None = None,
 ) -> None:
     """Serve a family until SIGINT or SIGTERM.
 
@@ -47,86 +55,75 @@ def run(
         listener: A bound socket, which listens once the engine runs.
         api_keys: The accepted keys; none means that no key is needed.
         stages: Shows the progress of the start.
+        supervisor: Who wants to know when the server is ready, if anybody.
 
     Raises:
         KeyboardInterrupt: A signal came while the engine was starting.
-        SystemExit: The engine stopped unexpectedly (status 1).
+        SystemExit: The engine stopped unexpectedly (status 1), or a second signal came (128 and its number).
     """
-    uvloop.run(_serve(config, plan, listener, api_keys, stages))
+    uvloop.run(_serve(config, plan, listener, api_keys, stages, supervisor))
 
 
-async def _serve(
+async def _serve(  # noqa: PLR0913 (the same)
     config: ServerConfig,
     plan: EnginePlan,
     listener: socket.socket,
     api_keys: Sequence[str],
     stages: Stages,
+    supervisor: socket.socket | None,
 ) -> None:
     async with open_engine(plan, stages) as engine:
         voices = voices_of(config, plan)
         app = create_app(engine, config, api_keys=api_keys, chat_template=plan.chat_template, voices=voices)
-        server = _Server(_uvicorn_config(app), app.state.under_way)
-        watch = asyncio.create_task(_stop_with(engine, server))
+        pulse, under_way = app.state.service.pulse, app.state.under_way
+        server = DrainingServer(_uvicorn_config(app), under_way, config.server.drain_s)
+        tasks = [
+            asyncio.create_task(work) for work in (_watch(engine, pulse, server, under_way), pulse.beat())
+        ]
         listener.listen(server.config.backlog)
         stages.end("ready")
         _announce(config, listener, needs_key=bool(api_keys))
+        if supervisor is not None:
+            report_ready(supervisor)
         try:
             await server.serve(sockets=[listener])
         finally:
-            watch.cancel()
-        failed = engine.errored
-    if failed:
-        sys.exit("The engine stopped unexpectedly; see its log above.")
+            stop_at_once_on_signals()
+            for task in tasks:
+                task.cancel()
+        problem = pulse.problem()
+        if problem or server.hurried:
+            pulse.kill()
+    if server.hurried:
+        sys.exit(128 + server.hurried)
+    if problem and not server.asked:
+        sys.exit(f"The server has stopped, since {problem}; see its log above.")
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn's server, which answers a signal by stopping and does not raise it again afterwards.
-
-    When it stops waiting, unfinished answers end with an error: uvicorn would just cut them off.
-    """
-
-    def __init__(self, config: uvicorn.Config, under_way: UnderWay) -> None:
-        super().__init__(config)
-        self._under_way = under_way
-
-    @override
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Report the signal, since requests under way may take a while."""
-        if not self.should_exit:
-            print("Stopping", file=sys.stderr, flush=True)
-        super().handle_exit(sig, frame)
-
-    @override
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Wait for requests under way, within a time limit; a second signal ends the waiting."""
-        last = asyncio.get_running_loop().call_later(GRACE_S - LAST_WORDS_S, self._end_answers)
-        try:
-            await super().shutdown(sockets)
-        finally:
-            last.cancel()
-        if self.force_exit:
-            self._end_answers()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORDS_S):
-                    while self.server_state.tasks:
-                        await asyncio.sleep(_POLL_S)
-
-    def _end_answers(self) -> None:
-        message = "The server is stopping; the answer is not complete."
-        headers = {"Connection": "close", "Retry-After": "5"}
-        self._under_way.end(ApiError(message, status=503, headers=headers))
-
-    @contextlib.contextmanager
-    @override
-    def capture_signals(self) -> Iterator[None]:
-        with handled_by(self.handle_exit):
-            yield
-
-
-async def _stop_with(engine: EngineClient, server: uvicorn.Server) -> None:
+async def _watch(engine: EngineClient, pulse: Pulse, server: DrainingServer, under_way: UnderWay) -> None:
+    """Stop the server when its engine has stopped; while the engine is only lost, end requests with an error."""
+    lost_s: float | None = None
     while not engine.errored:
         await asyncio.sleep(_WATCH_INTERVAL_S)
+        problem = pulse.problem()
+        if problem is None:
+            if lost_s is not None and not server.should_exit:
+                _logger.warning("The engine is back")
+                under_way.resume()
+            lost_s = None
+        elif lost_s is None:
+            lost_s = time.monotonic()
+            _logger.error("Requests are refused: %s", problem)
+            under_way.end(_lost(problem))
+        elif time.monotonic() - lost_s > LOST_S:
+            break
+    under_way.end(_lost(pulse.problem() or "the engine has stopped"))
     server.should_exit = True
+
+
+def _lost(problem: str) -> ApiError:
+    message = f"The server cannot answer at present: {problem}."
+    return ApiError(message, status=503, headers={"Retry-After": str(_RETRY_AFTER_S)})
 
 
 def _uvicorn_config(app: Any) -> uvicorn.Config:
@@ -138,7 +135,7 @@ def _uvicorn_config(app: Any) -> uvicorn.Config:
         log_config=_log_config(),
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=LAST_WORDS_S,
     )
 
 

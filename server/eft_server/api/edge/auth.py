@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.admission import PROBES
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.serving.current import current
 
 __all__ = ["ApiKeyAuth"]
 
-_OPEN_PATHS = frozenset({"/health"})
-
 
 class ApiKeyAuth:
-    """ASGI middleware: every path but /health needs ``Authorization: Bearer <key>``."""
+    """ASGI middleware: every path but hosts' probes needs ``Authorization: Bearer <key>``."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self.app = app
@@ -24,7 +23,7 @@ class ApiKeyAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and scope["path"] not in _OPEN_PATHS:
+        if scope["type"] == "http" and scope["path"] not in PROBES:
             key = self._admitted(scope)
             if key is None:
                 await _refusal("authorization" in Headers(scope=scope)).response()(scope, receive, send)

@@ -1,12 +1,13 @@
-"""Deadlines for awaiting, which all expire early when the server stops."""
+"""The requests under way: each has deadlines, which all expire early when the server stops or its engine is lost."""
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 from weakref import WeakSet
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
 
 __all__ = ["Deadline", "UnderWay"]
 
@@ -53,11 +54,27 @@ class Deadline:
 
 
 class UnderWay:
-    """The deadlines of all requests under way: all can be ended at once, each with an error."""
+    """The requests under way, and whether more may come.
+
+    Attributes:
+        count: How many there are.
+        refusal: The error for new requests; None while they are welcome.
+    """
 
     def __init__(self) -> None:
         self._deadlines = WeakSet[Deadline]()
         self._ended: ApiError | None = None
+        self.count = 0
+        self.refusal: ApiError | None = None
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Count a request while the block runs."""
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
 
     def deadline(self, seconds: float, over: ApiError) -> Deadline:
         """A deadline for one more request."""
@@ -68,7 +85,12 @@ class UnderWay:
         return deadline
 
     def end(self, error: ApiError) -> None:
-        """End all deadlines, including later ones."""
+        """End all deadlines, including later ones, and refuse new requests."""
         self._ended = error
+        self.refusal = self.refusal or error
         for deadline in list(self._deadlines):
             deadline.end(error)
+
+    def resume(self) -> None:
+        """Let new requests in again, after `end`."""
+        self._ended = self.refusal = None

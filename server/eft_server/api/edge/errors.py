@@ -2,9 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -19,6 +17,7 @@ from vllm.entrypoints.serve.exception_handling.utils import sanitize_message
 from vllm.exceptions import GenerationError, GracefulHTTPError, VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from eft_server.api.edge.api_error import ApiError
 from eft_server.errors import BehaviourError, UnknownModelError
 
 __all__ = ["PROMPT", "ApiError", "from_exception", "from_validation", "from_vllm", "install_error_handlers"]
@@ -28,72 +27,11 @@ _logger = logging.getLogger(__name__)
 PROMPT = "prompt"
 """The param of an error about a prompt, until the endpoint names the field that held it."""
 
-_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    408: "timeout_error",
-    429: "rate_limit_error",
-    504: "timeout_error",
-}
-_CODES = {
-    401: "invalid_api_key",
-    404: "not_found",
-    405: "method_not_allowed",
-    408: "request_timeout",
-    413: "request_too_large",
-    415: "unsupported_media_type",
-    429: "too_many_requests",
-    500: "internal_error",
-    503: "unavailable",
-    504: "timeout",
-}
 _TOO_LONG = ("input_text", "input_tokens")
 """vLLM's param for a prompt that is longer than the context, whichever field held it."""
 
 _NAMES_FIELD = re.compile(r"([a-z]+(?:_[a-z]+)+)(?:: |(?:=\S+)? (?:must|cannot)\b)")
-_MAX_MESSAGE_CHARS = 2000
 _INTERNAL = "Internal error; the server's log has the details."
-
-
-class ApiError(Exception):
-    """A refusal or a failure with its HTTP status; the message says what was wrong and what is allowed.
-
-    Attributes:
-        status: The HTTP status.
-        param: The request field at fault, if one is.
-        code: A short name for programs; by default it follows from the status.
-        headers: Additional response headers.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 400,
-        param: str | None = None,
-        code: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.param = param
-        self.code = code or _CODES.get(status, "invalid_request")
-        self.headers = dict(headers or {})
-
-    def body(self) -> dict[str, Any]:
-        """The JSON document for the client."""
-        fallback = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {
-            "message": _sendable(str(self)),
-            "type": _TYPES.get(self.status, fallback),
-            "param": self.param and _sendable(self.param),
-            "code": self.code,
-        }
-        return {"error": error}
-
-    def response(self) -> JSONResponse:
-        """The error as an HTTP response."""
-        return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
 
 
 def from_exception(exc: Exception) -> ApiError:
@@ -173,10 +111,3 @@ def _field_in(message: str) -> str | None:
     """The field at the start of a message, since some of vLLM's errors name it nowhere else."""
     found = _NAMES_FIELD.match(message)
     return found[1] if found else None
-
-
-def _sendable(text: str) -> str:
-    """Bound the length, and replace what UTF-8 cannot carry."""
-    if len(text) > _MAX_MESSAGE_CHARS:
-        text = text[:_MAX_MESSAGE_CHARS] + "…"
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -8,8 +8,8 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.deadlines import UnderWay
-from eft_server.api.edge.errors import ApiError
 from eft_server.api.edge.rooms import Room
 from eft_server.api.serving.current import current
 from eft_server.family.file import ServerOptions

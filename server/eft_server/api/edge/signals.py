@@ -17,6 +17,7 @@ __all__ = [
     "handled_by",
     "interrupted_by_signals",
     "raise_if_interrupted",
+    "stop_at_once_on_signals",
 ]
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -50,17 +51,28 @@ def raise_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
+def stop_at_once_on_signals() -> None:
+    """From now on, let a signal end the program at once, within `interrupted_by_signals`: it is stopping already."""
+    _asked.again()
+
+
 class _Asked:
     """Whether a signal came, and a timer that ends the program if nothing else does."""
 
     def __init__(self) -> None:
         self._number: int | None = None
         self._timer: threading.Timer | None = None
+        self._is_last = False
 
     def __bool__(self) -> bool:
         return self._number is not None
 
+    def again(self) -> None:
+        self._is_last = True
+
     def note(self, number: int) -> None:
+        if self._is_last or self._number is not None:
+            _leave(number)
         self._number = number
         self.insist(START_GRACE_S)
 
@@ -71,7 +83,7 @@ class _Asked:
         self._timer.start()
 
     def clear(self) -> None:
-        self._number = None
+        self._number, self._is_last = None, False
         self._stop()
 
     def _stop(self) -> None:

@@ -1,4 +1,4 @@
-"""GET /health, /metrics and /version: for operators."""
+"""GET /livez, /readyz, /health, /metrics and /version: for operators and the hosts that run the server."""
 
 from importlib.metadata import version
 
@@ -6,10 +6,10 @@ import vllm
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
+from eft_server.api.edge.deadlines import UnderWay
 from eft_server.api.serving.service import service_of
 
 __all__ = ["router"]
@@ -17,15 +17,26 @@ __all__ = ["router"]
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/livez", include_in_schema=False)
+@router.get("/livez", summary="Does the engine live?")
 @router.head("/health", include_in_schema=False)
-@router.get("/health", summary="Is the engine alive?")
-async def health(raw: Request) -> dict[str, str]:
-    """200 while the engine runs, 503 once it has stopped. Needs no API key."""
-    try:
-        await service_of(raw).engine.check_health()
-    except EngineDeadError as exc:
-        raise ApiError("The engine has stopped.", status=503) from exc
+@router.get("/health", summary="Does the engine live? (vLLM's name for it)")
+async def live(raw: Request) -> dict[str, str]:
+    """200 while the engine's processes run and answer, else 503: the server should be restarted. Needs no API key."""
+    problem = service_of(raw).pulse.problem()
+    if problem is not None:
+        raise ApiError(f"Not alive: {problem}.", status=503)
     return {"status": "ok"}
+
+
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz", summary="Are requests welcome?")
+async def ready(raw: Request) -> dict[str, str]:
+    """200 while requests are let in, 503 while the server is stopping or its engine is lost. Needs no API key."""
+    under_way: UnderWay = raw.app.state.under_way
+    if under_way.refusal is not None:
+        raise ApiError(str(under_way.refusal), status=503, headers={"Retry-After": "5"})
+    return await live(raw)
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)

@@ -1,6 +1,6 @@
 """The vLLM serving handlers that we need, built as vLLM's server builds them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,12 +110,13 @@ class Handlers:
     end_id: int | None
 
 
-def build_handlers(
+def build_handlers(  # noqa: PLR0913 (what a server has, once)
     engine: EngineClient,
     config: ServerConfig,
     chat_template: str | None = None,
     voices: Sequence[Voice] = (),
     keys: int = 0,
+    heard: Callable[[], None] = lambda: None,
 ) -> Handlers:
     """Build the handlers over a running engine.
 
@@ -125,13 +126,14 @@ def build_handlers(
         chat_template: The template that renders messages; None means that of the base's tokenizer.
         voices: How messages are rendered for the members, unless they all use that template.
         keys: Number of API keys.
+        heard: Called for each output of the engine.
     """
     options = config.server
     bounds = (options.max_sequences, options.max_tokens_under_way)
     guarded = Guarded(
         engine, Room(bounds, options.share(keys)), salted=bool(keys) and not options.share_prefix_cache
     )
-    counting: Any = Counting(guarded)
+    counting: Any = Counting(guarded, heard)
     template: dict[str, Any] = {"chat_template": chat_template, "chat_template_content_format": "auto"}
     parsing: dict[str, Any] = {
         "tool_parser": options.tool_parser,

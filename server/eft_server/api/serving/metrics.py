@@ -1,6 +1,6 @@
 """Counters for /metrics, by model name: requests, and drafted and accepted tokens."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from prometheus_client import Counter
@@ -22,10 +22,16 @@ _ACCEPTED = Counter(
 
 
 class Counting:
-    """An engine whose generations are counted; everything else is delegated."""
+    """An engine whose generations are counted; everything else is delegated.
 
-    def __init__(self, engine: EngineClient | Guarded) -> None:
+    Args:
+        engine: The engine.
+        heard: Called for each of its outputs.
+    """
+
+    def __init__(self, engine: EngineClient | Guarded, heard: Callable[[], None]) -> None:
         self._engine = engine
+        self._heard = heard
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -43,6 +49,7 @@ class Counting:
     ) -> AsyncGenerator[RequestOutput, None]:
         try:
             async for output in outputs:
+                self._heard()
                 for choice in output.outputs:
                     if choice.spec_decode_metrics is not None:
                         _count(choice.spec_decode_metrics, model)

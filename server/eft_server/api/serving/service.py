@@ -16,6 +16,7 @@ from eft_server.api.requests.fields import check_member_prompts
 from eft_server.api.requests.schemas import ChatRequest, ResponseRequest, ScoreRequest, TextRequest
 from eft_server.api.serving.current import current
 from eft_server.api.serving.handlers import Handlers, build_handlers
+from eft_server.api.serving.pulse import Pulse
 from eft_server.behaviour.resolve import Behaviours, Resolved
 from eft_server.engine.bounds import BAD_WORD_TOKENS
 from eft_server.errors import BehaviourError
@@ -35,6 +36,7 @@ class Service:
     config: ServerConfig
     behaviours: Behaviours
     handlers: Handlers
+    pulse: Pulse
     started_s: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -47,8 +49,9 @@ class Service:
         keys: int = 0,
     ) -> "Service":
         """Set the family up over a running engine, for a number of API keys."""
-        handlers = build_handlers(engine, config, chat_template, voices, keys)
-        return cls(engine, config, Behaviours(config), handlers)
+        pulse = Pulse(engine)
+        handlers = build_handlers(engine, config, chat_template, voices, keys, pulse.heard)
+        return cls(engine, config, Behaviours(config), handlers, pulse)
 
     def weigh(
         self, request: ChatRequest | ResponseRequest | ScoreRequest | TextRequest, payload: dict[str, Any]

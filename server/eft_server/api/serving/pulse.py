@@ -1,0 +1,93 @@
+"""Whether the engine lives: its processes run, and its core and workers answer.
+
+vLLM notices a process that ends, and a step that takes longer than VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS. It does not
+notice one that is stopped, such as by SIGSTOP, or one that hangs while there is nothing to do.
+"""
+
+import asyncio
+import time
+from contextlib import suppress
+
+import psutil
+from vllm import envs
+from vllm.engine.protocol import EngineClient
+
+__all__ = ["Pulse"]
+
+_TITLE = "VLLM::"
+"""How the titles of an engine's processes begin, which vLLM sets."""
+
+_BEAT_S = 5.0
+_STOPPED = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP})
+_ENDED = frozenset({psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD})
+
+
+class Pulse:
+    """The state of one engine, from looking at its processes and from a beat that goes through its core to its workers.
+
+    Args:
+        engine: A running engine, whose processes descend from this one, unless they run on other machines.
+    """
+
+    def __init__(self, engine: EngineClient) -> None:
+        self._engine = engine
+        self._processes = _engine_processes()
+        self._sent_s: float | None = None
+        self._heard_s = time.monotonic()
+
+    def heard(self) -> None:
+        """Note that the engine has just given something, so that it need not be asked."""
+        self._heard_s = time.monotonic()
+
+    def problem(self) -> str | None:
+        """Why the engine cannot be used, in words; None while it lives. Costs a look at each of its processes."""
+        if self._engine.errored:
+            return "the engine has stopped"
+        for process in self._processes:
+            if fault := _fault_of(process):
+                return f"the engine's process {process.pid} {fault}"
+        if self._sent_s is not None:
+            silent_s = time.monotonic() - max(self._sent_s, self._heard_s)
+            if silent_s > envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS:
+                return f"the engine has not answered for {silent_s:.0f} s"
+        return None
+
+    async def beat(self) -> None:
+        """Ask the core and its workers for a sign of life again and again, unless others hear from them anyway.
+
+        A step may take long, so an answer is waited for as long as vLLM waits for a step.
+        """
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            if time.monotonic() - self._heard_s < _BEAT_S:
+                continue
+            self._sent_s = time.monotonic()
+            with suppress(Exception):  # Then the engine has an error, which `problem` sees.
+                await self._engine.collective_rpc("check_health")
+                self.heard()
+            self._sent_s = None
+
+    def kill(self) -> None:
+        """Kill the engine's processes: those that are stopped do not end otherwise."""
+        for process in self._processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def _engine_processes() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.name().startswith(_TITLE):
+                found.append(process)
+    return found
+
+
+def _fault_of(process: psutil.Process) -> str | None:
+    try:
+        status = process.status()
+    except psutil.NoSuchProcess:
+        return "has ended"
+    if status in _ENDED:
+        return "has ended"
+    return "is stopped" if status in _STOPPED else None
