@@ -223,6 +223,19 @@ def test_models_are_listed(client: OpenAI) -> None:
     assert client.models.retrieve("tiny/base").id == "tiny/base"
 
 
+def test_a_name_with_weights_answers_as_the_field_and_is_a_model_that_is_not_listed(client: OpenAI) -> None:
+    name = "tiny:helpful=0.75,harmless=0.5,scale=0.8,filter=expert:0.9"
+    field = weights(0.75, 0.5, 0.8)
+    field["eft"]["filter"] = {"kind": "expert", "top_p": 0.9}
+    named = client.completions.create(model=name, prompt="Hello", **GREEDY, logprobs=2)
+    asked = client.completions.create(model="tiny", prompt="Hello", **GREEDY, logprobs=2, extra_body=field)
+    assert named.choices == asked.choices
+    card = client.models.retrieve(name)
+    assert named.model == card.id == name
+    assert (card.model_extra or {})["eft"]["weights"]["helpful"] == 0.75
+    assert name not in [model.id for model in client.models.list()]
+
+
 async def _greedy(
     client: AsyncOpenAI, model: str, extra: dict[str, Any], prompt: str
 ) -> tuple[str, list[float]]:

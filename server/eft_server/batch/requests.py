@@ -57,10 +57,10 @@ class Defaults:
         """
         eft = {key: value for key, value in (("weights", weights), ("scale", scale)) if value is not None}
         try:
-            Behaviours(config).resolve(config.name if model is None else model, eft or None)
+            resolved = Behaviours(config).resolve(config.name if model is None else model, eft or None)
         except BehaviourError as error:
             raise ConfigError(f"the command line's {error.param}: {error}") from None
-        return cls(config.name, model, eft or None)
+        return cls(config.name, None if model is None else resolved.model, eft or None)
 
     def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A body with what it leaves to the command line.

@@ -1,4 +1,4 @@
-"""The request field `eft` and its flat form: one definition to parse, refuse and describe them."""
+"""The request field `eft`, its flat form and that in the model's name: one definition to parse, refuse and describe."""
 
 import math
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from eft_server.behaviour import model_name
 from eft_server.errors import BehaviourError, shown
 from eft_server.family.file import Filter
 
@@ -95,9 +96,7 @@ class BehaviourRequest(BaseModel):
         Raises:
             BehaviourError: It is not an object, has an unknown key, or has a value of the wrong type.
         """
-        given = cls._read(eft, "eft")
-        has_none = "filter" in given.model_fields_set and given.filter is None
-        return given.model_copy(update={"filter": _NO_FILTER}) if has_none else given
+        return cls._read(eft, "eft")._with_null_as_no_filter()
 
     @classmethod
     def read_flat(cls, xargs: Any) -> Self:
@@ -120,6 +119,15 @@ class BehaviourRequest(BaseModel):
             given["filter"] = {"kind": kind, "top_p": top_p}
         return cls._read(given | ({"weights": weights} if weights else {}), "vllm_xargs")
 
+    @classmethod
+    def read_name(cls, text: str) -> Self:
+        """Read what stands behind the colon of a model's name, such as `helpful=0.7,scale=0.5,filter=expert:0.9`.
+
+        Raises:
+            BehaviourError: As for `read`; or something is named twice.
+        """
+        return cls._read(model_name.behaviour_in(text), model_name.PLACE)._with_null_as_no_filter()
+
     @property
     def place(self) -> str:
         """The request field that it was read from."""
@@ -141,6 +149,10 @@ class BehaviourRequest(BaseModel):
             if "key" in inside:
                 problem["loc"], problem["input"] = (*problem["loc"], inside["key"]), inside["value"]
             raise BehaviourError(_words(problem, cls), _param(place, problem["loc"])) from None
+
+    def _with_null_as_no_filter(self) -> Self:
+        has_none = "filter" in self.model_fields_set and self.filter is None
+        return self.model_copy(update={"filter": _NO_FILTER}) if has_none else self
 
     def _at(self, place: str) -> Self:
         self._place = place
@@ -189,6 +201,8 @@ def _words(problem: ErrorDetails, model: type[BehaviourRequest]) -> str:
 
 
 def _param(place: str, key: tuple[Any, ...]) -> str:
+    if place == model_name.PLACE:
+        return _path(place, *(key[1:] if key[:1] == ("weights",) else key[:1]))
     if place != "vllm_xargs":
         return _path(place, *key)
     flat = {("filter", "kind"): ("filter",), ("filter", "top_p"): ("top_p",)}.get(key, key)

@@ -6,13 +6,14 @@ a scale, ``z = z_base + scale * sum over experts e of w_e * (z_e - z_ref(e))``. 
     c_e = scale * w_e,    c_ref = -scale * (sum of w_e over its experts),    c_base = 1
 
 (minus the base's share where the base is itself a reference). Unless the request gives its own coefficients, they sum
-to 1. `coefficients` has the algebra, `request` the request's two forms.
+to 1. `coefficients` has the algebra, `request` the request's forms, `model_name` that in a model's name.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from eft_server.behaviour import model_name
 from eft_server.behaviour.coefficients import Coefficients, float32, mix
 from eft_server.behaviour.request import BehaviourRequest
 from eft_server.errors import BehaviourError, UnknownModelError, shown
@@ -26,7 +27,8 @@ class Resolved:
     """A request's behaviour, complete and within bounds.
 
     Attributes:
-        model: The model name in the request.
+        model: The model name in the request; if that has weights, in the one form that `model_name.canonical` writes.
+        served: The same without weights: the family, an alias or a member, of which there are few.
         weights: The weight of every expert; empty for a plain member.
         scale: The factor on all weights; 1 for a plain member.
         amplify: The factor on the up-scaling delta; 1 for a plain member.
@@ -37,6 +39,7 @@ class Resolved:
     """
 
     model: str
+    served: str
     weights: dict[str, float]
     scale: float
     amplify: float
@@ -90,7 +93,8 @@ class Behaviours:
         """Turn a request's model name and its weights into coefficients.
 
         Args:
-            model: The family's name, an alias, or ``family/member`` for a single member.
+            model: The family's name, an alias, or ``family/member`` for a single member. A behaviour may follow the
+                first two, as in ``demo:helpful=0.7,harmless=0.3``.
             eft: The JSON value of the field ``eft``: ``{"weights": {expert: number}, "scale": number,
                 "amplify": number, "filter": {"kind", "top_p"}}``. Weights replace the model's as a whole: an
                 expert that is not named counts as 0. Absent keys take the model's values. Or ``{"coefficients":
@@ -100,28 +104,35 @@ class Behaviours:
 
         Raises:
             UnknownModelError: No such model is served.
-            BehaviourError: The weights are malformed, unknown or out of bounds, given in both forms, or given
+            BehaviourError: The weights are malformed, unknown or out of bounds, given in two forms, or given
                 for a plain member.
         """
+        served, in_name = self._split(model)
         asked = BehaviourRequest.read_flat(xargs) if xargs else None
         if eft is not None:
             if asked is not None:
                 raise BehaviourError("give weights either in eft or in vllm_xargs, not in both", "eft")
             asked = BehaviourRequest.read(eft)
-        if isinstance(model, str) and model in self._members:
-            if asked is not None:
-                message = f"{shown(model)} is a single member and takes no weights; use {self._config.name!r}"
+        if served in self._members:
+            if asked is not None or in_name is not None:
+                message = (
+                    f"{shown(served)} is a single member and takes no weights; use {self._config.name!r}"
+                )
+                raise BehaviourError(message, asked.place if asked else model_name.PLACE)
+            return self._plain(served)
+        if in_name is not None:
+            if asked is not None and asked.model_fields_set:
+                message = f"give weights either in {asked.place} or in the model's name, not in both"
                 raise BehaviourError(message, asked.place)
-            return self._plain(model)
-        if not isinstance(model, str) or model not in self._settings:
-            raise UnknownModelError(f"{shown(model)} is not served; known: {self._known_models()}", "model")
+            asked = BehaviourRequest.read_name(in_name)
         asked = asked or BehaviourRequest()
         if asked.coefficients is not None:
-            return self._combination(model, asked, asked.coefficients)
-        return self._composite(model, asked)
+            return self._combination(served, asked, asked.coefficients)
+        resolved = self._composite(served, asked)
+        return resolved if in_name is None else self._named(resolved)
 
     def served_models(self) -> list[ServedModel]:
-        """Every name that ``resolve`` accepts: the family first, then its aliases, then its members."""
+        """Every name that ``resolve`` accepts without weights: the family first, then its aliases, then its members."""
         config = self._config
         served = [self._served_setting(config.name, "composite", config.defaults, config.description)]
         for name, alias in config.aliases.items():
@@ -130,6 +141,38 @@ class Behaviours:
             description = config.family[member].description
             served.append(ServedModel(model, "member", {}, 1.0, 1.0, None, description, None))
         return served
+
+    def served_model(self, name: str) -> ServedModel:
+        """One name that ``resolve`` accepts; the settings of one with weights are those that it asks for.
+
+        Raises:
+            UnknownModelError: As for ``resolve``.
+            BehaviourError: As for ``resolve``.
+        """
+        resolved = self.resolve(name)
+        [served] = [model for model in self.served_models() if model.id == resolved.served]
+        if resolved.model == served.id:
+            return served
+        own = {key: getattr(resolved, key) for key in ("weights", "scale", "amplify", "filter")}
+        return replace(served, id=resolved.model, **own)
+
+    def _split(self, model: str) -> tuple[str, str | None]:
+        """The served model that a name begins with, and the text of the behaviour in it."""
+        served, in_name = model_name.split(model) if isinstance(model, str) else (model, None)
+        if not isinstance(served, str) or not (served in self._settings or served in self._members):
+            raise UnknownModelError(
+                f"{shown(served)} is not served; known: {self._known_models()}", model_name.PLACE
+            )
+        if len(model) > model_name.MAX_CHARS:
+            message = f"a name of {len(model)} characters is too long; allowed: up to {model_name.MAX_CHARS}"
+            raise BehaviourError(message, model_name.PLACE)
+        return served, in_name
+
+    def _named(self, resolved: Resolved) -> Resolved:
+        keys = ("weights", "scale", "amplify", "filter")
+        asked = Setting(**{key: getattr(resolved, key) for key in keys})
+        own = self._settings[resolved.served]
+        return replace(resolved, model=model_name.canonical(resolved.served, own, asked))
 
     def _served_setting(
         self, model: str, kind: Literal["composite", "alias"], setting: Setting, description: str
@@ -154,7 +197,7 @@ class Behaviours:
     def _plain(self, model: str) -> Resolved:
         alone = self._members[model]
         coefficients = tuple(float(member == alone) for member in self._config.family.names)
-        return Resolved(model, {}, 1.0, 1.0, None, _linear(coefficients), plain=True)
+        return Resolved(model, model, {}, 1.0, 1.0, None, _linear(coefficients), plain=True)
 
     def _composite(self, model: str, asked: BehaviourRequest) -> Resolved:
         setting = self._settings[model]
@@ -168,7 +211,9 @@ class Behaviours:
             raise BehaviourError(problem[1], asked.param(problem[0]))
         weights = {name: float(weight) for name, weight in weights.items()}
         coefficients = mix(self._config, weights, float(scale), float(amplify), keep)
-        return Resolved(model, weights, float(scale), float(amplify), coefficients.filter, coefficients)
+        return Resolved(
+            model, model, weights, float(scale), float(amplify), coefficients.filter, coefficients
+        )
 
     def _weights(self, asked: BehaviourRequest, weights: Mapping[str, float]) -> dict[str, float]:
         experts = self._config.experts
@@ -197,6 +242,7 @@ class Behaviours:
         keep = keep if keep is not None and keep.top_p < 1 else None
         combined = replace(_linear(values), filter=keep)
         return Resolved(
+            model,
             model,
             {},
             1.0,

@@ -102,6 +102,7 @@ EFT = {"weights": {"helpful": 0.5}}
         ({"model": "demo", "vllm_xargs": {"eft.helpful": 1}}, {}),
         ({"model": "demo-helpful"}, {}),
         ({"model": "demo/base"}, {}),
+        ({"model": "demo:helpful=1"}, {}),
     ],
 )
 def test_the_command_line_speaks_for_bodies_that_say_nothing_of_behaviour(body, added):
@@ -121,11 +122,18 @@ def test_without_options_bodies_stay_as_they_are():
         ((None, {"helpfull": 1.0}, None), "unknown expert 'helpfull'"),
         ((None, None, float("nan")), "the command line's eft.scale: must be a finite number"),
         (("demo/base", {"helpful": 1.0}, None), "is a single member and takes no weights"),
+        (("demo:rude=1", None, None), "the command line's model.rude: unknown expert 'rude'"),
+        (("demo:scale=1", {"helpful": 1.0}, None), "either in eft or in the model's name, not in both"),
     ],
 )
 def test_options_out_of_the_familys_bounds_are_refused(options, problem):
     with pytest.raises(ConfigError, match=problem):
         Defaults.checked(family(), *options)
+
+
+def test_a_name_with_weights_is_noted_in_its_canonical_form():
+    defaults = Defaults.checked(family(), "demo:harmless=0.30,helpful=7e-1", None, None)
+    assert defaults.complete({}) == {"model": "demo:helpful=0.7,harmless=0.3"}
 
 
 def test_weights_are_read():

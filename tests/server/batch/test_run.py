@@ -46,9 +46,10 @@ async def test_requests_are_answered_as_the_server_would(opened, written, server
     response = {"url": "/v1/responses", "body": {"input": "Hello", "max_output_tokens": 4}}
     item = {"prompt": "Hello", "completion": " world!"}
     scores = {"url": "/v1/eft/score", "body": {"items": [item]}}
+    named = {"model": "demo:helpful=0.250"}
     batch = opened(
-        a_line("chat"), a_line("own", **own), a_line("text") | text, a_line("response") | response,
-        a_line("scores") | scores,
+        a_line("chat"), a_line("own", **own), a_line("named", **named), a_line("text") | text,
+        a_line("response") | response, a_line("scores") | scores,
         defaults=Defaults("demo", None, {"weights": {"helpful": 0.5}}),
     )  # fmt: skip
     with batch.answers:
@@ -58,12 +59,14 @@ async def test_requests_are_answered_as_the_server_would(opened, written, server
     assert responses["chat"]["body"]["choices"][0]["message"]["content"]
     assert responses["chat"]["body"]["eft"]["weights"] == {"helpful": 0.5, "harmless": 0.0}
     assert responses["own"]["body"]["eft"]["weights"] == {"helpful": 0.0, "harmless": 1.0}
+    assert responses["named"]["body"]["model"] == "demo:helpful=0.25"
+    assert responses["named"]["body"]["eft"]["weights"] == {"helpful": 0.25, "harmless": 0.0}
     assert responses["text"]["body"]["object"] == "text_completion"
     assert responses["response"]["body"]["object"] == "response"
     assert responses["response"]["body"]["eft"]["weights"] == {"helpful": 0.5, "harmless": 0.0}
     assert responses["scores"]["body"]["object"] == "eft.score"
     assert responses["scores"]["body"]["eft"]["weights"] == {"helpful": 0.5, "harmless": 0.0}
-    assert (batch.written, batch.refused, batch.left) == (5, 0, 0)
+    assert (batch.written, batch.refused, batch.left) == (6, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from eft_server.api.requests.reasoning import (
 from eft_server.api.requests.response_input import check_input
 from eft_server.api.requests.structured import check_response_format, check_structured_outputs, check_text
 from eft_server.api.requests.tools import chat_tools, flat_tools, tool_choice
+from eft_server.behaviour.model_name import MAX_CHARS
 from eft_server.engine import bounds
 from eft_server.errors import shown
 from eft_server.family.file import ServerOptions
@@ -142,7 +143,7 @@ def _metadata(value: Any, options: ServerOptions) -> None:
 
 
 _SAMPLING: dict[str, Check] = {
-    "model": text(256),
+    "model": text(MAX_CHARS),
     "eft": _object,
     "vllm_xargs": _object,
     "frequency_penalty": number(-2, 2),
@@ -282,7 +283,7 @@ def _members(value: Any, options: ServerOptions) -> None:
 
 
 SCORE: Table = {
-    "model": text(256),
+    "model": text(MAX_CHARS),
     "eft": _object,
     "vllm_xargs": _object,
     "items": _score_items,
@@ -294,7 +295,7 @@ SCORE: Table = {
 """POST /v1/eft/score."""
 
 TOKENIZE_TEXT: Table = {
-    "model": text(256),
+    "model": text(MAX_CHARS),
     "prompt": text(_MAX_PROMPT_CHARS),
     "add_special_tokens": flag,
     "return_token_strs": flag,
@@ -302,7 +303,7 @@ TOKENIZE_TEXT: Table = {
 """POST /tokenize with a prompt."""
 
 TOKENIZE_CHAT: Table = {
-    "model": text(256),
+    "model": text(MAX_CHARS),
     "messages": check_messages,
     "tools": chat_tools,
     "chat_template_kwargs": check_template_kwargs,
@@ -313,7 +314,7 @@ TOKENIZE_CHAT: Table = {
 }
 """POST /tokenize with messages."""
 
-DETOKENIZE: Table = {"model": text(256), "tokens": token_ids(_INT32_MAX)}
+DETOKENIZE: Table = {"model": text(MAX_CHARS), "tokens": token_ids(_INT32_MAX)}
 """POST /detokenize."""
 
 _MEDIA = "the members are text-only models"

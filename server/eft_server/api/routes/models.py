@@ -6,7 +6,6 @@ from fastapi import APIRouter, Request
 
 from eft_server.api.serving.service import Service, service_of
 from eft_server.behaviour.resolve import ServedModel
-from eft_server.errors import UnknownModelError, shown
 
 __all__ = ["router"]
 
@@ -23,12 +22,12 @@ async def list_models(raw: Request) -> dict[str, Any]:
 
 @router.get("/v1/models/{model:path}", summary="Describe one model")
 async def show_model(model: str, raw: Request) -> dict[str, Any]:
-    """One entry of the list; members' names contain a slash, as in ``demo/base``."""
+    """One entry of the list; members' names contain a slash, as in ``demo/base``.
+
+    A name with weights, as in ``demo:helpful=0.7``, is described with them, and is in no list.
+    """
     service = service_of(raw)
-    served = {entry.id: entry for entry in service.behaviours.served_models()}
-    if model not in served:
-        raise UnknownModelError(f"{shown(model)} is not served; known: {', '.join(served)}", "model")
-    return _card(served[model], service)
+    return _card(service.behaviours.served_model(model), service)
 
 
 def _card(model: ServedModel, service: Service) -> dict[str, Any]:

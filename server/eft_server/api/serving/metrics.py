@@ -39,7 +39,7 @@ class Counting:
     def generate(self, *args: Any, **options: Any) -> AsyncGenerator[RequestOutput, None]:
         """Generate as the engine does, and count under the current request's model name."""
         resolved = current().resolved
-        model = resolved.model if resolved else ""
+        model = resolved.served if resolved else ""
         outputs = self._engine.generate(*args, **options)
         _REQUESTS.labels(model).inc()
         return self._counted(outputs, model)

@@ -75,7 +75,7 @@ class Service:
             "%s %s model=%s eft=%s user=%r",
             current_request.id,
             request.request_id,
-            resolved.model,
+            resolved.served,
             resolved_fields(resolved),
             request.user,
         )
