@@ -13,7 +13,14 @@ import yaml
 from typing_extensions import override
 
 from eft_client.text import read_text
-from eft_client.weights import FACTORS, SettingError, number_in, parse_behaviour, words_by_name
+from eft_client.weights import (
+    FACTORS,
+    SettingError,
+    model_and_behaviour,
+    number_in,
+    parse_behaviour,
+    words_by_name,
+)
 
 __all__ = ["DEFAULT_URL", "Setting", "SettingError", "parse_setting", "read_settings", "sweep"]
 
@@ -69,7 +76,7 @@ def parse_setting(text: str, *, url: str = DEFAULT_URL) -> Setting:
     """Read `NAME=MODEL[@URL] [expert=number …] [scale=…] [amplify=…] [filter=KIND:TOP_P]`.
 
     `careful=demo helpful=0.3 harmless=0.7`, `base=demo/base`, `tuned=large-helpful@http://127.0.0.1:8001/v1`; without
-    `NAME=` the whole text is the name.
+    `NAME=` the whole text is the name. A model may be one with weights in its name: `careful=demo:harmless=1`.
 
     Raises:
         SettingError: It has another form, or a number that is not one.
@@ -77,9 +84,10 @@ def parse_setting(text: str, *, url: str = DEFAULT_URL) -> Setting:
     words = text.split()
     if not words:
         raise SettingError("the setting is empty; expected NAME=MODEL[@URL] [expert=number …]")
-    name, found, target = words[0].partition("=")
+    _, in_name = model_and_behaviour(words[0])
+    name, found, target = ("", "", words[0]) if in_name else words[0].partition("=")
     model, _, own_url = (target if found else words[0]).partition("@")
-    if not _NAME.fullmatch(name if found else model):
+    if not in_name and not _NAME.fullmatch(name if found else model):
         raise SettingError(f"{words[0]!r}: expected NAME=MODEL or NAME=MODEL@URL")
     eft = parse_behaviour(" ".join(words[1:]))
     return Setting(

@@ -9,6 +9,7 @@ from eft_client.text import finite_number
 __all__ = [
     "FACTORS",
     "SettingError",
+    "model_and_behaviour",
     "number_in",
     "parse_behaviour",
     "parse_filter",
@@ -19,6 +20,7 @@ __all__ = [
 
 FACTORS = ("scale", "amplify")
 _FORM = "expert=number, like helpful=0.7,harmless=0.3"
+_NAME_WITH_BEHAVIOUR = re.compile(r"([^\s=,@:]+):((?:filter=|[^\s=,@:]+=[-+.\d]).*)", re.DOTALL)
 
 
 class SettingError(WrongArgument):
@@ -49,6 +51,12 @@ def words_by_name(text: str, form: str = _FORM) -> dict[str, str]:
             raise SettingError(f"{text!r:.200}: {name!r:.80} is named twice; expected {form}")
         named[name] = value
     return named
+
+
+def model_and_behaviour(name: str) -> tuple[str, str]:
+    """Split a name such as `demo:helpful=0.7`; of one without weights, such as `llama:8b`, the second part is empty."""
+    found = _NAME_WITH_BEHAVIOUR.fullmatch(name)
+    return (found[1], found[2]) if found else (name, "")
 
 
 def parse_behaviour(text: str) -> dict[str, Any]:

@@ -34,6 +34,21 @@ def test_weights_are_part_of_the_name_of_what_has_none():
 
 
 @pytest.mark.parametrize(
+    ("text", "name", "model", "url"),
+    [
+        ("demo:a=0.7,b=-3e-1", "demo:a=0.7,b=-3e-1", "demo:a=0.7,b=-3e-1", DEFAULT_URL),
+        ("demo:filter=expert:0.9@http://a:9/v1", "demo:filter=expert:0.9", "demo:filter=expert:0.9", "http://a:9/v1"),
+        ("mild=demo:helpful=0.7", "mild", "demo:helpful=0.7", DEFAULT_URL),
+        ("llama:8b", "llama:8b", "llama:8b", DEFAULT_URL),
+        ("llama:8b=llama:8b-chat", "llama:8b", "llama:8b-chat", DEFAULT_URL),
+        ("a:b=demo", "a:b", "demo", DEFAULT_URL),
+    ],
+)  # fmt: skip
+def test_weights_may_be_in_the_models_name(text, name, model, url):
+    assert parse_setting(text) == Setting(name=name, model=model, url=url)
+
+
+@pytest.mark.parametrize(
     ("text", "named"),
     [
         ("", "empty"),

@@ -13,7 +13,14 @@ from eft_client.chat.conversation import Conversation
 from eft_client.chat.draft import applied
 from eft_client.chat.screen import BOLD, DIM
 from eft_client.errors import WrongArgument
-from eft_client.weights import number_in, parse_behaviour, parse_filter, parse_weights, words_in
+from eft_client.weights import (
+    model_and_behaviour,
+    number_in,
+    parse_behaviour,
+    parse_filter,
+    parse_weights,
+    words_in,
+)
 
 if TYPE_CHECKING:
     from eft_client.chat.session import Chat
@@ -122,7 +129,7 @@ def _filter(chat: "Chat", argument: str) -> None:
 @_command("model", "NAME", "ask another model, alias or member, with its own weights")
 def _model(chat: "Chat", argument: str) -> None:
     if argument:
-        _behave(chat, Behaviour(chat.card(argument), chat.behaviour.family))
+        _behave(chat, chat.named(argument))
     else:
         _tell_behaviour(chat)
 
@@ -288,10 +295,12 @@ def _factor(chat: "Chat", key: str, argument: str) -> None:
 def _side(chat: "Chat", text: str) -> Behaviour:
     """One side of a comparison: a model, or the one that is asked now, with some of its settings changed."""
     words = words_in(text)
+    # Of `demo:helpful=0.7,harmless=0.3` the weights are settings as any others.
+    words = [part for word in words for part in model_and_behaviour(word) if part]
     names = [word for word in words if "=" not in word]
     if len(names) > 1:
         raise WrongArgument(f"{text.strip()!r} names several models: {', '.join(names)}")
-    behaviour = Behaviour(chat.card(names[0]), chat.behaviour.family) if names else chat.behaviour
+    behaviour = chat.named(names[0]) if names else chat.behaviour
     return behaviour.changed(parse_behaviour(" ".join(word for word in words if "=" in word)))
 
 

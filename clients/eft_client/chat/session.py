@@ -17,7 +17,8 @@ from eft_client.chat.screen import BOLD, Screen
 from eft_client.client import AsyncEftClient
 from eft_client.errors import BadAnswer, EftError, WrongArgument
 from eft_client.exits import EXIT_FAILED, EXIT_INTERRUPTED
-from eft_client.results import ModelCard, behaviours_in
+from eft_client.results import Behaviours, ModelCard, behaviours_in
+from eft_client.weights import model_and_behaviour, parse_behaviour
 
 __all__ = ["Chat", "SamplingOptions", "opened"]
 
@@ -76,13 +77,13 @@ class Chat:
         self.conversation = Conversation()
         self.over = False
 
-    def card(self, name: str) -> ModelCard:
-        """The model of this name.
+    def named(self, name: str) -> Behaviour:
+        """What a model of this name is asked for; weights may be in the name.
 
         Raises:
-            WrongArgument: The server lists none.
+            WrongArgument: The server lists no such model, or the weights cannot be.
         """
-        return _card(self.cards, name)
+        return _named(self.cards, self.behaviour.family, name)
 
     def run(self) -> int:
         """Read, ask and do until the end; the exit status."""
@@ -238,19 +239,21 @@ def opened(
     cards = runner.run(client.models())
     if not cards:
         raise BadAnswer(f"{url} lists no model")
-    card = cards[0] if model is None else _card(cards, model)
     family = behaviours_in(cards)
+    behaviour = Behaviour(cards[0], family) if model is None else _named(cards, family, model)
+    card = behaviour.card
     screen.tell(f"{card.id} at {url}")
     if card.description:
         screen.tell(card.description)
     if len(family):
         screen.tell(f"experts: {', '.join(expert.name for expert in family)}")
     screen.tell("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.")
-    return Chat(client, runner, screen, cards, Behaviour(card, family))
+    return Chat(client, runner, screen, cards, behaviour)
 
 
-def _card(cards: Sequence[ModelCard], name: str) -> ModelCard:
-    for card in cards:
-        if card.id == name:
-            return card
-    raise WrongArgument(f"there is no model {name!r}; known: {', '.join(card.id for card in cards)}")
+def _named(cards: Sequence[ModelCard], family: Behaviours, name: str) -> Behaviour:
+    listed = {card.id: card for card in reversed(cards)}
+    model, behaviour = (name, "") if name in listed else model_and_behaviour(name)
+    if model not in listed:
+        raise WrongArgument(f"there is no model {model!r}; known: {', '.join(card.id for card in cards)}")
+    return Behaviour(listed[model], family).changed(parse_behaviour(behaviour))

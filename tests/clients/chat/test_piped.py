@@ -128,6 +128,22 @@ def test_two_settings_answer_with_one_seed_and_remember_their_own_answers(talker
     assert right["model"] == "demo-careful"
 
 
+def test_weights_may_be_in_a_models_name(talker: Talker) -> None:
+    name = "demo:helpful=0.7,harmless=0.2,filter=base:0.9"
+    lines = (
+        "one\n/scale 0.5\ntwo\n/model demo-careful:filter=off\nthree\n"
+        "/compare demo:helpful=0.25,harmless=1 scale=0.5 | demo\nfour\n"
+    )
+    assert piped(talker, lines, "--model", name, "--weights", "helpful=1").returncode == 0
+    one, two, three, left, right = ((body["model"], body.get("eft")) for body in talker.bodies)
+    keep = {"filter": {"kind": "base", "top_p": 0.9}}
+    assert one == ("demo", {"weights": {"helpful": 1.0}} | keep)
+    assert two == ("demo", {"weights": {"helpful": 1.0}, "scale": 0.5} | keep)
+    assert three == ("demo-careful", {"filter": None})
+    assert left == ("demo", {"weights": {"helpful": 0.25, "harmless": 1.0}, "scale": 0.5})
+    assert right == ("demo", None)
+
+
 def test_a_chat_is_taken_back_asked_again_saved_and_gone_on_with(talker: Talker, tmp_path: Path) -> None:
     path = tmp_path / "chat.json"
     talker.say = lambda body: [str(len(talker.bodies))]
@@ -232,6 +248,11 @@ def test_what_a_model_writes_cannot_act_on_a_terminal(talker: Talker) -> None:
         ("/weights helpful", "expert=number"),
         ("/wieghts helpful=1", "unknown command /wieghts; /help lists the commands"),
         ("/model large", "there is no model 'large'; known: demo, demo-careful, demo/base"),
+        ("/model large:helpful=1", "there is no model 'large'; known: demo, demo-careful, demo/base"),
+        ("/model demo:helpful=7", "helpful=7 is out of bounds; allowed: 0 to 2"),
+        ("/model demo:helpfull=1", "there is no expert 'helpfull'; known: helpful, harmless"),
+        ("/model demo:", "there is no model 'demo:'"),
+        ("/model demo/base:helpful=1", "demo/base is a single member and takes no weights"),
         ("/scale x", "scale must be a number, not 'x'"),
         ("/max-tokens 0", "max-tokens must be a whole number from 1, not '0'"),
         ("/seed -1", "seed must be a whole number"),

@@ -50,6 +50,13 @@ async def test_answers_say_what_was_applied(engine: FakeEngine) -> None:
     assert (await client.complete([5, 6], max_tokens=4)).text == TEXT
 
 
+async def test_a_model_may_have_weights_in_its_name(engine: FakeEngine) -> None:
+    answer = await asking(engine).chat("Hi", model="demo:harmless=0.250,helpful=0.75", max_tokens=4)
+    assert answer.model == "demo:helpful=0.75,harmless=0.25"
+    with pytest.raises(BadRequest, match="either in eft or in the model's name"):
+        await asking(engine).chat("Hi", model="demo:helpful=1", weights={"helpful": 0.5})
+
+
 async def test_what_the_server_lists_is_what_it_takes(engine: FakeEngine) -> None:
     client = asking(engine)
     behaviours = await client.behaviours()
