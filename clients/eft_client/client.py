@@ -98,7 +98,7 @@ class AsyncEftClient:
 
         Args:
             messages: The chat so far, or one message of the user.
-            model: A name that the server lists.
+            model: A name that the server lists; weights may follow it, as in ``demo:helpful=0.7``.
             weights: A number for each expert; one that is not named counts 0.
             scale: The factor on all weights.
             amplify: The factor on the up-scaling delta.

@@ -26,12 +26,13 @@ CONFIG = ServerConfig.model_validate(
         "aliases": {
             "calm": {"weights": {"harmless": 1}, "scale": 1, "filter": {"kind": "expert", "top_p": 0.9}},
             "loud": {"weights": {"helpful": 1.5, "polite": 0.5}, "amplify": 1.2},
+            "open": {"filter": {"kind": "base", "top_p": 1}},
         },
         "limits": {"weight": {"min": -2, "max": 2}, "scale": {"min": -1, "max": 2}, "total": 8},
     }
 )
 BEHAVIOURS = Behaviours(CONFIG)
-SERVED = ("fam", "calm", "loud")
+SERVED = ("fam", "calm", "loud", "open")
 
 few = st.sampled_from([0.0, -0.0, 1.0, 0.5, 5e-324, 1e-5, 0.1 + 0.2])
 weights = st.dictionaries(st.sampled_from(list(CONFIG.experts)), few | st.floats(-1, 1))
@@ -118,10 +119,14 @@ def test_the_name_in_the_answer_is_canonical(served, eft):
         ("calm:filter=expert:1", "calm:filter=off"),
         ("calm:filter=expert:0.9", "calm"),
         ("loud:amplify=1", "loud:amplify=1"),
+        ("open:filter=off", "open"),
+        ("open:scale=-0", "open:scale=0"),
     ],
 )  # fmt: skip
 def test_canonical_names_say_what_differs_in_the_familys_order(name, canonical):
-    assert BEHAVIOURS.resolve(name).model == canonical
+    resolved = BEHAVIOURS.resolve(name)
+    assert resolved.model == canonical
+    assert "-0.0" not in f"{resolved.weights} {resolved.scale} {resolved.amplify}"
 
 
 FORM = "is not of the form expert=number, scale=number, amplify=number or filter=expert:0.9"
@@ -186,7 +191,7 @@ def test_a_plain_member_takes_no_weights_in_its_name(name):
 def test_a_model_that_is_not_served_is_unknown_whatever_its_weights(name):
     error = refusal(name)
     assert isinstance(error, UnknownModelError)
-    assert "known: fam, calm, loud, fam/base" in str(error)
+    assert "known: fam, calm, loud, open, fam/base" in str(error)
 
 
 def test_weights_are_given_in_one_form():

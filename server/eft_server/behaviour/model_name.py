@@ -94,4 +94,4 @@ def _number(text: str) -> float | None:
 
 def _written(value: float) -> str:
     """The shortest text that is read as the same number."""
-    return repr(value + 0.0).removesuffix(".0")
+    return repr(value).removesuffix(".0")

@@ -235,7 +235,10 @@ class ScoreRequest(_Weighted, BaseModel):
         }
     )
     table = fields.SCORE
-    model: str | None = Field(default=None, description="The family, an alias, or a single member.")
+    model: str | None = Field(
+        default=None,
+        description="The family, an alias, or a single member; weights may follow the first two: demo:helpful=0.7.",
+    )
     items: list[ScoreItem]
     members: bool | list[str] = Field(
         default=True,
