@@ -78,7 +78,7 @@ sbom: $(SERVING) ## Print what the image holds of Python, as a CycloneDX list
 	@$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --pyproject pyproject.toml \
 	  --output-reproducible deploy/requirements-cpu.txt
 
-deploy-check: $(TESTING) ## Build the image and run it (needs root, buildah and debootstrap, or BASE; three minutes)
+deploy-check: $(TESTING) ## Build the image and run it, and its monitoring (needs root, buildah, debootstrap or BASE, prometheus)
 	BASE=$(BASE) $(BIN)/python -m pytest -m deploy tests/deploy $(ARGS)
 
 lock: ## Resolve pyproject.toml again into the locks in deploy/ (needs uv)

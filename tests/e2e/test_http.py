@@ -368,6 +368,21 @@ def test_metrics_count_what_the_engine_has_generated(server: Server, client: Ope
     assert counts and all(float(line.split()[-1]) >= 16 for line in counts)
 
 
+def test_metrics_count_what_was_asked_for_and_what_was_refused(server: Server, client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model="tiny", prompt="Hello", **GREEDY, extra_body=weights(99))
+    client.completions.create(model="tiny", prompt="Hello", **GREEDY, extra_body=weights(0.75))
+    metrics = httpx.get(f"{server.url}/metrics").text
+    for series in (
+        'eft:requested_weight_bucket{expert="helpful",le="0.75"}',
+        'eft:requested_scale_bucket{le="1.05"}',
+        'eft:request_errors_total{code="invalid_behaviour",status="400"}',
+    ):
+        [line] = [line for line in metrics.splitlines() if line.startswith(series)]
+        assert float(line.split()[-1]) >= 1
+    assert "eft:ready 1.0" in metrics.splitlines()
+
+
 def test_a_server_with_keys_stops_on_an_interrupt(family_file: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("# the only key\nopen-sesame\n")

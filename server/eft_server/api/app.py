@@ -13,6 +13,7 @@ from eft_server.api.edge.auth import ApiKeyAuth
 from eft_server.api.edge.deadlines import UnderWay
 from eft_server.api.edge.errors import install_error_handlers
 from eft_server.api.edge.limits import BodyLimit, Places
+from eft_server.api.edge.metrics import waiting
 from eft_server.api.edge.rooms import Room
 from eft_server.api.requests.openapi import describe_app
 from eft_server.api.routes import chat, completions, responses, routers, scores, tokens
@@ -74,7 +75,7 @@ def _add_limits(app: FastAPI, config: ServerConfig, api_keys: Sequence[str]) -> 
     share, under_way = options.share(len(api_keys)), app.state.under_way
     app.add_middleware(
         Places,
-        room=Room([options.max_concurrent_requests], share),
+        room=Room([options.max_concurrent_requests], share, waiting("requests")),
         paths=working_paths,
         options=options,
         under_way=under_way,

@@ -5,6 +5,8 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from eft_server.api.edge.metrics import count_error
+
 __all__ = ["ApiError"]
 
 _TYPES = {
@@ -26,6 +28,9 @@ _CODES = {
     503: "unavailable",
     504: "timeout",
 }
+for _status, _code in (*_CODES.items(), (400, "invalid_behaviour"), (404, "model_not_found")):
+    count_error(_status, _code, times=0)  # A rate sees the first one only where there was a 0 before.
+
 _MAX_MESSAGE_CHARS = 2000
 
 
@@ -37,7 +42,10 @@ class ApiError(Exception):
         param: The request field at fault, if one is.
         code: A short name for programs; by default it follows from the status.
         headers: Additional response headers.
+        counted: Whether /metrics counts it: all but answers to probes.
     """
+
+    counted = True
 
     def __init__(
         self,
@@ -66,7 +74,9 @@ class ApiError(Exception):
         return {"error": error}
 
     def response(self) -> JSONResponse:
-        """The error as an HTTP response."""
+        """The error as an HTTP response, which is counted."""
+        if self.counted:
+            count_error(self.status, self.code)
         return JSONResponse(self.body(), status_code=self.status, headers=self.headers)
 
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from eft_server.api.edge.api_error import ApiError
+from eft_server.api.edge.metrics import count_error
 from eft_server.api.serving.current import CurrentRequest
 
 __all__ = ["AHEAD_BYTES", "HEADER_TIMEOUT_S", "STALL_BYTES", "STALL_S", "Connection"]
@@ -93,7 +94,9 @@ class Connection(H11Protocol):
     @override
     def send_400_response(self, msg: str) -> None:
         """Answer invalid HTTP with an error in the usual shape."""
-        body = json.dumps(ApiError(msg, code="invalid_http").body()).encode()
+        error = ApiError(msg, code="invalid_http")
+        count_error(error.status, error.code)
+        body = json.dumps(error.body()).encode()
         headers = [
             ("content-type", "application/json"),
             ("content-length", str(len(body))),

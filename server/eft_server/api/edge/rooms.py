@@ -3,8 +3,10 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+
+from prometheus_client import Gauge
 
 __all__ = ["Room"]
 
@@ -27,9 +29,11 @@ class Room:
     Args:
         limits: the amount of each. A request that needs more waits until it can have all of it.
         share: the share of them that one key may have, 0 to 1; a key's only request may take more.
+        gauge: Counts the requests that wait.
     """
 
-    def __init__(self, limits: Sequence[int], share: float = 1.0) -> None:
+    def __init__(self, limits: Sequence[int], share: float = 1.0, gauge: Gauge | None = None) -> None:
+        self._gauge = gauge
         self._limits = tuple(limits)
         self._limits_of_a_key = tuple(max(1, int(limit * share)) for limit in limits)
         self._taken = [0] * len(self._limits)
@@ -46,7 +50,9 @@ class Room:
     async def take(self, key: str, *amounts: int) -> AsyncIterator[None]:
         """Hold these amounts while the block runs; wait behind earlier requests, or while the key has its share."""
         bounded = tuple(map(min, amounts, self._limits))
-        await self._wait(key, bounded)
+        if self._row or not self.take_at_once(key, *bounded):
+            with self._gauge.track_inprogress() if self._gauge else nullcontext():
+                await self._wait(key, bounded)
         try:
             yield
         finally:
@@ -67,9 +73,6 @@ class Room:
         self._admit()
 
     async def _wait(self, key: str, amounts: tuple[int, ...]) -> None:
-        if not self._row and self._fits(key, amounts):
-            self._note(key, amounts)
-            return
         waiting = _Waiting(key, amounts)
         self._row.append(waiting)
         self._waiting_by[key] += 1

@@ -17,6 +17,7 @@ from vllm.exceptions import GenerationError
 from vllm.lora.request import LoRARequest
 
 from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.metrics import waiting
 from eft_server.api.edge.rooms import Room
 from eft_server.api.serving.current import current
 from eft_server.api.serving.cut_calls import CutChats, CutResponses
@@ -25,6 +26,7 @@ from eft_server.api.serving.end_of_turn import end_of_turn
 from eft_server.api.serving.guarded_engine import Guarded
 from eft_server.api.serving.metrics import Counting
 from eft_server.api.serving.renderer import MemberRenderer
+from eft_server.behaviour.resolve import Behaviours
 from eft_server.engine.launcher.parsers import template_variables
 from eft_server.family.file import ServerConfig
 from eft_server.family.templates import Voice
@@ -130,10 +132,10 @@ def build_handlers(  # noqa: PLR0913 (what a server has, once)
     """
     options = config.server
     bounds = (options.max_sequences, options.max_tokens_under_way)
-    guarded = Guarded(
-        engine, Room(bounds, options.share(keys)), salted=bool(keys) and not options.share_prefix_cache
-    )
-    counting: Any = Counting(guarded, heard)
+    room = Room(bounds, options.share(keys), waiting("sequences"))
+    guarded = Guarded(engine, room, salted=bool(keys) and not options.share_prefix_cache)
+    served = [model.id for model in Behaviours(config).served_models()]
+    counting: Any = Counting(guarded, served, config.experts, heard)
     template: dict[str, Any] = {"chat_template": chat_template, "chat_template_content_format": "auto"}
     parsing: dict[str, Any] = {
         "tool_parser": options.tool_parser,

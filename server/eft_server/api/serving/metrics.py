@@ -1,18 +1,31 @@
-"""Counters for /metrics, by model name: requests, and drafted and accepted tokens."""
+"""What /metrics tells of generations: how many by model name, the weights asked for, drafted and accepted tokens."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 from vllm.engine.protocol import EngineClient
 from vllm.outputs import RequestOutput
 
 from eft_server.api.serving.current import current
 from eft_server.api.serving.guarded_engine import Guarded
+from eft_server.behaviour.resolve import Resolved
 
 __all__ = ["Counting"]
 
 _REQUESTS = Counter("eft:requests", "Generations that were started, by requested model name.", ["model"])
+# Bounds lie between tenths and beside 0 and 1: a quantile that is interpolated within a bucket is then about right.
+_WEIGHT = Histogram(
+    "eft:requested_weight",
+    "Weight of each expert in the generations that were started, defaults filled in.",
+    ["expert"],
+    buckets=[-2, -1, -0.5, -0.05, *(odd / 20 for odd in range(1, 23, 2)), 1.5, 2.5, 5],
+)
+_SCALE = Histogram(
+    "eft:requested_scale",
+    "Scale of the generations that were started, defaults filled in.",
+    buckets=[-1, -0.05, 0.05, 0.25, 0.5, 0.75, 0.95, 1.05, 1.25, 1.5, 2, 3, 5],
+)
 _DRAFTED = Counter(
     "eft:draft_tokens", "Tokens proposed in speculative decoding, by requested model name.", ["model"]
 )
@@ -26,22 +39,34 @@ class Counting:
 
     Args:
         engine: The engine.
-        heard: Called for each of its outputs.
+        models: The names that requests can use.
+        experts: The family's experts.
+        heard: Called for each output.
     """
 
-    def __init__(self, engine: EngineClient | Guarded, heard: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        engine: EngineClient | Guarded,
+        models: Iterable[str],
+        experts: Iterable[str],
+        heard: Callable[[], None],
+    ) -> None:
         self._engine = engine
         self._heard = heard
+        # A rate sees the first one only where there was a 0 before.
+        for model in models:
+            _REQUESTS.labels(model)
+        for expert in experts:
+            _WEIGHT.labels(expert)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
     def generate(self, *args: Any, **options: Any) -> AsyncGenerator[RequestOutput, None]:
-        """Generate as the engine does, and count under the current request's model name."""
+        """Generate as the engine does, and count under the model that the current request names."""
         resolved = current().resolved
-        model = resolved.served if resolved else ""
         outputs = self._engine.generate(*args, **options)
-        _REQUESTS.labels(model).inc()
+        model = _count_request(resolved) if resolved else ""
         return self._counted(outputs, model)
 
     async def _counted(
@@ -56,6 +81,16 @@ class Counting:
                 yield output
         finally:
             await outputs.aclose()
+
+
+def _count_request(resolved: Resolved) -> str:
+    """Count a request, and return the name that it is counted under: a family's, an alias's or a member's."""
+    _REQUESTS.labels(resolved.served).inc()
+    if not resolved.plain and resolved.own_coefficients is None:
+        _SCALE.observe(resolved.scale)
+        for expert, weight in resolved.weights.items():
+            _WEIGHT.labels(expert).observe(weight)
+    return resolved.served
 
 
 def _count(metrics: Any, model: str) -> None:

@@ -14,6 +14,7 @@ from vllm.entrypoints.serve.utils.api_utils import listen_for_disconnect
 
 from eft_server.api.edge.deadlines import Deadline, UnderWay
 from eft_server.api.edge.errors import PROMPT, ApiError, from_exception, from_vllm
+from eft_server.api.edge.metrics import count_error
 from eft_server.api.serving.events import event_of, payload_of
 from eft_server.api.serving.nulls import event_without_foreign_nulls, without_foreign_nulls
 
@@ -110,14 +111,14 @@ async def _relay(first: str, events: Events, deadline: Deadline) -> Events:
         while True:
             event = await deadline.wait_for(anext(events))
             yield (
-                event_of(_error_in(event).body())
+                _error_event(_error_in(event))
                 if event.startswith(_ERROR_EVENT)
                 else event_without_foreign_nulls(event)
             )
     except StopAsyncIteration:
         return
     except ApiError as error:
-        yield event_of(error.body())
+        yield _error_event(error)
         yield _DONE
     finally:
         await events.aclose()
@@ -140,6 +141,11 @@ class _EventStream(StreamingResponse):
 
 def _with_fields(event: str, extra: dict[str, Any]) -> str:
     return event_of(payload_of(event) | extra)
+
+
+def _error_event(error: ApiError) -> str:
+    count_error(error.status, error.code)
+    return event_of(error.body())
 
 
 def _error_in(event: str) -> ApiError:
