@@ -7,7 +7,8 @@ SERVING := $(VENV)/.serving
 BENCHING := $(VENV)/.benching
 TESTING := $(VENV)/.testing
 COMPILE := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_31 --only-binary :all: \
-  --no-annotate --no-header --generate-hashes --upgrade $(if $(UV_FIND_LINKS),,--torch-backend cpu)
+  --no-annotate --no-header --generate-hashes --upgrade
+COMPILE_CPU := $(COMPILE) $(if $(UV_FIND_LINKS),,--torch-backend cpu)
 FAMILY ?= demo
 TARGET ?= cpu
 BASE ?=
@@ -71,24 +72,28 @@ exact: $(TESTING) ## Compare the engine with plain transformers, on the device t
 demo-family: $(TESTING) ## Rebuild the demo family from nothing and evaluate it (under two hours on two cores)
 	$(BIN)/python -m eft_demo $(ARGS)
 
-image: ## Build the image eft-server:cpu (docker, or buildah without a daemon; BASE=image to build on)
+image: ## Build the image eft-server:cpu (docker, or buildah without a daemon; TARGET=cuda, BASE=image to build on)
 	BASE=$(BASE) sh deploy/build-image.sh $(TARGET)
 
-sbom: $(SERVING) ## Print what the image holds of Python, as a CycloneDX list
+sbom: $(SERVING) ## Print what the image holds of Python, as a CycloneDX list (TARGET=cuda)
 	@$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --pyproject pyproject.toml \
-	  --output-reproducible deploy/requirements-cpu.txt
+	  --output-reproducible deploy/requirements-$(TARGET).txt
 
 deploy-check: $(TESTING) ## Build the image and run it, and its monitoring (needs root, buildah, debootstrap or BASE, prometheus)
 	BASE=$(BASE) $(BIN)/python -m pytest -m deploy tests/deploy $(ARGS)
 
 lock: ## Resolve pyproject.toml again into the locks in deploy/ (needs uv)
-	cd deploy && $(COMPILE) ../pyproject.toml --extra cpu --no-emit-package triton --output-file requirements-cpu.txt
-	cd deploy && $(COMPILE) ../pyproject.toml --extra cpu --extra dev --constraint requirements-cpu.txt \
+	cd deploy && $(COMPILE_CPU) ../pyproject.toml --extra cpu --no-emit-package triton --output-file requirements-cpu.txt
+	cd deploy && $(COMPILE_CPU) ../pyproject.toml --extra cpu --extra dev --constraint requirements-cpu.txt \
 	  --output-file requirements-dev.txt
-	cd deploy && printf 'editables\nhatchling\nuv\n' | $(COMPILE) - --constraint requirements-dev.txt \
+	cd deploy && printf 'editables\nhatchling\nuv\n' | $(COMPILE_CPU) - --constraint requirements-dev.txt \
 	  --output-file requirements-install.txt
 	@# Not the same file everywhere: PyTorch's index, or what the settings name.
 	sed -i '/^torch==/,/[^\\]$$/{/^torch==/!d;s/ .*//}' deploy/requirements-cpu.txt deploy/requirements-dev.txt
+	@# The CPU lock's versions but for two packages. pyproject.toml's overrides and what links name are for a CPU torch.
+	constraints=$$(mktemp) && sed -n '/^torch==/d;/^apache-tvm-ffi==/d;/^[a-z]/s/ .*//p' deploy/requirements-cpu.txt \
+	  > $$constraints && cd deploy && env -u UV_FIND_LINKS $(COMPILE) --no-config ../pyproject.toml --extra cuda \
+	  --constraint $$constraints --output-file requirements-cuda.txt && rm $$constraints
 
 clean: ## Remove what the commands above made
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

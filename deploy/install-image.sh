@@ -7,9 +7,15 @@ install() {
 }
 case $1 in
 lock)
-  # The CPU build of torch has a version of its own (+cpu), which is wherever the settings name, or at PyTorch's index.
-  install --quiet --dry-run "$(grep '^torch==' "$2")" 2>/dev/null || export UV_TORCH_BACKEND=cpu
-  install --only-binary :all: --requirement "$2"
+  if cpu_torch=$(grep '^torch==.*+cpu$' "$2"); then
+    # The CPU build of torch has a version of its own, which is wherever the settings name, or at PyTorch's index.
+    install --quiet --dry-run "$cpu_torch" 2>/dev/null || export UV_TORCH_BACKEND=cpu
+    install --only-binary :all: --requirement "$2"
+  else
+    # Links may name that build, which uv takes for a later one of the same version.
+    unset UV_FIND_LINKS
+    install --only-binary :all: --require-hashes --requirement "$2"
+  fi
   ;;
 project)
   /installer/bin/uv build --wheel --no-build-isolation --python /installer/bin/python --out-dir /wheel .

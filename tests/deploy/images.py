@@ -16,14 +16,14 @@ import pytest
 BASE = "localhost/eft-base"
 DAEMONLESS = {"BUILDAH_ISOLATION": "chroot"}
 
-# What a container runtime gives a read-only container, and what the image's volumes are.
+# What Docker gives a read-only container, little shared memory included, and what the image's volumes are.
 MOUNTS = """
 set -e
 mount --bind {root} {root} && mount -o remount,bind,ro {root}
 mount -t proc proc {root}/proc
 mount --bind /sys {root}/sys
 mount --bind /dev {root}/dev
-mount -t tmpfs -o mode=1777,size=512m tmpfs {root}/dev/shm
+mount -t tmpfs -o mode=1777,size=64m tmpfs {root}/dev/shm
 for writable in tmp home/eft cache; do mount -t tmpfs -o mode=1777 tmpfs {root}/$writable; done
 exec chroot --userspec={user} {root} /usr/bin/env -i {environment} {command}
 """

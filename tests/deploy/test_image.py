@@ -40,7 +40,7 @@ def test_its_configuration_is_what_hosts_expect(image: Container) -> None:
     assert config["Cmd"] == ["serve", "demo", "--host", "0.0.0.0"]
     assert set(config["Volumes"]) == {"/tmp", "/home/eft", "/cache"}
     assert "8000/tcp" in config["ExposedPorts"]
-    assert "health" in " ".join(config["Healthcheck"]["Test"])
+    assert "/livez" in " ".join(config["Healthcheck"]["Test"])
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
@@ -82,4 +82,15 @@ def test_the_demo_answers_from_a_read_only_container_of_an_unknown_user(
         with urlopen(request, timeout=60) as response:
             assert json.load(response)["choices"][0]["logprobs"]["content"]
         assert terminate(process) == 0
+    assert "Traceback" not in log.read_text()
+
+
+def test_ranks_that_lack_shared_memory_are_refused_with_the_option_that_gives_it(
+    image: Container, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    command = ["serve", "demo", "--port", str(PORT), "--set", "vllm.tensor_parallel_size=2"]
+    with image.running(STRANGER, *command, log=log) as process:
+        assert process.wait(timeout=120) != 0
+    assert re.search(r"/dev/shm has 64 MiB free.*--shm-size 640m", log.read_text(), re.DOTALL)
     assert "Traceback" not in log.read_text()

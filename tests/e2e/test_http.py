@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import re
 import signal
 import socket
@@ -16,6 +17,8 @@ import openai
 import psutil
 import pytest
 from openai import AsyncOpenAI, OpenAI
+
+from eft_server.engine.launcher.plan import _FEW_CORES
 
 from .conftest import Server, start_server, stop_server
 from .random_family import POISON
@@ -430,3 +433,17 @@ def test_a_start_says_how_far_it_is_and_nothing_else(server: Server) -> None:
     assert [line.split(":")[0].strip() for line in shown[3:-2]] == [*members, "KV cache"]
     assert shown[-2:] == ["preparing the endpoints", "ready"]
     assert re.search(r"KV cache: [\d,]+ tokens in [\d,]+ blocks", shown[-3])
+
+
+def test_the_engines_core_computes_on_every_core_it_is_given(server: Server, client: OpenAI) -> None:
+    """There is no worker: OpenMP's threads are the core's, each on a core of its own, and bind none of the others."""
+    client.completions.create(model="tiny", prompt="Hello", **GREEDY)
+    processes = psutil.Process(server.process.pid).children(recursive=True)
+    assert not [process.name() for process in processes if "Worker" in process.name()]
+    [core] = [process for process in processes if "EngineCor" in process.name()]
+    given = os.sched_getaffinity(server.process.pid)
+    places = [os.sched_getaffinity(thread.id) for thread in core.threads()]
+    computing = {place.copy().pop() for place in places if len(place) == 1}
+    assert given in places
+    if len(given) <= _FEW_CORES:  # Of more, vLLM leaves some to other processes.
+        assert computing >= given - {min(given)}

@@ -4,13 +4,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import vllm.platforms
 from vllm import AsyncEngineArgs
 from vllm.engine import arg_utils
+from vllm.platforms.interface import UnspecifiedPlatform
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from eft_server.engine.launcher.launch import open_engine
 from eft_server.engine.launcher.plan import EnginePlan
 from eft_server.engine.launcher.stages import Stages
+from eft_server.errors import ConfigError
 
 pytestmark = pytest.mark.engine
 
@@ -62,3 +65,11 @@ async def test_an_h100_is_given_as_much_as_by_vllms_own_server(monkeypatch: pyte
 
 async def test_a_cpu_is_given_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await defaults_of_the_servers_engine(monkeypatch) == (2048, 128)
+
+
+async def test_a_machine_without_a_device_is_told_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without a GPU, vLLM's build for GPUs has this platform."""
+    monkeypatch.setattr(vllm.platforms, "_current_platform", UnspecifiedPlatform())
+    with pytest.raises(ConfigError, match=r"no device.*--gpus all"):
+        async with open_engine(EnginePlan({"model": "none"}, {}), Stages(quiet=True)):
+            pass

@@ -331,3 +331,27 @@ def test_gpus_are_refused_vllms_older_model_runner(planned: Planner, monkeypatch
     monkeypatch.setattr(plan_module, "_on_cpu", lambda: False)
     with pytest.raises(ConfigError, match=r"VLLM_USE_V2_MODEL_RUNNER=0: GPUs need .* unset it"):
         planned()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), "eft_server.engine.core.cpu_executor.CPUExecutor"),
+        (("vllm.distributed_executor_backend=uni",), "eft_server.engine.core.cpu_executor.CPUExecutor"),
+        (("vllm.data_parallel_size=2",), "eft_server.engine.core.cpu_executor.CPUExecutor"),
+        (("vllm.distributed_executor_backend=mp",), "mp"),
+        (("vllm.tensor_parallel_size=2",), None),
+        (("vllm.numa_bind=true",), None),
+    ],
+)
+def test_one_rank_on_a_cpu_runs_in_its_engines_core(
+    planned: Planner, overrides: tuple[str, ...], expected: str | None
+) -> None:
+    assert planned(*overrides).options.get("distributed_executor_backend") == expected
+
+
+def test_an_engine_inside_the_program_has_vllms_executor(
+    planned: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    assert "distributed_executor_backend" not in planned().options

@@ -161,6 +161,8 @@ HASHES = "vllm.v1.core.kv_cache_utils"
 STRUCTURED = "vllm.v1.structured_output.StructuredOutputManager"
 XGRAMMAR = "vllm.v1.structured_output.backend_xgrammar.XgrammarBackend"
 LAYERS = "vllm.model_executor.layers"
+QUEUES = "vllm.distributed.device_communicators.shm_broadcast"
+MULTIPROC = "vllm.v1.executor.multiproc_executor"
 
 ATTENTION = is_made_of(
     "vllm.v1.attention.backend.CommonAttentionMetadata",
@@ -453,6 +455,19 @@ TABLE: dict[str, list[Row]] = {
             if module.startswith("vllm.")
             for row in is_a_module("vllm", module.removeprefix("vllm."))
         ),
+    ],
+    "engine/launcher/shared_memory.py": [
+        *accepts(f"{QUEUES}.MessageQueue", "max_chunk_bytes", "max_chunks"),
+        *has(QUEUES, "SHM_PATH"),
+        *asks_for(f"{MULTIPROC}.MultiprocExecutor", "VLLM_MQ_MAX_CHUNK_BYTES_MB", "MessageQueue"),
+        *asks_for(f"{MULTIPROC}.WorkerProc", "MessageQueue"),
+        *asks_for("vllm.platforms.cpu", "uni", "mp", "VLLM_ENABLE_V1_MULTIPROCESSING"),
+    ],
+    "engine/core/cpu_executor.py": [
+        *takes("vllm.utils.ompmultiprocessing.OMPProcessManager.configure_omp_envs", "rank, local_rank"),
+        # Whatever computes goes through it.
+        *calls("vllm.v1.executor.uniproc_executor.UniProcExecutor", "collective_rpc", "_init_executor"),
+        *asks_for("vllm.v1.executor.abstract.Executor.get_class", "resolve_obj_by_qualname"),
     ],
     # What vLLM says to OpenMP before it starts a process.
     "engine/launcher/openmp.py": asks_for(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from eft_server.engine.launcher import fork_server
 from eft_server.engine.launcher.plan import EnginePlan
+from eft_server.engine.launcher.shared_memory import refuse_small_shared_memory
 from eft_server.engine.launcher.stages import Stages
 from eft_server.engine.plugin import ARCHITECTURE
 from eft_server.errors import ConfigError
@@ -32,7 +33,7 @@ async def open_engine(plan: EnginePlan, stages: Stages) -> AsyncIterator["AsyncL
         stages: Shows the progress of the start.
 
     Raises:
-        ConfigError: vLLM did not load this package's plugin.
+        ConfigError: There is no device or too little shared memory, or vLLM did not load this package's plugin.
     """
     from vllm import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
@@ -102,6 +103,8 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _prepare(plan: EnginePlan) -> None:
+    _require_device()
+    refuse_small_shared_memory(plan.options)
     _require_plugin()
     if plan.options.get("numa_bind"):
         fork_server.leave_to_vllm()
@@ -117,6 +120,16 @@ def _method_of_the_operator() -> Iterator[None]:
     finally:
         if before is None:
             os.environ.pop(name, None)
+
+
+def _require_device() -> None:
+    from vllm.platforms import current_platform
+
+    if not current_platform.device_type:
+        raise ConfigError(
+            "vLLM finds no device: its build for GPUs needs one with NVIDIA's driver (in a container, docker run "
+            "--gpus all); without a GPU, install vLLM's CPU build (docs/deploy.md has an image for either)"
+        )
 
 
 def _require_plugin() -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _SCHEDULER = "eft_server.engine.core.scheduler.make_scheduler"
 _CPU_WORKER = "eft_server.engine.worker.v1.runner.EftCPUWorker"
 _GPU_WORKER = "eft_server.engine.worker.v1.runner.EftGPUWorker"
+_CPU_EXECUTOR = "eft_server.engine.core.cpu_executor.CPUExecutor"
 
 _MIB = 1 << 20
 _FEW_CORES = 4
@@ -93,6 +94,7 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     options |= {"use_tqdm_on_load": False} | _window_options(models)
     options |= _sampling_options(config)
     options |= dict(config.vllm) | _family_options(config, report, models)
+    options |= _executor(options)
     _refuse_placements(config, options, models)
     report.require_divisible(_size_of(options, "tensor"))
     templates = member_templates(config.family, report.chat_templates)
@@ -379,6 +381,21 @@ def _on_cpu() -> bool:
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
+
+
+def _executor(options: Mapping[str, Any]) -> dict[str, Any]:
+    """One rank on a CPU runs in the engine core's process; vLLM would start a worker for it."""
+    from vllm import envs
+
+    if not _on_cpu() or _size_of(options, "tensor") > 1 or options.get("numa_bind"):
+        return {}
+    if (
+        not envs.VLLM_ENABLE_V1_MULTIPROCESSING
+    ):  # The core is part of this process, whose threads are its own.
+        return {}
+    if options.get("distributed_executor_backend") not in (None, "uni"):
+        return {}
+    return {"distributed_executor_backend": _CPU_EXECUTOR}
 
 
 def _schedulable_by_ray() -> bool:
