@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
@@ -68,6 +70,15 @@ def stop_server(server: Server, number: int = signal.SIGTERM) -> int:
         return server.process.wait(timeout=60)
     finally:
         server.process.kill()
+
+
+def until_status(url: str, status: int, most_s: float) -> httpx.Response:
+    """Ask again and again until the answer has this status."""
+    deadline = time.monotonic() + most_s
+    while (answer := httpx.get(url, timeout=10)).status_code != status:
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.1)
+    return answer
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from ..engine.reference import Reference
-from .conftest import Server, start_server, stop_server
+from .conftest import Server, start_server, stop_server, until_status
 from .random_family import VOCABULARY, write_checkpoint, write_family
 
 MEMBERS = ("base", "small", "helpful", "harmless", "broken")
@@ -125,3 +125,15 @@ def generated_tokens(server: Server) -> dict[str, float]:
     metrics = httpx.get(f"{server.url}/metrics").text
     found = re.findall(r'^vllm:generation_tokens_total\{engine="(\d+)".*\} (\S+)$', metrics, re.MULTILINE)
     return {engine: float(count) for engine, count in found}
+
+
+def test_a_rank_that_is_stopped_is_seen(replicas: Server) -> None:
+    children = psutil.Process(replicas.process.pid).children(recursive=True)
+    worker = next(child for child in children if "Worker" in child.name())
+    worker.suspend()
+    try:
+        answer = until_status(f"{replicas.url}/livez", 503, 10)
+    finally:
+        worker.resume()
+    assert f"process {worker.pid} is stopped" in answer.json()["error"]["message"]
+    until_status(f"{replicas.url}/readyz", 200, 10)

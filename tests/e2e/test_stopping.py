@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from .conftest import Server, start_server, stop_server
+from .conftest import Server, start_server, stop_server, until_status
 
 LONG = {"prompt": "Hello", "max_tokens": 100, "ignore_eos": True, "temperature": 0}
 
@@ -51,14 +51,6 @@ class Stream:
 def processes(server: Server, title: str) -> list[psutil.Process]:
     children = psutil.Process(server.process.pid).children(recursive=True)
     return [child for child in children if child.name().startswith(f"VLLM::{title}")]
-
-
-def until_status(url: str, status: int, most_s: float) -> httpx.Response:
-    deadline = time.monotonic() + most_s
-    while (answer := httpx.get(url, timeout=10)).status_code != status:
-        assert time.monotonic() < deadline, answer.text
-        time.sleep(0.1)
-    return answer
 
 
 @pytest.fixture(scope="module")
