@@ -277,6 +277,13 @@ TABLE: dict[str, list[Row]] = {
         *has(COMPLETION_REQUEST, "structured_outputs", "response_format"),
         *has(RESPONSES_REQUEST, "structured_outputs", "text"),
     ],
+    "api/serving/pulse.py": [
+        *calls("vllm.v1.engine.core", "set_process_title"),
+        *calls("vllm.v1.executor.multiproc_executor", "set_process_title"),
+        *asks_for("vllm.utils.system_utils.set_process_title", "::"),
+        *has("vllm.v1.worker.worker_base.WorkerBase", "check_health"),
+        *accepts("vllm.v1.engine.async_llm.AsyncLLM.collective_rpc", "method"),
+    ],
     "api/serving/renderer.py": [
         # Taken out of the keywords: were they given by position, a template would see no tools.
         *passes(RENDERER, "preprocess_chat, tool_dicts"),

@@ -14,9 +14,6 @@ from vllm.engine.protocol import EngineClient
 
 __all__ = ["Pulse"]
 
-_TITLE = "VLLM::"
-"""How the titles of an engine's processes begin, which vLLM sets."""
-
 _BEAT_S = 5.0
 _STOPPED = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP})
 _ENDED = frozenset({psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD})
@@ -75,10 +72,12 @@ class Pulse:
 
 
 def _engine_processes() -> list[psutil.Process]:
+    """The processes that vLLM has given a title."""
+    title = f"{envs.VLLM_PROCESS_NAME_PREFIX}::"
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if process.name().startswith(_TITLE):
+            if process.name().startswith(title):
                 found.append(process)
     return found
 

@@ -7,8 +7,8 @@ are threads, OpenMP pools or CUDA contexts, which do not survive a fork, and doe
 already has them gets `multiprocessing`'s usual fork server, which imports everything once more, at the same time as
 the program.
 
-If the operator sets VLLM_WORKER_MULTIPROC_METHOD ("spawn" or "fork"), vLLM starts the processes; likewise where vLLM
-rules a fork out: in Ray actors and in WSL.
+If the operator sets VLLM_WORKER_MULTIPROC_METHOD ("spawn" or "fork"), vLLM starts the processes; likewise in WSL, where
+it rules a fork out. It does so in Ray's actors, too, because of their threads: these get the usual fork server.
 """
 
 import atexit
@@ -92,14 +92,14 @@ def _start() -> bool:
         inherited = _descriptors()
         import_engine()
         # If an import initialised CUDA, the server's imports would do so as well.
-        if _vllm_would_spawn() or _cuda_is_initialised() or threading.active_count() > 1:
+        if _is_wsl() or _cuda_is_initialised() or threading.active_count() > 1:
             return False
         _fork_server(inherited)
     else:
         _server.set_forkserver_preload(["eft_server.engine.launcher.preload"])
         _server.ensure_running()
         import_engine()
-    return not _vllm_would_spawn()
+    return not _is_wsl()
 
 
 def is_running() -> bool:
@@ -160,11 +160,10 @@ def _nothing_happened() -> bool:
     return "torch" not in sys.modules and len(os.listdir("/proc/self/task")) == 1
 
 
-def _vllm_would_spawn() -> bool:
+def _is_wsl() -> bool:
     from vllm.platforms.interface import in_wsl
-    from vllm.ray.lazy_utils import is_in_ray_actor
 
-    return bool(in_wsl() or is_in_ray_actor())
+    return bool(in_wsl())
 
 
 def _cuda_is_initialised() -> bool:
