@@ -24,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 _SERVER = "the server of tests/e2e"
+_OTHER_SERVER = "/test_vllm_serve.py"
 _LONGEST_FIRST = ("tests/engine/", "tests/e2e/", "tests/server/", "tests/clients/")
 
 
@@ -54,7 +55,7 @@ def _group(item: pytest.Item) -> str:
     fixtures = getattr(item, "fixturenames", ())
     if "running" in fixtures and "/engine/" in module:
         module = "tests/engine/running"
-    elif "server" in fixtures and "/e2e/" in module:
+    elif "server" in fixtures and "/e2e/" in module and not module.endswith(_OTHER_SERVER):
         return _SERVER
     if "/engine/" not in module:
         return module

@@ -329,6 +329,91 @@ def check(  # noqa: PLR0913 (one for each option)
         typer.echo(f"{config.name}: the members form a family")
 
 
+@app.command("vllm-args")
+def vllm_args(  # noqa: PLR0913 (one for each option)
+    family: Family,
+    vllm_arguments: VllmArguments = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print an object with command and environment, for a manifest.")
+    ] = False,
+    overrides: Overrides = None,
+    revision: Revision = None,
+    offline: Offline = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Print the command with which plain `vllm serve` serves a family, as `eft serve` would.
+
+    The line is for this machine: its device, its memory, and the members' places
+    here. Options may be added or changed; those that a family cannot have are
+    refused by name when vLLM starts. For other machines see `eft pack`.
+
+    eft vllm-args demo
+
+    eft vllm-args mine.yaml --json -- --max-model-len 4096
+    """
+    log_vllm(None)
+    with errors_in_words():
+        use_hub(offline=offline, cache_dir=cache_dir)
+        config = load_config(family, overrides or (), revision=revision)
+        with _start() as stages:
+            plan = _planned(config, vllm_arguments or (), stages)
+            from eft_server.hosts.command_line import command_line
+
+            line = command_line(config, plan)
+        typer.echo(line.as_json() if as_json else line.quoted())
+
+
+@app.command()
+def pack(  # noqa: PLR0913 (one for each option)
+    family: Family,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty directory.")],
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link/--copy",
+            help="Hard links to the members' files, which takes no room but the same file system; or copies.",
+        ),
+    ] = False,
+    overrides: Overrides = None,
+    revision: Revision = None,
+    offline: Offline = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Write a family into one directory, which plain `vllm serve DIR` loads as it stands.
+
+    The directory holds the members, the family file and what other programs look
+    for in a model. It works wherever it is copied or mounted, and on other devices
+    than this one's: VLLM_PLUGINS=eft vllm serve DIR. No API keys go into it.
+
+    eft pack mine.yaml ./mine
+
+    eft pack qwen25-7b /models/steered --set vllm.max_model_len=8192
+    """
+    log_vllm(None)
+    with errors_in_words():
+        use_hub(offline=offline, cache_dir=cache_dir)
+        config = load_config(family, overrides or (), revision=revision)
+        from eft_client.progress import Progress
+        from eft_server.hosts.pack import Packing, require_free
+        from eft_server.hosts.pack import pack as write
+        from eft_server.sizes import in_words
+
+        require_free(directory)
+        with _start() as stages:
+            planned = _planned(config, (), stages)
+            stages.begin("collecting the members' files")
+            packing = Packing.of(config, planned.chat_template)
+        with Progress() as progress:
+            write(packing, directory, progress, link=link)
+        files = len(packing.files) + len(packing.texts)
+        typer.echo(f"{directory}: {config.name!r}, {in_words(packing.size_bytes)} in {files} files")
+        if config.server.api_key_file is not None:
+            typer.echo(
+                f"  its API keys stay in {config.server.api_key_file}, which has to be there when it is served"
+            )
+        typer.echo(f"  VLLM_PLUGINS=eft vllm serve {directory}")
+
+
 @app.command()
 def families(
     name: Annotated[str | None, typer.Argument(help="Print this family's file, as a template.")] = None,

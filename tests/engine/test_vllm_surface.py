@@ -18,6 +18,8 @@ from eft_server.engine.launcher.fork_server import _CONTEXT_USERS, _MODULES, _RE
 from eft_server.engine.launcher.plan import _SAMPLING
 from eft_server.engine.launcher.vllm_log import _EXPECTED
 from eft_server.family.vllm_options import PASSED, REFUSED
+from eft_server.hosts import frontend_options
+from eft_server.hosts.frontend_options import ACTING
 
 from .sources import NotThereError, Place, file_of, find, modules_of
 
@@ -145,7 +147,9 @@ PROTOCOL = "vllm.entrypoints.serve.engine.protocol"
 GENERATED = "vllm.entrypoints.generate.base.protocol"
 RENDERER = "vllm.renderers.online_renderer"
 OUTPUT, CHOICE = "vllm.outputs.RequestOutput", "vllm.outputs.CompletionOutput"
-ARGUMENTS = "vllm.engine.arg_utils.AsyncEngineArgs"
+STARTS = "vllm.engine.arg_utils"
+ARGUMENTS = f"{STARTS}.AsyncEngineArgs"
+ENDPOINTS = "vllm.plugins.endpoint_plugins.interface"
 MODEL_CONFIG = "vllm.config.model.ModelConfig"
 RUNNER_V1 = "vllm.v1.worker.gpu_model_runner.GPUModelRunner"
 RUNNER_V2 = "vllm.v1.worker.gpu.model_runner.GPUModelRunner"
@@ -543,7 +547,41 @@ TABLE: dict[str, list[Row]] = {
         *has("vllm.config.model", "_STR_DTYPE_TO_TORCH_DTYPE"),
     ],
     # The group of entry points; pyproject.toml names it.
-    "engine/plugin.py": asks_for("vllm.plugins", "vllm.general_plugins"),
+    "engine/plugin.py": [
+        *asks_for("vllm.plugins", "vllm.general_plugins"),
+        *asks_for(f"{STARTS}.EngineArgs.__post_init__", "load_general_plugins"),
+        *asks_for(f"{ARGUMENTS}.add_cli_args", "load_general_plugins"),
+    ],
+    "hosts/engine_arguments.py": [
+        *takes(f"{STARTS}.EngineArgs.create_engine_config", "usage_context, headless"),
+        *asks_for("vllm.entrypoints.launchers.api_server.entry", "create_engine_config", "OPENAI_API_SERVER"),
+        *asks_for("vllm.entrypoints.cli.serve", "create_engine_config", "headless"),
+        *has("vllm.usage.usage_lib.UsageContext", "OPENAI_API_SERVER", "OPENAI_BATCH_RUNNER"),
+        *asks_for("vllm.entrypoints.launchers.run_batch", "OPENAI_BATCH_RUNNER"),
+        *has(ARGUMENTS, "model", "hf_overrides", "served_model_name"),
+    ],
+    "hosts/command_line.py": [
+        *is_a_module("vllm", "entrypoints.launchers.api_server.entry"),
+        *has("vllm.entrypoints.launchers.cli_args", "make_arg_parser"),
+        *asks_for("vllm.entrypoints.launchers.cli_args.make_arg_parser", "--api-server-count"),
+    ],
+    "hosts/frontend_options.py": has("vllm.entrypoints.launchers.cli_args", "FrontendArgs"),
+    # The second group. vLLM's application is built before the plugin's state, and its middleware in between.
+    "hosts/vllm_serve.py": [
+        *asks_for("vllm.plugins", "vllm.endpoint_plugins"),
+        *asks_for("vllm.plugins.load_endpoint_plugins", "required_tasks"),
+        *has(f"{ENDPOINTS}.EndpointPlugin", "name", "required_tasks"),
+        *asks_for("vllm.entrypoints.launchers.app.build_app", "attach_endpoint_plugins", "state", "args"),
+        *asks_for("vllm.entrypoints.launchers.api_server.app_state", "init_endpoint_plugins_state"),
+        *asks_for(f"{ENDPOINTS}.attach_endpoint_plugins", "endpoint_plugins", "attach_router"),
+        *asks_for(f"{ENDPOINTS}.init_endpoint_plugins_state", "init_state"),
+        *asks_for("vllm.entrypoints.launchers.launcher", "Config", "load"),
+        *has("vllm.entrypoints.serve.middleware.authenticate", "AuthenticationMiddleware"),
+        *has("vllm.entrypoints.serve.middleware.x_request_id", "XRequestIdMiddleware"),
+        *asks_for("vllm.entrypoints.serve.middleware.register", "AuthenticationMiddleware", "api_key"),
+        *asks_for("vllm.entrypoints.serve.middleware.register", "XRequestIdMiddleware", "VLLM_API_KEY"),
+        *has("vllm.entrypoints.launchers.cli_args.FrontendArgs", "api_key", "disable_fastapi_docs"),
+    ],
     "engine/core/block_hashes.py": [
         *has(f"{BLOCKS}.BlockHashToBlockMap", "_cache"),
         *has(f"{BLOCKS}.BlockPool", "cached_block_hash_to_block"),
@@ -734,6 +772,14 @@ def test_every_file_that_imports_vllm_is_decided_about() -> None:
 def test_every_engine_argument_is_decided_about() -> None:
     assert PASSED.isdisjoint(REFUSED)
     assert set(find(ARGUMENTS).positional) == PASSED | REFUSED.keys()
+
+
+def test_every_option_of_vllm_serve_is_decided_about() -> None:
+    """Beside the engine's: those of its front end."""
+    assert ACTING.isdisjoint(frontend_options.REFUSED)
+    names = find("vllm.entrypoints.launchers.cli_args.FrontendArgs").names
+    fields = {name for name in names if not name.startswith("_")} - {"add_cli_args"}
+    assert fields == ACTING | frontend_options.REFUSED.keys()
 
 
 def test_every_expected_line_of_the_log_is_looked_for() -> None:

@@ -15,7 +15,7 @@ from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.deadlines import UnderWay
 from eft_server.api.edge.signals import handled_by
 
-__all__ = ["DrainingServer"]
+__all__ = ["DrainingServer", "stopping"]
 
 _RETRY_AFTER_S = 5
 _POLL_S = 0.05
@@ -62,7 +62,7 @@ class DrainingServer(uvicorn.Server):
             self.force_exit, self.hurried = True, sig
             return
         self.should_exit, self.asked = True, sig
-        self._refuse()  # Now, and not when the main loop looks next.
+        self._under_way.refuse(stopping())  # Now, and not when the main loop looks next.
         count = self._under_way.count
         what = f" once {count} request{'s have' if count > 1 else ' has'} ended, or in {self._drain_s:g} s"
         self._say(f"Stopping{what if count else ''} ({signal.Signals(sig).name}; another one: at once)")
@@ -70,18 +70,15 @@ class DrainingServer(uvicorn.Server):
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, end what is left with an error, and close the connections."""
-        self._refuse()
+        self._under_way.refuse(stopping())
         await self._until_idle(self._drain_s)
         if left := self._under_way.count:
             self._say(f"Ending {left} request{'s' if left > 1 else ''} with an error")
-            self._under_way.end(_stopping("; the answer is not complete"))
+            self._under_way.end(stopping("; the answer is not complete"))
         self.force_exit = False
         await self._until_idle(LAST_WORDS_S)
         self.force_exit = self.hurried is not None
         await super().shutdown(sockets)
-
-    def _refuse(self) -> None:
-        self._under_way.refusal = self._under_way.refusal or _stopping("")
 
     async def _until_idle(self, most_s: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -96,6 +93,7 @@ class DrainingServer(uvicorn.Server):
             yield
 
 
-def _stopping(rest: str) -> ApiError:
+def stopping(rest: str = "") -> ApiError:
+    """The error for requests that come while the server stops, or are then cut off."""
     headers = {"Connection": "close", "Retry-After": str(_RETRY_AFTER_S)}
     return ApiError(f"The server is stopping{rest}.", status=503, headers=headers)

@@ -5,23 +5,21 @@ import copy
 import logging
 import socket
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
 import uvloop
 from uvicorn.config import LOGGING_CONFIG
-from vllm.engine.protocol import EngineClient
 
 from eft_server.api.app import create_app
 from eft_server.api.draining import LAST_WORDS_S, DrainingServer
-from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.connection import Connection
 from eft_server.api.edge.deadlines import UnderWay
 from eft_server.api.edge.signals import stop_at_once_on_signals
 from eft_server.api.serving.pulse import Pulse
 from eft_server.api.serving.renderer import voices_of
+from eft_server.api.watch import keep_watch
 from eft_server.api.supervise import report_ready
 from eft_server.engine.launcher.launch import open_engine
 from eft_server.engine.launcher.plan import EnginePlan
@@ -30,13 +28,7 @@ from eft_server.family.file import ServerConfig
 
 __all__ = ["run"]
 
-_WATCH_INTERVAL_S = 1.0
 _KEEP_ALIVE_S = 30
-_RETRY_AFTER_S = 5
-LOST_S = 30.0
-"""How long an engine may be stopped before the server gives it up."""
-
-_logger = logging.getLogger(__name__)
 
 
 def run(  # noqa: PLR0913 (what a server has, once)
@@ -77,9 +69,7 @@ async def _serve(  # noqa: PLR0913 (the same)
         app = create_app(engine, config, api_keys=api_keys, chat_template=plan.chat_template, voices=voices)
         pulse, under_way = app.state.service.pulse, app.state.under_way
         server = DrainingServer(_uvicorn_config(app), under_way, config.server.drain_s)
-        tasks = [
-            asyncio.create_task(work) for work in (_watch(engine, pulse, server, under_way), pulse.beat())
-        ]
+        watch = asyncio.create_task(_stop_when_lost(pulse, under_way, server))
         listener.listen(server.config.backlog)
         stages.end("ready")
         _announce(config, listener, needs_key=bool(api_keys))
@@ -89,8 +79,7 @@ async def _serve(  # noqa: PLR0913 (the same)
             await server.serve(sockets=[listener])
         finally:
             stop_at_once_on_signals()
-            for task in tasks:
-                task.cancel()
+            watch.cancel()
         problem = pulse.problem()
         if problem or server.hurried:
             pulse.kill()
@@ -100,30 +89,9 @@ async def _serve(  # noqa: PLR0913 (the same)
         sys.exit(f"The server has stopped, since {problem}; see its log above.")
 
 
-async def _watch(engine: EngineClient, pulse: Pulse, server: DrainingServer, under_way: UnderWay) -> None:
-    """Stop the server when its engine has stopped; while the engine is only lost, end requests with an error."""
-    lost_s: float | None = None
-    while not engine.errored:
-        await asyncio.sleep(_WATCH_INTERVAL_S)
-        problem = pulse.problem()
-        if problem is None:
-            if lost_s is not None and not server.should_exit:
-                _logger.warning("The engine is back")
-                under_way.resume()
-            lost_s = None
-        elif lost_s is None:
-            lost_s = time.monotonic()
-            _logger.error("Requests are refused: %s", problem)
-            under_way.end(_lost(problem))
-        elif time.monotonic() - lost_s > LOST_S:
-            break
-    under_way.end(_lost(pulse.problem() or "the engine has stopped"))
+async def _stop_when_lost(pulse: Pulse, under_way: UnderWay, server: DrainingServer) -> None:
+    await keep_watch(pulse, under_way)
     server.should_exit = True
-
-
-def _lost(problem: str) -> ApiError:
-    message = f"The server cannot answer at present: {problem}."
-    return ApiError(message, status=503, headers={"Retry-After": str(_RETRY_AFTER_S)})
 
 
 def _uvicorn_config(app: Any) -> uvicorn.Config:

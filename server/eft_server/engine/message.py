@@ -100,7 +100,7 @@ class Manifest:
         raw = getattr(config, KEY, None)
         if not isinstance(raw, dict):
             raise ValueError(
-                f"the model config has no {KEY!r} entry: start the engine through eft_server.engine.launcher.launch"
+                f"the model config has no {KEY!r} entry: start it by eft serve, or by vllm serve of what eft pack wrote"
             )
         return cls(
             architectures=tuple(raw["architectures"]),

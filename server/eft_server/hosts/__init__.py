@@ -1,1 +1,1 @@
-"""Programs of others that run engines of this package."""
+"""Hosts other than `eft serve`: plain vLLM, and Ray Serve."""

@@ -211,6 +211,7 @@ async def _open_app(options: RayServeOptions) -> AsyncIterator["FastAPI"]:
         fork_server.start()
         from eft_server.api.app import create_app
         from eft_server.api.serving.renderer import voices_of
+        from eft_server.api.watch import watched
         from eft_server.engine.launcher.launch import open_engine
         from eft_server.engine.launcher.plan import plan
         from eft_server.family.inspection import inspect_family
@@ -226,7 +227,8 @@ async def _open_app(options: RayServeOptions) -> AsyncIterator["FastAPI"]:
                 engine, config, api_keys=api_keys, chat_template=planned.chat_template, voices=voices
             )
             stages.end("ready")
-            yield application
+            async with watched(application.state.service.pulse, application.state.under_way):
+                yield application
 
 
 def _log_requests() -> None:

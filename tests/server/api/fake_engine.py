@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm import AsyncEngineArgs
+from vllm.config import VllmConfig
 from vllm.logprobs import FlatLogprobs, Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.renderers import renderer_from_config
@@ -43,7 +44,7 @@ class FakeEngine:
         raises: What `generate` raises instead of answering, if anything.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, config: VllmConfig | None = None) -> None:
         arguments = AsyncEngineArgs(
             model=str(checkpoint),
             dtype="float32",
@@ -52,7 +53,7 @@ class FakeEngine:
             structured_outputs_config={"backend": "xgrammar"},
             hf_overrides={KEY: _manifest(checkpoint).to_hf()},
         )
-        self.vllm_config = arguments.create_engine_config()
+        self.vllm_config = config or arguments.create_engine_config()
         self.model_config = self.vllm_config.model_config
         self.renderer = renderer_from_config(self.vllm_config)
         self.input_processor = InputProcessor(self.vllm_config, self.renderer)
@@ -85,6 +86,10 @@ class FakeEngine:
 
     def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
         """Admit everything, as vLLM does by default."""
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """End, as vLLM's engine does: it is dead afterwards."""
+        self.dead = True
 
     async def check_health(self) -> None:
         if self.dead:

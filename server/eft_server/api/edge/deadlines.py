@@ -58,14 +58,22 @@ class UnderWay:
 
     Attributes:
         count: How many there are.
-        refusal: The error for new requests; None while they are welcome.
     """
 
     def __init__(self) -> None:
         self._deadlines = WeakSet[Deadline]()
         self._ended: ApiError | None = None
+        self._refusal: ApiError | None = None
         self.count = 0
-        self.refusal: ApiError | None = None
+
+    @property
+    def refusal(self) -> ApiError | None:
+        """The error for new requests; None while they are welcome."""
+        return self._refusal or self._ended
+
+    def refuse(self, error: ApiError) -> None:
+        """Refuse new requests from now on, for good; those under way go on."""
+        self._refusal = self._refusal or error
 
     @contextmanager
     def one_more(self) -> Iterator[None]:
@@ -87,10 +95,9 @@ class UnderWay:
     def end(self, error: ApiError) -> None:
         """End all deadlines, including later ones, and refuse new requests."""
         self._ended = error
-        self.refusal = self.refusal or error
         for deadline in list(self._deadlines):
             deadline.end(error)
 
     def resume(self) -> None:
-        """Let new requests in again, after `end`."""
-        self._ended = self.refusal = None
+        """Let new requests in again, after `end`, unless they are refused for good."""
+        self._ended = None

@@ -100,6 +100,9 @@ async def _handle(_request: Request, exc: Exception) -> JSONResponse:
 async def _handle_http(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     message = f"{exc.detail}: {request.method} {request.url.path}"
+    if exc.status_code == HTTPStatus.NOT_FOUND:
+        served = [route.path for route in request.app.routes if getattr(route, "include_in_schema", False)]
+        message += f"; served: {', '.join(dict.fromkeys(served))}"
     return ApiError(message, status=exc.status_code, headers=exc.headers).response()
 
 

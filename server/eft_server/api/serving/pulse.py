@@ -36,9 +36,14 @@ class Pulse:
         """Note that the engine has just given something, so that it need not be asked."""
         self._heard_s = time.monotonic()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the engine says itself that it has stopped."""
+        return bool(self._engine.errored)
+
     def problem(self) -> str | None:
         """Why the engine cannot be used, in words; None while it lives. Costs a look at each of its processes."""
-        if self._engine.errored:
+        if self.has_ended:
             return "the engine has stopped"
         for process in self._processes:
             if fault := _fault_of(process):

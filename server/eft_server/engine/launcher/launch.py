@@ -51,7 +51,7 @@ async def open_engine(plan: EnginePlan, stages: Stages) -> AsyncIterator["AsyncL
         try:
             stages.show(f"  KV cache: {_kv_cache_in_words(engine.vllm_config)}")
             stages.begin("preparing the endpoints")
-            _end_with(engine.input_processor, plan)
+            end_with(engine.input_processor, plan)
             yield engine
         finally:
             engine.shutdown()
@@ -75,7 +75,7 @@ def open_offline(plan: EnginePlan) -> "LLM":
         _prepare(plan)
         with _method_of_the_operator():
             engine = LLM(**plan.options)
-        _end_with(engine.llm_engine.input_processor, plan)
+        end_with(engine.llm_engine.input_processor, plan)
         return engine
 
 
@@ -85,7 +85,8 @@ def _kv_cache_in_words(config: "VllmConfig") -> str:
     return f"{blocks * cache.block_size:,} tokens in {blocks:,} blocks"
 
 
-def _end_with(processor: "InputProcessor", plan: EnginePlan) -> None:
+def end_with(processor: "InputProcessor", plan: EnginePlan) -> None:
+    """Let every member's end-of-turn token end an answer."""
     if plan.end_ids:
         processor.generation_config_fields["eos_token_id"] = list(plan.end_ids)
 

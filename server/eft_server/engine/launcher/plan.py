@@ -82,7 +82,7 @@ def plan(config: ServerConfig, report: "FamilyReport", extra_args: Sequence[str]
     require_tested_vllm()
     register()
     _refuse_runner()
-    config = _with_options(config, parse_vllm_args(extra_args))
+    config = with_options(config, parse_vllm_args(extra_args))
     models = {member.name: _model_config(config, member) for member in config.family if not member.adapter}
     for name, model in models.items():
         _refuse_unsupported(name, model)
@@ -133,7 +133,12 @@ def _raise_option_error(message: str) -> Any:
     raise ConfigError(f"vLLM option: {message} (arguments after -- go to vLLM; see `vllm serve --help`)")
 
 
-def _with_options(config: ServerConfig, options: Mapping[str, Any]) -> ServerConfig:
+def with_options(config: ServerConfig, options: Mapping[str, Any]) -> ServerConfig:
+    """The family with arguments of vLLM in place of those of its section `vllm`.
+
+    Raises:
+        ConfigError: One of them cannot be set for a family.
+    """
     if not options:
         return config
     try:
