@@ -67,6 +67,9 @@ def test_the_demo_answers_from_a_read_only_container_of_an_unknown_user(
     log = tmp_path / "log"
     with image.running(STRANGER, *image.config["Cmd"], "--port", str(PORT), log=log) as process:
         wait_until_healthy(PORT, log, process)
+        for path in ("/livez", "/readyz"):
+            with urlopen(f"http://127.0.0.1:{PORT}{path}", timeout=10) as response:
+                assert response.status == 200
         body = {"messages": [{"role": "user", "content": "Who governs Market Mossop?"}], "temperature": 0}
         request = Request(
             f"http://127.0.0.1:{PORT}/v1/chat/completions",

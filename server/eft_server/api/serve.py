@@ -19,8 +19,8 @@ from eft_server.api.edge.deadlines import UnderWay
 from eft_server.api.edge.signals import stop_at_once_on_signals
 from eft_server.api.serving.pulse import Pulse
 from eft_server.api.serving.renderer import voices_of
-from eft_server.api.watch import keep_watch
 from eft_server.api.supervise import report_ready
+from eft_server.api.watch import keep_watch
 from eft_server.engine.launcher.launch import open_engine
 from eft_server.engine.launcher.plan import EnginePlan
 from eft_server.engine.launcher.stages import Stages
