@@ -71,7 +71,7 @@ def test_the_printed_line_serves_in_a_shell_with_keys_and_under_the_hosts_name(
     command = [eft, "vllm-args", str(family_file), *(word for each in settings for word in ("--set", each))]
     line = subprocess.run(command, check=True, capture_output=True, text=True).stdout.rstrip("\n")
     process = subprocess.Popen(
-        ["sh", "-c", f"{line} --served-model-name prod --api-key of-the-host --shutdown-timeout 60"],
+        ["sh", "-c", f"exec env {line} --served-model-name prod --api-key of-the-host --shutdown-timeout 60"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -111,11 +111,12 @@ def _drained(server: Server) -> None:
     reading = threading.Thread(target=read)
     reading.start()
     assert begun.wait(60)
-    os.killpg(server.process.pid, signal.SIGTERM)
+    server.process.send_signal(signal.SIGTERM)  # Not to the engine as well, as a container's host does not.
     reading.join(120)
     said = [json.loads(event.removeprefix("data: ")) for event in events if event.startswith("data: {")]
+    assert "usage" in said[-1], said[-1]
     assert said[-1]["usage"]["completion_tokens"] == 400
-    server.process.wait(60)
+    assert server.process.wait(60) == 0
 
 
 def test_a_stream_ends_with_an_error_where_the_host_does_not_wait(packed: Path) -> None:
