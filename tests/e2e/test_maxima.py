@@ -9,6 +9,7 @@ import pytest
 
 from eft_server.api.edge.errors import ApiError
 from eft_server.api.requests import fields
+from eft_server.behaviour.model_name import MAX_CHARS
 from eft_server.engine import bounds
 from eft_server.family.file import ServerOptions
 
@@ -47,7 +48,7 @@ MAXIMA: dict[str, Any] = {
     "logprob_token_ids": list(range(bounds.LOGPROB_TOKEN_IDS)),
     "cache_salt": "c" * 128,
     "user": "u" * 256,
-    "model": "m" * 256,
+    "model": "m" * MAX_CHARS,
     "stream_interval": 1024,
     "prompt": [[5, 6]] * OPTIONS.max_prompts,
 }

@@ -75,7 +75,7 @@ def test_the_manifest_survives_the_base_config() -> None:
 
 
 def test_a_config_without_a_manifest_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"eft_server\.engine\.launch"):
+    with pytest.raises(ValueError, match="eft serve"):
         Manifest.from_hf(object())
 
 

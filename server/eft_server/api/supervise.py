@@ -31,6 +31,8 @@ INHERITED = "EFT_INHERITED"
 """The variable that names the descriptors of the server's socket and of its end of a channel to the supervisor."""
 
 _READY = b"ready"
+_GO_ON = b"go on"
+_HANDOVER_S = 10.0
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 60.0
 _STEADY_S = 300.0
@@ -69,9 +71,11 @@ def inherited() -> tuple[socket.socket, socket.socket]:
 
 
 def report_ready(channel: socket.socket) -> None:
-    """Tell the supervisor that the server accepts connections."""
+    """Tell the supervisor that the server is about to accept connections, and wait until it accepts no more itself."""
+    channel.settimeout(_HANDOVER_S)
     with contextlib.suppress(OSError):
         channel.sendall(_READY)
+        channel.recv(len(_GO_ON))
 
 
 class _Supervisor:
@@ -113,7 +117,7 @@ class _Supervisor:
         began_s, served_s = time.monotonic(), None
         ours, its = socket.socketpair()
         ours.setblocking(False)
-        async with self._answering(self._start_s):
+        async with self._answering(self._start_s) as substitute:
             with its:
                 self._process = await asyncio.create_subprocess_exec(
                     *self._command,
@@ -124,7 +128,13 @@ class _Supervisor:
             for number in self._signals:
                 self._process.send_signal(number)
             with ours:
-                is_ready = await asyncio.get_running_loop().sock_recv(ours, len(_READY)) == _READY
+                loop = asyncio.get_running_loop()
+                is_ready = await loop.sock_recv(ours, len(_READY)) == _READY
+                if is_ready:
+                    substitute.should_exit = True
+                    await substitute.has_closed.wait()
+                    with contextlib.suppress(OSError):
+                        await loop.sock_sendall(ours, _GO_ON)
         if is_ready:
             ready_s = time.monotonic()
             self._start_s = ready_s - began_s
@@ -140,13 +150,15 @@ class _Supervisor:
             self._process.send_signal(number)
 
     @asynccontextmanager
-    async def _answering(self, expected_s: float) -> AsyncIterator[None]:
+    async def _answering(self, expected_s: float) -> AsyncIterator["_Substitute"]:
         """Answer every request with 503 while the block runs; a server is expected in some seconds."""
         self._expected_s = time.monotonic() + expected_s
         substitute = _Substitute(self._unavailable)
         answering = asyncio.create_task(substitute.serve(sockets=[self._listener.dup()]))
         try:
-            yield
+            while not (substitute.started or answering.done()):
+                await asyncio.sleep(_POLL_S)
+            yield substitute
         finally:
             substitute.should_exit = True
             await answering
@@ -178,12 +190,14 @@ class _Substitute(uvicorn.Server):
             timeout_graceful_shutdown=1,
         )
         super().__init__(config)
+        self.has_closed = asyncio.Event()
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer those who have connected, too: uvicorn would close connections whose request is on its way."""
         for server in self.servers:
             server.close()
+        self.has_closed.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ON_ITS_WAY_S):
                 while self.server_state.connections:
