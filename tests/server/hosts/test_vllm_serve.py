@@ -1,5 +1,6 @@
 """The endpoint plugin inside vLLM's application, as vLLM builds it, over scripted tokens."""
 
+import asyncio
 import logging
 from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +19,9 @@ from vllm.plugins.endpoint_plugins.interface import init_endpoint_plugins_state
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from eft_server.api.edge.admission import PROBES
 from eft_server.errors import ConfigError
+from eft_server.hosts.travelling import FAMILY
 from eft_server.hosts.vllm_serve import EftEndpoints
 
 from ..api.fake_engine import FakeEngine
@@ -178,3 +181,28 @@ async def test_new_requests_are_refused_from_the_moment_in_which_vllm_shuts_its_
             assert answer.json()["error"]["message"] == "The server is stopping."
         assert (await client.get("/livez")).status_code == 503
     del engine.shutdown
+
+
+async def test_probes_and_limits_are_the_same_below_a_root_path(
+    engine: FakeEngine, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.reset()
+    engine.pause_s = 0.01
+    family = {**engine.model_config.hf_config.eft_family, "server": {"max_concurrent_requests": 1}}
+    monkeypatch.setattr(engine.model_config.hf_config, FAMILY, family)
+    options = ("--root-path", "/steer", "--api-key", "hosts")
+    async with _served(engine, "--model", str(packed), *options) as client:
+        assert [(await client.get(f"/steer{path}")).status_code for path in sorted(PROBES)] == [200, 200, 200]
+        for path in (
+            "/steer/v1/models",
+            "/steer/metrics",
+            "/steerlivez",
+            "/steer/steer/livez",
+            "/steer//livez",
+        ):
+            assert (await client.get(path)).status_code == 401
+        client.headers["authorization"] = "Bearer hosts"
+        paths = ("/v1/chat/completions", "/steer/v1/chat/completions") * 3
+        answers = await asyncio.gather(*(client.post(path, json=CHAT) for path in paths))
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert engine.most_running == 1

@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eft_server.api.edge.deadlines import UnderWay
 
-__all__ = ["OPERATORS_PATHS", "PROBES", "Admission"]
+__all__ = ["OPERATORS_PATHS", "PROBES", "Admission", "path_of"]
 
 PROBES = frozenset({"/health", "/livez", "/readyz"})
 """What hosts ask; no API key is needed."""
@@ -22,9 +22,17 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer with the refusal."""
-        if scope["type"] != "http" or scope["path"] in OPERATORS_PATHS:
+        if scope["type"] != "http" or path_of(scope) in OPERATORS_PATHS:
             await self.app(scope, receive, send)
             return
         with self._under_way.one_more():
             refusal = self._under_way.refusal
             await (self.app if refusal is None else refusal.response())(scope, receive, send)
+
+
+def path_of(scope: Scope) -> str:
+    """The path that routes are compared with: a host may have left its prefix (its `--root-path`) in front."""
+    path: str = scope["path"]
+    prefix: str = scope.get("root_path") or ""
+    rest = path.removeprefix(prefix)
+    return rest if not rest or rest.startswith("/") else path

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from eft_server.api.edge.admission import PROBES
+from eft_server.api.edge.admission import PROBES, path_of
 from eft_server.api.edge.api_error import ApiError
 from eft_server.api.serving.current import current
 
@@ -23,7 +23,7 @@ class ApiKeyAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and scope["path"] not in PROBES:
+        if scope["type"] == "http" and path_of(scope) not in PROBES:
             key = self._admitted(scope)
             if key is None:
                 await _refusal("authorization" in Headers(scope=scope)).response()(scope, receive, send)

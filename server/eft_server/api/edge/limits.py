@@ -8,6 +8,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eft_server.api.edge.admission import path_of
 from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.deadlines import UnderWay
 from eft_server.api.edge.rooms import Room
@@ -153,7 +154,7 @@ class Places:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on when it has a place, or answer 429."""
-        if scope["type"] != "http" or scope["path"] not in self.paths:
+        if scope["type"] != "http" or path_of(scope) not in self.paths:
             await self.app(scope, receive, send)
             return
         async with AsyncExitStack() as place:
