@@ -7,7 +7,7 @@ become the plan's, and those that the host was given either count as in a family
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,11 +97,21 @@ def adopt(args: "EngineArgs", usage_context: Any = None, *, headless: bool = Fal
     planned = plan(with_options(config, passed), report)
     overrides = overrides_of(config, planned.options["hf_overrides"])
     options = {**planned.options, "hf_overrides": overrides}
-    fresh = type(args)(**options)
+    fresh = _in_vllms_types(type(args)(**options))
     _require_agreement(args, fresh, given)
     vars(args).update(vars(fresh) | {_PLANNED: True})
     for name, value in planned.environment.items():
         os.environ.setdefault(name, value)
+
+
+def _in_vllms_types(args: "EngineArgs") -> "EngineArgs":
+    """Make objects of sections that vLLM leaves as JSON objects: its frontends read their attributes."""
+    usual = type(args)(model=args.model)
+    for field in fields(args):
+        value, default = getattr(args, field.name), getattr(usual, field.name)
+        if isinstance(value, Mapping) and is_dataclass(default) and not isinstance(default, type):
+            setattr(args, field.name, type(default)(**value))
+    return args
 
 
 def _is_packed(path: Path) -> bool:

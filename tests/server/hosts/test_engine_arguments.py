@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,17 @@ def test_an_ordinary_model_is_left_as_it_is(family_file: Path) -> None:
     config = _config("--model", str(family_file.parent / "base"), "--max-model-len", "64")
     assert config.model_config.architectures == ["LlamaForCausalLM"]
     assert not hasattr(config.model_config.hf_config, "eft_family")
+
+
+def test_hosts_find_vllms_types_in_the_arguments(packed: Path) -> None:
+    """Ray Serve LLM gives vLLM's frontend the arguments that the engine was started with."""
+    args = AsyncEngineArgs(model=str(packed))
+    usual = vars(AsyncEngineArgs(model=str(packed)))
+    args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    of_another_type = {
+        name: type(value).__name__
+        for name, value in vars(args).items()
+        if is_dataclass(usual.get(name)) and not isinstance(value, type(usual[name]))
+    }
+    assert of_another_type == {}
+    assert args.structured_outputs_config.reasoning_parser == ""
