@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from typing_extensions import override
@@ -41,9 +41,15 @@ class CPUExecutor(UniProcExecutor):
     def _computing(self) -> Iterator[None]:
         """Bind the calling thread only meanwhile: the engine core's other threads would inherit the one core."""
         anywhere = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, self._cores)
+        _bind(self._cores)
         try:
             yield
         finally:
             self._cores = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, anywhere)
+            _bind(anywhere)
+
+
+def _bind(cores: set[int]) -> None:
+    """Bind the calling thread, unless none of these cores is left to this process: a container's may change."""
+    with suppress(OSError):
+        os.sched_setaffinity(0, cores)
