@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -13,7 +12,7 @@ from typing_extensions import override
 
 from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.deadlines import UnderWay
-from eft_server.api.edge.signals import handled_by
+from eft_server.api.edge.signals import handled_by, tell
 
 __all__ = ["DrainingServer", "stopping"]
 
@@ -46,7 +45,7 @@ class DrainingServer(uvicorn.Server):
         config: uvicorn.Config,
         under_way: UnderWay,
         drain_s: float,
-        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+        say: Callable[[str], None] = tell,
     ) -> None:
         super().__init__(config)
         self._under_way = under_way

@@ -1,12 +1,15 @@
 """Signals while an engine starts: noted, acted on between two stages, and forgotten afterwards."""
 
+import io
 import os
 import signal
+import sys
 
 import pytest
+from typing_extensions import override
 
 from eft_server.api.edge import signals
-from eft_server.api.edge.signals import STOP_SIGNALS, interrupted_by_signals, raise_if_interrupted
+from eft_server.api.edge.signals import STOP_SIGNALS, interrupted_by_signals, raise_if_interrupted, tell
 
 
 @pytest.fixture
@@ -36,3 +39,16 @@ def test_handlers_are_put_back() -> None:
     with interrupted_by_signals():
         assert [signal.getsignal(number) for number in STOP_SIGNALS] != before
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), RuntimeError("reentrant call"), ValueError("closed")])
+def test_a_handler_that_cannot_say_anything_raises_nothing(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stderr(io.StringIO):
+        @override
+        def flush(self) -> None:
+            raise error
+
+    monkeypatch.setattr(sys, "stderr", Stderr())
+    tell("Stopping")

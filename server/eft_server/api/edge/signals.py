@@ -2,9 +2,10 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import util
 from types import FrameType
 
@@ -18,6 +19,7 @@ __all__ = [
     "interrupted_by_signals",
     "raise_if_interrupted",
     "stop_at_once_on_signals",
+    "tell",
 ]
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -117,6 +119,15 @@ def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[Non
     finally:
         for number, former in before.items():
             signal.signal(number, former)
+
+
+def tell(text: str) -> None:
+    """Say something to the operator on stderr, also within a signal handler; nothing happens if nobody reads it.
+
+    An error would surface wherever the signal came: out of the event loop, so that no request could be ended.
+    """
+    with suppress(OSError, RuntimeError, ValueError):  # No reader, within another write to it, closed.
+        print(text, file=sys.stderr, flush=True)
 
 
 def _leave_at_once(number: int, _frame: FrameType | None) -> None:
