@@ -181,7 +181,13 @@ def _supervised(config: ServerConfig) -> int:
     from eft_server.api.supervise import supervise
 
     arguments = [argument for argument in sys.argv[1:] if argument != "--supervise"]
-    command = [sys.executable, "-m", "eft_server", *arguments]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "eft_server",
+        *arguments,
+    ]  # -P: no modules of the working directory.
     with closing(listener_on(config.server.host, config.server.port)) as listener:
         return supervise(listener, command)
 

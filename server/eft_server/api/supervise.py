@@ -11,7 +11,6 @@ import math
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,9 +20,11 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
+from eft_client.exits import EXIT_FAILED
 from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.connection import Connection
-from eft_server.api.edge.signals import STOP_SIGNALS
+from eft_server.api.edge.signals import STOP_SIGNALS, tell
+from eft_server.errors import ConfigError, shown
 
 __all__ = ["INHERITED", "inherited", "report_ready", "supervise"]
 
@@ -63,10 +64,21 @@ def supervise(listener: socket.socket, command: Sequence[str]) -> int:
 
 
 def inherited() -> tuple[socket.socket, socket.socket]:
-    """The socket and the channel of a server that is supervised; it gets SIGTERM if its supervisor is killed."""
+    """The socket and the channel of a server that is supervised; it gets SIGTERM if its supervisor is killed.
+
+    Raises:
+        ConfigError: Somebody else has set the variable.
+    """
     descriptors = os.environ.pop(INHERITED)
+    try:
+        listener, channel = (socket.socket(fileno=int(number)) for number in descriptors.split(","))
+    except (ValueError, OSError) as error:
+        message = f"{INHERITED}={shown(descriptors)}: only eft serve --supervise sets this variable; unset it"
+        raise ConfigError(message) from error
     ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
-    listener, channel = (socket.socket(fileno=int(number)) for number in descriptors.split(","))
+    with contextlib.suppress(BlockingIOError):
+        if not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):  # Killed before the line above.
+            os.kill(os.getpid(), signal.SIGTERM)
     return listener, channel
 
 
@@ -101,7 +113,7 @@ class _Supervisor:
                 return status if status >= 0 else 128 - status
             delay_s = _FIRST_DELAY_S if (served_s or 0) > _STEADY_S else delay_s
             ended = f"with status {status}" if status > 0 else f"by {signal.Signals(-status).name}"
-            _say(
+            tell(
                 f"The server ended {ended} after {time.monotonic() - began_s:.0f} s; "
                 f"starting it again in {delay_s:g} s"
             )
@@ -119,20 +131,24 @@ class _Supervisor:
         ours.setblocking(False)
         async with self._answering(self._start_s) as substitute:
             with its:
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    env=os.environ | {INHERITED: f"{self._listener.fileno()},{its.fileno()}"},
-                    pass_fds=(self._listener.fileno(), its.fileno()),
-                    start_new_session=True,  # A terminal's Ctrl-C reaches it once, through the supervisor.
-                )
+                try:
+                    self._process = await asyncio.create_subprocess_exec(
+                        *self._command,
+                        env=os.environ | {INHERITED: f"{self._listener.fileno()},{its.fileno()}"},
+                        pass_fds=(self._listener.fileno(), its.fileno()),
+                        start_new_session=True,  # A terminal's Ctrl-C reaches it once, through the supervisor.
+                    )
+                except OSError as error:  # Such as too little memory: it may be there the next time.
+                    ours.close()
+                    tell(f"The server cannot be started: {error}")
+                    return EXIT_FAILED, None
             for number in self._signals:
                 self._process.send_signal(number)
             with ours:
                 loop = asyncio.get_running_loop()
                 is_ready = await loop.sock_recv(ours, len(_READY)) == _READY
                 if is_ready:
-                    substitute.should_exit = True
-                    await substitute.has_closed.wait()
+                    substitute.stop_accepting()
                     with contextlib.suppress(OSError):
                         await loop.sock_sendall(ours, _GO_ON)
         if is_ready:
@@ -160,6 +176,7 @@ class _Supervisor:
                 await asyncio.sleep(_POLL_S)
             yield substitute
         finally:
+            substitute.stop_accepting()  # At once: whoever has reached the server must not find this one again.
             substitute.should_exit = True
             await answering
 
@@ -190,14 +207,17 @@ class _Substitute(uvicorn.Server):
             timeout_graceful_shutdown=1,
         )
         super().__init__(config)
-        self.has_closed = asyncio.Event()
+        self.servers = []
+
+    def stop_accepting(self) -> None:
+        """Leave new connections to the server."""
+        for server in self.servers:
+            server.close()
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer those who have connected, too: uvicorn would close connections whose request is on its way."""
-        for server in self.servers:
-            server.close()
-        self.has_closed.set()
+        self.stop_accepting()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ON_ITS_WAY_S):
                 while self.server_state.connections:
@@ -208,7 +228,3 @@ class _Substitute(uvicorn.Server):
     @override
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

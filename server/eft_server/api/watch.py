@@ -30,15 +30,18 @@ async def keep_watch(pulse: Pulse, under_way: UnderWay) -> None:
     """
     beating = asyncio.create_task(pulse.beat())
     lost_s: float | None = None
+    problem: str | None = None
     try:
         while not pulse.has_ended:
             await asyncio.sleep(_INTERVAL_S)
-            problem = pulse.problem()
+            before, problem = problem, pulse.problem()
             if problem is None:
                 if lost_s is not None:
                     _logger.warning("The engine is back")
                     under_way.resume()
                 lost_s = None
+            elif before is None:
+                pass  # Seen once, it may be a profiler that stops a process for a moment.
             elif lost_s is None:
                 lost_s = time.monotonic()
                 _logger.error("Requests are refused: %s", problem)

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,11 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+
+from eft_server import cli
+from eft_server.api import supervise
+from eft_server.errors import ConfigError
+from eft_server.family.load import load_config
 
 SUPERVISOR = """
 import socket, sys
@@ -76,11 +83,11 @@ class Supervised:
     def get(self, path: str = "/") -> httpx.Response:
         return httpx.get(self.url + path, timeout=20)
 
-    def get_until(self, text: str) -> list[httpx.Response]:
-        answers, deadline = [self.get()], time.monotonic() + 30
+    def get_until(self, text: str, path: str = "/") -> list[httpx.Response]:
+        answers, deadline = [self.get(path)], time.monotonic() + 30
         while answers[-1].text != text:
             assert time.monotonic() < deadline
-            answers.append(self.get())
+            answers.append(self.get(path))
         return answers
 
     def pid(self, run: int) -> int:
@@ -147,8 +154,7 @@ def test_a_first_start_that_fails_is_not_repeated(supervised: list[Supervised], 
 
 def test_a_signal_ends_the_waiting_for_the_next_start(supervised: list[Supervised], tmp_path: Path) -> None:
     one = start(supervised, tmp_path, "serves", 1, 1, 1, 1)
-    one.get_until("0")
-    one.get("/die")
+    one.get_until("0", "/die")
     assert one.process.stderr is not None
     for line in one.process.stderr:
         if line.endswith("starting it again in 1.6 s\n"):
@@ -164,3 +170,41 @@ def test_a_server_ends_when_its_supervisor_is_killed(supervised: list[Supervised
     server = psutil.Process(one.pid(0))
     one.process.kill()
     assert psutil.wait_procs([server], timeout=10)[1] == []
+
+
+def test_a_server_whose_supervisor_was_killed_before_it_looked_ends(tmp_path: Path) -> None:
+    supervisors, channel = socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listener, channel:
+        supervisors.close()
+        (tmp_path / "server.py").write_text(SERVER)
+        (tmp_path / "runs").write_text('["serves"]')
+        descriptors = (listener.fileno(), channel.fileno())
+        ended = subprocess.run(
+            [sys.executable, str(tmp_path / "server.py"), str(tmp_path)],
+            env=os.environ | {supervise.INHERITED: ",".join(map(str, descriptors))},
+            pass_fds=descriptors,
+            timeout=30,
+            check=False,
+        )
+    assert ended.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("value", ["", "yes", "1,2,3", "998,999"])
+def test_a_variable_that_no_supervisor_has_set_is_refused(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(supervise.INHERITED, value)
+    with pytest.raises(ConfigError, match="only eft serve --supervise sets this variable"):
+        supervise.inherited()
+
+
+def test_a_supervised_server_imports_nothing_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "typer.py").write_text("raise SystemExit('from the working directory')")
+    commands: list[list[str]] = []
+    monkeypatch.setattr(supervise, "supervise", lambda _, command: commands.append(command) or 0)
+    monkeypatch.setattr(sys, "argv", ["eft", "families", "--supervise"])
+    cli._supervised(load_config("demo", ["server.port=0"]))
+    ended = subprocess.run(commands[0], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -69,6 +69,16 @@ async def test_requests_end_while_the_engine_is_lost_and_are_let_in_when_it_is_b
     assert not pulse.killed
 
 
+async def test_what_is_seen_once_ends_no_request(pulse: Any, under_way: UnderWay) -> None:
+    looks = iter(["stopped", None, "stopped", None, None])
+    pulse.problem = lambda: next(looks, None)
+    ended: list[ApiError] = []
+    under_way.end = ended.append  # type: ignore[method-assign,assignment]
+    async with watched(pulse, under_way):
+        await until(lambda: next(looks, "over") == "over")
+    assert ended == []
+
+
 async def test_a_server_that_stops_lets_nobody_in_again(pulse: Any, under_way: UnderWay) -> None:
     async with watched(pulse, under_way):
         under_way.refuse(ApiError("stopping", status=503))

@@ -92,6 +92,8 @@ def _fault_of(process: psutil.Process) -> str | None:
         status = process.status()
     except psutil.NoSuchProcess:
         return "has ended"
+    except psutil.AccessDenied:
+        return None
     if status in _ENDED:
         return "has ended"
     return "is stopped" if status in _STOPPED else None
