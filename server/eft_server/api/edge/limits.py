@@ -88,9 +88,8 @@ class BodyLimit:
                 return b"".join(chunks)
 
     def _too_large(self) -> ApiError:
-        message = f"The request body is too large; allowed: up to {self.max_bytes} bytes."
-        # The rest of the body is not read, so the connection cannot be reused.
-        return ApiError(message, status=413, headers={"Connection": "close"})
+        # The connection drops the rest of the body: closing before it has come would lose the answer on its way.
+        return ApiError(f"The request body is too large; allowed: up to {self.max_bytes} bytes.", status=413)
 
 
 class _Held:
@@ -102,8 +101,7 @@ class _Held:
     def take(self, count: int) -> None:
         if not self._room.take_at_once(self._key, count):
             message = "The server is busy: the requests being sent are too large together; try again shortly."
-            headers = {"Connection": "close", "Retry-After": str(_RETRY_AFTER_S)}
-            raise ApiError(message, status=429, headers=headers)
+            raise ApiError(message, status=429, headers={"Retry-After": str(_RETRY_AFTER_S)})
         self._count += count
 
     def give_back(self) -> None:
