@@ -26,18 +26,19 @@ install: $(SERVING) ## Create .venv with what serving needs (CPU build); does no
 
 install-bench: $(BENCHING) ## Add to .venv what `eft bench` measures and draws with
 
+# On stderr, so that what a command prints, such as the list of `make sbom`, can be piped.
 INSTALLS := pyproject.toml deploy/install-cpu.sh deploy/requirements-install.txt
 
 $(SERVING): deploy/requirements-cpu.txt $(INSTALLS)
-	PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $<
+	@PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $< >&2
 	@touch $@
 
 $(BENCHING): deploy/requirements-dev.txt $(SERVING)
-	PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $< bench
+	@PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $< bench >&2
 	@touch $@
 
 $(TESTING): deploy/requirements-dev.txt $(SERVING)
-	PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $<
+	@PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $< >&2
 	@touch $@
 
 serve: $(SERVING) ## Serve the demo family on 127.0.0.1:8000 (FAMILY=file.yaml for yours, ARGS="--port 9000")
