@@ -114,6 +114,8 @@ def test_selectors_find_their_pods_and_no_others(values):
             case "ServiceMonitor":
                 services = [d["metadata"]["labels"] for d in found if d["kind"] == "Service"]
                 assert all(spec["selector"]["matchLabels"].items() <= labels.items() for labels in services)
+                # The alert EftDown looks for the job's name.
+                assert all("eft" in labels[spec["jobLabel"]] for labels in services)
             case "HorizontalPodAutoscaler" | "ScaledObject":
                 assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
                 assert "replicas" not in only(found, "Deployment", name)["spec"]
@@ -501,7 +503,7 @@ def test_a_scaled_object_has_keys_that_keda_has():
 def test_a_service_monitor_has_keys_that_the_operator_has():
     monitor = only(rendered(values_of(EVERYTHING)), "ServiceMonitor")
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
-    assert monitor["spec"].keys() == {"selector", "namespaceSelector", "endpoints"}
+    assert monitor["spec"].keys() == {"jobLabel", "selector", "namespaceSelector", "endpoints"}
     assert monitor["spec"]["namespaceSelector"] == {"matchNames": [NAMESPACE]}
     assert monitor["spec"]["endpoints"][0].keys() == {
         *("port", "path", "interval", "scrapeTimeout", "honorLabels"),
