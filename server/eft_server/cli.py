@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -400,6 +401,7 @@ def pack(  # noqa: PLR0913 (one for each option)
         use_hub(offline=offline, cache_dir=cache_dir)
         config = load_config(family, overrides or (), revision=revision)
         from eft_client.progress import Progress
+        from eft_server.hosts.command_line import program
         from eft_server.hosts.pack import Packing, require_free
         from eft_server.hosts.pack import pack as write
         from eft_server.sizes import in_words
@@ -417,7 +419,7 @@ def pack(  # noqa: PLR0913 (one for each option)
             typer.echo(
                 f"  its API keys stay in {config.server.api_key_file}, which has to be there when it is served"
             )
-        typer.echo(f"  VLLM_PLUGINS=eft vllm serve {directory}")
+        typer.echo(f"  VLLM_PLUGINS=eft {shlex.join((*program(), str(directory)))}")
 
 
 @app.command()

