@@ -5,8 +5,8 @@ import copy
 import logging
 import socket
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import uvicorn
 import uvloop
@@ -14,6 +14,7 @@ from uvicorn.config import LOGGING_CONFIG
 
 from eft_server.api.app import create_app
 from eft_server.api.draining import LAST_WORDS_S, DrainingServer
+from eft_server.api.edge.admission import OPERATORS_PATHS
 from eft_server.api.edge.connection import Connection
 from eft_server.api.edge.deadlines import UnderWay
 from eft_server.api.edge.signals import stop_at_once_on_signals
@@ -111,8 +112,20 @@ def _log_config() -> dict[str, Any]:
     log_config = copy.deepcopy(LOGGING_CONFIG)
     if not logging.getLogger("vllm").isEnabledFor(logging.INFO):
         log_config["loggers"]["uvicorn.error"]["level"] = "WARNING"
+    log_config["filters"] = {"routine": {"()": _without_routine}}
+    log_config["loggers"]["uvicorn.access"]["filters"] = ["routine"]
     log_config["loggers"]["eft_server"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
     return log_config
+
+
+def _without_routine() -> Callable[[logging.LogRecord], bool]:
+    """A filter of the access log: probes and scrapes come every few seconds, and only one that failed says anything."""
+
+    def worth_a_line(record: logging.LogRecord) -> bool:
+        _, _, path, _, status = cast("tuple[str, str, str, str, int]", record.args)
+        return status >= 400 or path.partition("?")[0] not in OPERATORS_PATHS
+
+    return worth_a_line
 
 
 def _announce(config: ServerConfig, listener: socket.socket, *, needs_key: bool) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging.config
 import shlex
 import socket
 
@@ -39,3 +40,24 @@ def test_the_announcement_holds_a_command_that_can_be_pasted(
     assert command[0] == "curl"
     assert "Authorization: Bearer KEY" in command
     assert json.loads(command[-1])["eft"]["weights"] == {"helpful": 0.5, "harmless": 0.5}
+
+
+def test_the_access_log_has_no_line_for_a_probe_or_scrape_that_went_well(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("uvicorn.access")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "filters", [])
+    config = serve._log_config()
+    logging.config.dictConfig(
+        {key: config[key] for key in ("version", "disable_existing_loggers", "formatters", "filters")}
+        | {"handlers": {"access": config["handlers"]["access"]}}
+        | {"loggers": {"uvicorn.access": config["loggers"]["uvicorn.access"]}}
+    )
+    wanted = [("/v1/models", 200), ("/readyz", 503), ("/metrics", 401), ("/livez/", 404)]
+    for path, status in [("/livez", 200), ("/health?a", 200), ("/metrics", 200), *wanted]:
+        logger.info('%s - "%s %s HTTP/%s" %d', "127.0.0.1:1", "GET", path, "1.1", status)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(wanted)
+    for line, (path, status) in zip(lines, wanted, strict=True):
+        assert f'"GET {path} HTTP/1.1" {status}' in line
