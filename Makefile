@@ -80,7 +80,7 @@ sbom: $(SERVING) ## Print what the image holds of Python, as a CycloneDX list (T
 	@$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements --pyproject pyproject.toml \
 	  --output-reproducible deploy/requirements-$(TARGET).txt
 
-deploy-check: $(TESTING) ## Build the image and run it, and its monitoring (needs root, buildah, debootstrap or BASE, prometheus)
+deploy-check: $(TESTING) ## Run what is deployed: image, monitoring, plain vLLM, Ray (needs root, buildah, prometheus; 13 min)
 	BASE=$(BASE) $(BIN)/python -m pytest -m deploy tests/deploy $(ARGS)
 
 lock: ## Resolve pyproject.toml again into the locks in deploy/ (needs uv)
