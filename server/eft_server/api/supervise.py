@@ -12,13 +12,13 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
-from typing_extensions import override
+from uvicorn.server import ServerState
 
 from eft_client.exits import EXIT_FAILED
 from eft_server.api.edge.api_error import ApiError
@@ -169,16 +169,12 @@ class _Supervisor:
     async def _answering(self, expected_s: float) -> AsyncIterator["_Substitute"]:
         """Answer every request with 503 while the block runs; a server is expected in some seconds."""
         self._expected_s = time.monotonic() + expected_s
-        substitute = _Substitute(self._unavailable)
-        answering = asyncio.create_task(substitute.serve(sockets=[self._listener.dup()]))
+        substitute = _Substitute(self._listener, self._unavailable)
+        substitute.start()
         try:
-            while not (substitute.started or answering.done()):
-                await asyncio.sleep(_POLL_S)
             yield substitute
         finally:
-            substitute.stop_accepting()  # At once: whoever has reached the server must not find this one again.
-            substitute.should_exit = True
-            await answering
+            await substitute.close()
 
     async def _unavailable(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Say when to come back, after reading a body of usual size: a client would not look for an answer before."""
@@ -195,36 +191,56 @@ class _Supervisor:
         await ApiError(text, status=503, headers=headers).response()(scope, receive, send)
 
 
-class _Substitute(uvicorn.Server):
-    def __init__(self, app: Any) -> None:
+class _Substitute:
+    """Answers on a socket in the server's place.
+
+    Not uvicorn's server: it stops by asyncio's `Server.close`, behind which a connection that has just been accepted is
+    neither read nor closed.
+    """
+
+    def __init__(self, listener: socket.socket, app: Any) -> None:
         options: dict[str, Any] = {"http": Connection, "ws": "none", "lifespan": "off", "interface": "asgi3"}
-        config = uvicorn.Config(
-            app,
-            **options,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-        )
-        super().__init__(config)
-        self.servers = []
+        self._config = uvicorn.Config(app, **options, log_config=None, access_log=False, server_header=False)
+        self._config.load()
+        self._state = ServerState()
+        self._listener = listener
+        self._arriving: set[asyncio.Task[Any]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    def start(self) -> None:
+        """Accept connections."""
+        self._listener.setblocking(False)
+        self._listener.listen(self._config.backlog)
+        self._loop.add_reader(self._listener, self._accept)
 
     def stop_accepting(self) -> None:
-        """Leave new connections to the server."""
-        for server in self.servers:
-            server.close()
+        """Leave new connections to the server, at once."""
+        self._loop.remove_reader(self._listener)
 
-    @override
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer those who have connected, too: uvicorn would close connections whose request is on its way."""
+    async def close(self) -> None:
+        """Answer those who have connected, and close what is left of them soon."""
         self.stop_accepting()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ON_ITS_WAY_S):
-                while self.server_state.connections:
+                while self._arriving or self._state.connections:
                     await asyncio.sleep(_POLL_S)
-        await super().shutdown(sockets)
+        for connection in list(self._state.connections):
+            connection.transport.abort()
 
-    @contextlib.contextmanager
-    @override
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    def _accept(self) -> None:
+        try:
+            while True:
+                connection, _ = self._listener.accept()
+                arriving = self._loop.create_task(
+                    self._loop.connect_accepted_socket(self._protocol, connection)
+                )
+                self._arriving.add(arriving)
+                arriving.add_done_callback(self._arriving.discard)
+        except (BlockingIOError, ConnectionAbortedError):
+            pass
+        except OSError as error:  # Such as too many open files: some are closed soon.
+            tell(f"The supervisor cannot accept a connection: {error}")
+            time.sleep(_POLL_S)
+
+    def _protocol(self) -> Connection:
+        return Connection(config=self._config, server_state=self._state, app_state={})

@@ -14,6 +14,8 @@ from vllm.engine.protocol import EngineClient
 
 __all__ = ["Pulse"]
 
+_FORK_SERVER = "EFT::ForkServer"
+_FORK_MODULE = "multiprocessing.forkserver"
 _BEAT_S = 5.0
 _STOPPED = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP})
 _ENDED = frozenset({psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD})
@@ -77,14 +79,20 @@ class Pulse:
 
 
 def _engine_processes() -> list[psutil.Process]:
-    """The processes that vLLM has given a title."""
+    """The processes that vLLM has given a title, below this one or its fork server; other programs have their own."""
     title = f"{envs.VLLM_PROCESS_NAME_PREFIX}::"
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if process.name().startswith(title):
-                found.append(process)
-    return found
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if child.name().startswith((title, _FORK_SERVER)) or _FORK_MODULE in " ".join(child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return [process for process in found if _is_titled(process, title)]
+
+
+def _is_titled(process: psutil.Process, title: str) -> bool:
+    with suppress(psutil.Error):
+        return bool(process.name().startswith(title))
+    return False
 
 
 def _fault_of(process: psutil.Process) -> str | None:
