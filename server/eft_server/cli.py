@@ -152,8 +152,7 @@ def serve(  # noqa: PLR0913 (one for each option)
         config = load_config(family, [*(overrides or ()), *given], revision=revision)
         from eft_server.api.edge.keys import read_api_keys
 
-        key_file = config.server.api_key_file
-        api_keys = read_api_keys(Path(key_file)) if key_file is not None else ()
+        api_keys = read_api_keys(config.server.api_key_file)
         if supervise:
             raise typer.Exit(_supervised(config))
         listener, supervisor = _sockets(config)

@@ -18,11 +18,13 @@ from eft_server.api.edge.rooms import Room
 from eft_server.api.requests.openapi import describe_app
 from eft_server.api.routes import chat, completions, responses, routers, scores, tokens
 from eft_server.api.serving.current import RequestScope
+from eft_server.api.serving.renderer import voices_of
 from eft_server.api.serving.service import Service
+from eft_server.engine.launcher.plan import EnginePlan
 from eft_server.family.file import ServerConfig
 from eft_server.family.templates import Voice
 
-__all__ = ["create_app"]
+__all__ = ["app_of_plan", "create_app"]
 
 
 class _Application(FastAPI):
@@ -66,6 +68,21 @@ def create_app(
     describe_app(app)
     _add_limits(app, config, api_keys)
     return app
+
+
+def app_of_plan(
+    engine: EngineClient, config: ServerConfig, plan: EnginePlan, *, api_keys: Sequence[str] = ()
+) -> FastAPI:
+    """Build the application over an engine that was started by a plan, whose templates render messages.
+
+    Args:
+        engine: The running engine.
+        config: The family and its server options.
+        plan: How the engine was started.
+        api_keys: As for `create_app`.
+    """
+    voices = voices_of(config, plan)
+    return create_app(engine, config, api_keys=api_keys, chat_template=plan.chat_template, voices=voices)
 
 
 def _add_limits(app: FastAPI, config: ServerConfig, api_keys: Sequence[str]) -> None:

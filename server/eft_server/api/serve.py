@@ -12,14 +12,13 @@ import uvicorn
 import uvloop
 from uvicorn.config import LOGGING_CONFIG
 
-from eft_server.api.app import create_app
+from eft_server.api.app import app_of_plan
 from eft_server.api.draining import LAST_WORDS_S, DrainingServer
 from eft_server.api.edge.admission import OPERATORS_PATHS
 from eft_server.api.edge.connection import Connection
 from eft_server.api.edge.deadlines import UnderWay
 from eft_server.api.edge.signals import stop_at_once_on_signals
 from eft_server.api.serving.pulse import Pulse
-from eft_server.api.serving.renderer import voices_of
 from eft_server.api.supervise import report_ready
 from eft_server.api.watch import keep_watch
 from eft_server.engine.launcher.launch import open_engine
@@ -66,8 +65,7 @@ async def _serve(  # noqa: PLR0913 (the same)
     supervisor: socket.socket | None,
 ) -> None:
     async with open_engine(plan, stages) as engine:
-        voices = voices_of(config, plan)
-        app = create_app(engine, config, api_keys=api_keys, chat_template=plan.chat_template, voices=voices)
+        app = app_of_plan(engine, config, plan, api_keys=api_keys)
         pulse, under_way = app.state.service.pulse, app.state.under_way
         server = DrainingServer(_uvicorn_config(app), under_way, config.server.drain_s)
         watch = asyncio.create_task(_stop_when_lost(pulse, under_way, server))

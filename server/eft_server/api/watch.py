@@ -10,7 +10,7 @@ from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.deadlines import UnderWay
 from eft_server.api.serving.pulse import Pulse
 
-__all__ = ["LOST_S", "keep_watch", "watched"]
+__all__ = ["LOST_S", "keep_watch", "watch_for_host", "watched"]
 
 LOST_S = 30.0
 """How long an engine may be stopped before it is given up."""
@@ -53,11 +53,16 @@ async def keep_watch(pulse: Pulse, under_way: UnderWay) -> None:
     under_way.end(_lost(pulse.problem() or "the engine has stopped"))
 
 
+async def watch_for_host(pulse: Pulse, under_way: UnderWay) -> None:
+    """Keep watch, and kill an engine that is given up: its host sees that."""
+    await keep_watch(pulse, under_way)
+    pulse.kill()
+
+
 @asynccontextmanager
 async def watched(pulse: Pulse, under_way: UnderWay) -> AsyncIterator[None]:
-    """Keep watch while the block runs; an engine that is given up is killed, which its host sees."""
-    watch = asyncio.create_task(keep_watch(pulse, under_way))
-    watch.add_done_callback(lambda task: None if task.cancelled() else pulse.kill())
+    """Do as `watch_for_host` while the block runs."""
+    watch = asyncio.create_task(watch_for_host(pulse, under_way))
     try:
         yield
     finally:

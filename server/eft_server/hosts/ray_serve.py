@@ -202,15 +202,13 @@ async def _open_app(options: RayServeOptions) -> AsyncIterator["FastAPI"]:
     from eft_server.api.edge.keys import read_api_keys
     from eft_server.engine.launcher.stages import Stages
 
-    key_file = config.server.api_key_file
-    api_keys = () if key_file is None else read_api_keys(key_file)
+    api_keys = read_api_keys(config.server.api_key_file)
     with Stages() as stages:
         stages.begin("importing vLLM and PyTorch")
         from eft_server.engine.launcher import fork_server
 
         fork_server.start()
-        from eft_server.api.app import create_app
-        from eft_server.api.serving.renderer import voices_of
+        from eft_server.api.app import app_of_plan
         from eft_server.api.watch import watched
         from eft_server.engine.launcher.launch import open_engine
         from eft_server.engine.launcher.plan import plan
@@ -222,10 +220,7 @@ async def _open_app(options: RayServeOptions) -> AsyncIterator["FastAPI"]:
             stages.show(f"warning: {warning}")
         planned = plan(config, report)
         async with open_engine(planned, stages) as engine:
-            voices = voices_of(config, planned)
-            application = create_app(
-                engine, config, api_keys=api_keys, chat_template=planned.chat_template, voices=voices
-            )
+            application = app_of_plan(engine, config, planned, api_keys=api_keys)
             stages.end("ready")
             async with watched(application.state.service.pulse, application.state.under_way):
                 yield application

@@ -9,7 +9,6 @@ import asyncio
 import logging
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,13 +21,12 @@ from vllm.engine.protocol import EngineClient
 from vllm.plugins.endpoint_plugins.interface import EndpointPlugin
 from vllm.tasks import SupportedTask
 
-from eft_server.api.app import create_app
+from eft_server.api.app import app_of_plan
 from eft_server.api.draining import stopping
 from eft_server.api.edge.connection import Connection
 from eft_server.api.edge.deadlines import UnderWay
 from eft_server.api.edge.keys import read_api_keys
-from eft_server.api.serving.renderer import voices_of
-from eft_server.api.watch import keep_watch
+from eft_server.api.watch import watch_for_host
 from eft_server.engine.launcher.launch import end_with
 from eft_server.engine.launcher.plan import EnginePlan, plan
 from eft_server.engine.message import KEY
@@ -84,32 +82,21 @@ class EftEndpoints(EndpointPlugin):
         planned = plan(config, inspect_family(config))
         _require_same(engine_client, config, planned)
         end_with(engine_client.input_processor, planned)
-        keys = _api_keys(config, args)
-        application = create_app(
-            engine_client,
-            config,
-            api_keys=keys,
-            chat_template=planned.chat_template,
-            voices=voices_of(config, planned),
-        )
+        application = app_of_plan(engine_client, config, planned, api_keys=_api_keys(config, args))
         if args.disable_fastapi_docs:
             _hide_documentation(application)
         self._application = application
-        self._watching = asyncio.create_task(_watch(application))
-        _refuse_from_shutdown_on(engine_client, application.state.under_way)
+        pulse, under_way = application.state.service.pulse, application.state.under_way
+        self._watching = asyncio.create_task(
+            watch_for_host(pulse, under_way)
+        )  # vLLM's server ends with its engine.
+        _refuse_from_shutdown_on(engine_client, under_way)
         _leave_the_outside_to(self._outside, self._answer)
         _log_like_vllm()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._application is not None, "vLLM initialises its state before it listens"
         await self._application(scope, receive, send)
-
-
-async def _watch(application: FastAPI) -> None:
-    """An engine that is given up is killed: vLLM's server ends when its engine has."""
-    pulse = application.state.service.pulse
-    await keep_watch(pulse, application.state.under_way)
-    pulse.kill()
 
 
 def _refuse_from_shutdown_on(engine: EngineClient, under_way: UnderWay) -> None:
@@ -140,8 +127,7 @@ def _require_same(engine: EngineClient, config: ServerConfig, planned: EnginePla
 def _api_keys(config: ServerConfig, args: Namespace) -> tuple[str, ...]:
     """The keys of the command line or VLLM_API_KEY, and those of the family's key file."""
     given: Sequence[str | None] = args.api_key or [envs.VLLM_API_KEY]
-    file = config.server.api_key_file
-    return (*(key for key in given if key), *(read_api_keys(Path(file)) if file else ()))
+    return (*(key for key in given if key), *read_api_keys(config.server.api_key_file))
 
 
 def _hide_documentation(application: FastAPI) -> None:

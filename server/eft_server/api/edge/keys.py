@@ -7,12 +7,14 @@ from eft_server.errors import ConfigError
 __all__ = ["read_api_keys"]
 
 
-def read_api_keys(path: Path) -> tuple[str, ...]:
-    """Read one API key per line; blank lines and lines that start with # are ignored.
+def read_api_keys(path: Path | None) -> tuple[str, ...]:
+    """Read one API key per line; blank lines and lines that start with # are ignored. Without a file there are none.
 
     Raises:
         ConfigError: The file cannot be read, holds no key, or holds a key with spaces or non-ASCII characters.
     """
+    if path is None:
+        return ()
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
