@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.requests import fields
 from eft_server.behaviour.model_name import MAX_CHARS
 from eft_server.engine import bounds

@@ -13,7 +13,7 @@ from typing_extensions import override
 from vllm.engine.protocol import EngineClient
 
 from eft_server.api.app import create_app
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.serving.renderer import voices_of
 from eft_server.api.transport import AppTransport
 from eft_server.engine.launcher.launch import open_engine

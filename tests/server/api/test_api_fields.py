@@ -13,7 +13,7 @@ from vllm.entrypoints.serve.tokenize.protocol import (
     TokenizeCompletionRequest,
 )
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.requests import fields, schemas
 from eft_server.family.file import ServerOptions
 

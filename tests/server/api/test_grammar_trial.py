@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from vllm.sampling_params import StructuredOutputsParams
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.requests.grammar_trial import trial_compile
 
 pytestmark = pytest.mark.asyncio

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.deadlines import UnderWay
-from eft_server.api.edge.errors import ApiError
 from eft_server.api.serving.stream import answer
 
 

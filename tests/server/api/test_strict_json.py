@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.strict_json import MAX_DEPTH, parse_object
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -20,7 +20,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from eft_server.api.edge.api_error import ApiError
 from eft_server.errors import BehaviourError, UnknownModelError
 
-__all__ = ["PROMPT", "ApiError", "from_exception", "from_validation", "from_vllm", "install_error_handlers"]
+__all__ = ["PROMPT", "from_exception", "from_validation", "from_vllm", "install_error_handlers"]
 
 _logger = logging.getLogger(__name__)
 

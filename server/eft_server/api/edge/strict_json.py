@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
 
 __all__ = ["MalformedError", "parse_object"]
 

@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.requests.checks import (
     Check,
     FieldError,

@@ -20,7 +20,7 @@ from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
 from eft_server.engine.core.json_grammars import END, byte_compiler
 
 __all__ = ["trial_compile"]

@@ -6,7 +6,7 @@ The chat template controls it, so options that the template does not use are ref
 from collections.abc import Collection
 from typing import Any
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.requests.checks import FieldError, flag, one_of
 from eft_server.errors import shown
 from eft_server.family.file import ServerOptions

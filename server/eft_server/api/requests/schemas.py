@@ -17,7 +17,8 @@ from vllm.entrypoints.serve.tokenize.protocol import (
 from vllm.exceptions import VLLMError
 from vllm.utils import random_uuid
 
-from eft_server.api.edge.errors import ApiError, from_exception, from_validation
+from eft_server.api.edge.api_error import ApiError
+from eft_server.api.edge.errors import from_exception, from_validation
 from eft_server.api.requests import fields, json_schemas
 from eft_server.behaviour.request import EXAMPLE, BehaviourRequest, TextBehaviourRequest
 from eft_server.family.file import ServerOptions

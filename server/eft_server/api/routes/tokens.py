@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.strict_json import parse_object
 from eft_server.api.requests.openapi import json_body
 from eft_server.api.requests.reasoning import require_readable

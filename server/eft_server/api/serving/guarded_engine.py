@@ -10,7 +10,8 @@ from vllm.exceptions import GenerationError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
-from eft_server.api.edge.errors import PROMPT, ApiError
+from eft_server.api.edge.api_error import ApiError
+from eft_server.api.edge.errors import PROMPT
 from eft_server.api.edge.rooms import Room
 from eft_server.api.serving.current import current
 from eft_server.api.serving.renderer import MEMBER_PROMPTS

@@ -16,7 +16,7 @@ from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
 from vllm.exceptions import GenerationError
 from vllm.lora.request import LoRARequest
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.metrics import waiting
 from eft_server.api.edge.rooms import Room
 from eft_server.api.serving.current import current

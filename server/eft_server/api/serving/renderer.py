@@ -9,7 +9,7 @@ from typing_extensions import override
 from vllm.inputs import tokens_input
 from vllm.renderers.online_renderer import OnlineRenderer
 
-from eft_server.api.edge.errors import ApiError
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.serving.current import current
 from eft_server.engine.launcher.plan import EnginePlan
 from eft_server.family.family import BASE

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from vllm.inputs import tokens_input
 from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
 
-from eft_server.api.edge.errors import PROMPT, ApiError
+from eft_server.api.edge.api_error import ApiError
+from eft_server.api.edge.errors import PROMPT
 from eft_server.api.requests.fields import check_member_prompts
 from eft_server.api.requests.reasoning import require_readable
 from eft_server.api.requests.schemas import ChatRequest, ScoreItem, ScoreRequest, TextRequest

@@ -11,7 +11,8 @@ from vllm.engine.protocol import EngineClient
 from vllm.exceptions import VLLMError
 from vllm.sampling_params import SamplingParams
 
-from eft_server.api.edge.errors import ApiError, from_exception
+from eft_server.api.edge.api_error import ApiError
+from eft_server.api.edge.errors import from_exception
 from eft_server.api.requests.fields import check_member_prompts
 from eft_server.api.requests.schemas import ChatRequest, ResponseRequest, ScoreRequest, TextRequest
 from eft_server.api.serving.current import current

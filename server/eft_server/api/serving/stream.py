@@ -12,8 +12,9 @@ from typing_extensions import override
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import listen_for_disconnect
 
+from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.deadlines import Deadline, UnderWay
-from eft_server.api.edge.errors import PROMPT, ApiError, from_exception, from_vllm
+from eft_server.api.edge.errors import PROMPT, from_exception, from_vllm
 from eft_server.api.edge.metrics import count_error
 from eft_server.api.serving.events import event_of, payload_of
 from eft_server.api.serving.nulls import event_without_foreign_nulls, without_foreign_nulls
