@@ -234,14 +234,14 @@ def _reply(lines: TextIO, value: Any) -> None:
 def _generate(llm: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from vllm import SamplingParams
 
-    from eft_server.engine.message import Scoring, scoring_params
+    from eft_server.engine.message import scoring_params
 
     prompts, params = [], []
     for request in requests:
         prompt = request.pop("prompt")
         prompts.append({"prompt_token_ids": prompt} if isinstance(prompt, list) else prompt)
         if "scoring" in request:
-            params.append(scoring_params(Scoring(**request["scoring"]), request.get("prompts")))
+            params.append(scoring_params(_scoring(request["scoring"]), request.get("prompts")))
             continue
         coefficients = request.pop("coefficients", None)
         extra = {"eft": coefficients} if coefficients is not None else {}
@@ -258,12 +258,24 @@ def _generate(llm: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _scored(output: Any, scoring: dict[str, Any] | None) -> dict[str, Any]:
-    from eft_server.engine.message import Scoring, scored
+def _scoring(asked: dict[str, Any]) -> Any:
+    from eft_server.engine.message import Explaining, Scoring
 
-    if scoring is None or output.outputs[0].finish_reason == "error":
+    explaining = Explaining(**asked["explaining"]) if "explaining" in asked else None
+    return Scoring(asked["first"], tuple(asked["targets"]), tuple(asked["vectors"]), explaining)
+
+
+def _scored(output: Any, asked: dict[str, Any] | None) -> dict[str, Any]:
+    from eft_server.engine.message import explained, scored
+
+    if asked is None or output.outputs[0].finish_reason == "error":
         return {}
-    return {"prompt_logprobs": None, "scored": [vars(item) for item in scored(output, Scoring(**scoring))]}
+    scoring = _scoring(asked)
+    found = {"prompt_logprobs": None, "scored": [vars(item) for item in scored(output, scoring)]}
+    if scoring.explaining is not None:
+        values = vars(explained(output, scoring))
+        found["explained"] = {name: None if item is None else item.tolist() for name, item in values.items()}
+    return found
 
 
 def _metrics(llm: Any) -> dict[str, float]:

@@ -1,11 +1,13 @@
 """All data between the processes: the family, inside the base's config, and requests, in their `SamplingParams`.
 
-Shape suffixes: M members, C scored tokens, K vectors, W numbers of a vector.
+Shape suffixes: M members, C scored tokens, K vectors, L the leading ones of these, N likely tokens, W numbers of a
+vector.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -134,6 +136,34 @@ class Prompts:
 
 
 @dataclass(frozen=True)
+class Explaining:
+    """What is reported of a scored row beside its target's scores.
+
+    The sampling settings are those of vLLM's `SamplingParams`, which are neutral by default.
+
+    Attributes:
+        likely: N; how many of the request's likeliest tokens.
+        leading: L; under how many of the vectors, from the first, those tokens are scored.
+        base: the place among the vectors of the one from which the Kullback–Leibler divergence is measured.
+        filtered: whether the request's vector has a filter.
+    """
+
+    likely: int
+    leading: int
+    base: int
+    filtered: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+    @property
+    def neutral(self) -> bool:
+        """Whether tokens are sampled from the distribution as it is."""
+        return (self.temperature, self.top_p, self.top_k, self.min_p) == (1.0, 1.0, 0, 0.0)
+
+
+@dataclass(frozen=True)
 class Scoring:
     """The tokens of a request to score.
 
@@ -141,16 +171,39 @@ class Scoring:
         first: the scheduler's position whose row predicts the first target: the prompt's last.
         targets: the C tokens to score.
         vectors: the K vectors under which they are scored (`Coefficients.numbers`); the first is the request's.
+        explaining: what is reported beside the scores, if anything is.
     """
 
     first: int
     targets: tuple[int, ...]
     vectors: tuple[tuple[float, ...], ...]
+    explaining: Explaining | None = None
 
     @property
     def stop(self) -> int:
         """The position after the last row, which is the length of the engine's prompt."""
         return self.first + len(self.targets)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The numbers that the engine sends back, by name and in order, with their shapes.
+
+        `chosen` and `likeliest` are log-probabilities of the targets and of each row's likeliest token, `entropy` and
+        `divergence` are the request's; `likely` holds log-probabilities of its likeliest tokens under the leading
+        vectors. Of the target, and then of those, `filter` holds what the request's filter adds to the logit, and
+        `sampled` the log-probability after temperature, min_p, top_k and top_p.
+        """
+        columns, vectors, asked = len(self.targets), len(self.vectors), self.explaining
+        shapes: dict[str, tuple[int, ...]] = {"chosen": (vectors, columns), "likeliest": (vectors, columns)}
+        if asked is None:
+            return shapes
+        shapes |= {"entropy": (columns,), "divergence": (columns,)}
+        shapes["likely"] = (asked.leading, columns, asked.likely)
+        if asked.filtered:
+            shapes["filter"] = (columns, 1 + asked.likely)
+        if not asked.neutral:
+            shapes["sampled"] = (columns, 1 + asked.likely)
+        return shapes
 
 
 def extra_args(
@@ -174,6 +227,8 @@ def extra_args(
             "targets": list(scoring.targets),
             "vectors": [list(vector) for vector in scoring.vectors],
         }
+        if scoring.explaining is not None:
+            written[_SCORING_KEY]["explaining"] = asdict(scoring.explaining)
     return written
 
 
@@ -271,7 +326,13 @@ def scoring_of(extra_args: Mapping[str, Any] | None, width: int) -> Scoring | No
     if given is None:
         return None
     vectors = tuple(vector_of({KEY: numbers}, width) for numbers in given["vectors"])
-    return Scoring(int(given["first"]), tuple(given["targets"]), vectors)
+    explaining = given.get("explaining")
+    return Scoring(
+        int(given["first"]),
+        tuple(given["targets"]),
+        vectors,
+        None if explaining is None else Explaining(**explaining),
+    )
 
 
 @dataclass(frozen=True)
@@ -282,11 +343,34 @@ class Scored:
         logprobs: the token's log-probability; −inf if it is impossible, NaN if the logits were not finite.
         ranks: rank of the token, 1 = most likely.
         likeliest: the log-probability of the most likely token.
+        likeliest_ids: that token; 0 unless the request is to be explained.
     """
 
     logprobs: tuple[float, ...]
     ranks: tuple[int, ...]
     likeliest: tuple[float, ...]
+    likeliest_ids: tuple[int, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What the engine reports of C rows, beside their scores (`Scoring.shapes`).
+
+    Attributes:
+        ids_CN: the request's likeliest tokens, the likeliest first.
+        logprobs_LCN: their log-probabilities under the leading vectors.
+        entropy_C: of the request's distribution, in nats.
+        divergence_C: the Kullback–Leibler divergence of the request's distribution from the base's, in nats.
+        filter_CN1: what the filter adds to the logit of the target and of the likeliest tokens; None without a filter.
+        sampled_CN1: their log-probabilities after temperature, min_p, top_k and top_p; None where these are neutral.
+    """
+
+    ids_CN: np.ndarray
+    logprobs_LCN: np.ndarray
+    entropy_C: np.ndarray
+    divergence_C: np.ndarray
+    filter_CN1: np.ndarray | None
+    sampled_CN1: np.ndarray | None
 
 
 def scoring_params(scoring: Scoring, prompts: Sequence[Sequence[int]] | None = None) -> SamplingParams:
@@ -315,11 +399,33 @@ def scored(output: RequestOutput, scoring: Scoring) -> tuple[Scored, ...]:
     """Read the scores under each vector from the engine's output, which holds `Scores.tensors`."""
     flat = output.prompt_logprobs
     count, width = len(scoring.vectors), len(scoring.targets)
-    assert isinstance(flat, FlatLogprobs) and len(flat.logprobs) == 2 * count * width
+    assert isinstance(flat, FlatLogprobs) and len(flat.logprobs) == sum(map(prod, scoring.shapes.values()))
     found = []
     for begin in range(0, count * width, width):
         own = slice(begin, begin + width)
         tops = slice(begin + count * width, begin + (count + 1) * width)
         ranks = tuple(rank or 0 for rank in flat.ranks[own])
-        found.append(Scored(tuple(flat.logprobs[own]), ranks, tuple(flat.logprobs[tops])))
+        values, likeliest, ids = flat.logprobs[own], flat.logprobs[tops], flat.token_ids[tops]
+        found.append(Scored(tuple(values), ranks, tuple(likeliest), tuple(ids)))
     return tuple(found)
+
+
+def explained(output: RequestOutput, scoring: Scoring) -> Explained:
+    """Read what is reported beside the scores from the same output."""
+    flat, values, begin = output.prompt_logprobs, dict[str, np.ndarray](), 0
+    assert isinstance(flat, FlatLogprobs) and scoring.explaining is not None
+    for name, shape in scoring.shapes.items():
+        end = begin + prod(shape)
+        values[name] = np.array(flat.logprobs[begin:end]).reshape(shape)
+        if name == "likely":
+            ids = flat.token_ids[begin : begin + prod(shape[1:])]
+            values["ids"] = np.array(ids, dtype=np.int64).reshape(shape[1:])
+        begin = end
+    return Explained(
+        values["ids"],
+        values["likely"],
+        values["entropy"],
+        values["divergence"],
+        values.get("filter"),
+        values.get("sampled"),
+    )

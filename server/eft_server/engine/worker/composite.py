@@ -25,10 +25,11 @@ from vllm.sequence import IntermediateTensors
 from vllm.transformers_utils.config import get_config, get_hf_text_config
 
 from eft_server.engine.launcher.stages import member_is_loaded, weights_are_loading
-from eft_server.engine.message import SEPARATOR, Manifest, MemberWeights
+from eft_server.engine.message import SEPARATOR, Explaining, Manifest, MemberWeights
 from eft_server.engine.worker.adapters import fingerprint, read_low_rank, share_weights, weightless
 from eft_server.engine.worker.columns import attach, columns, detach
 from eft_server.engine.worker.compiled import separate_compiled_code
+from eft_server.engine.worker.explaining import RowExplanation, explain_rows
 from eft_server.engine.worker.heads import in_float32
 from eft_server.engine.worker.member_inputs import Inputs
 from eft_server.engine.worker.placement import placement, whole
@@ -262,6 +263,22 @@ class EftForCausalLM(nn.Module):
         """
         hidden_M, _ = detach(hidden_states, self._sizes_M)
         return self.blender.score(hidden_M, vectors, targets_R)
+
+    def explain(
+        self,
+        hidden_states: torch.Tensor,
+        vectors: Sequence[Sequence[float]],
+        targets_R: torch.Tensor,
+        asked: Explaining,
+    ) -> RowExplanation | None:
+        """Explain one target for each row of `forward`'s result; for the arguments see `explain_rows`.
+
+        Returns:
+            None off the first rank.
+        """
+        hidden_M, _ = detach(hidden_states, self._sizes_M)
+        blended = self.blender.under(hidden_M, vectors)
+        return None if blended is None else explain_rows(blended, vectors, targets_R, asked)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Give every member its checkpoint; the loader streams them one after the other."""

@@ -151,17 +151,37 @@ class RowBlender:
             vectors: K of them, W numbers each.
             targets_R: int64, 0 to V − 1.
         """
-        rows, vectors_KW = len(targets_R), torch.tensor(vectors, dtype=torch.float32)
-        counted_KM = counting_rows(*split_vectors(vectors_KW))
-        logits_M = self._logits(hidden_M, counted_KM.any(dim=0).expand(rows, -1))
+        blended = self.under(hidden_M, vectors)
+        if blended is None:
+            return None
+        return RowScores.together([scored_rows(blended(vector), targets_R) for vector in vectors])
+
+    def under(
+        self, hidden_M: Sequence[torch.Tensor], vectors: Sequence[Sequence[float]]
+    ) -> Callable[[Sequence[float]], torch.Tensor] | None:
+        """Blend the same rows by several vectors, ignoring the extra columns; the heads run once.
+
+        Args:
+            hidden_M: the members' hidden states, (R, H) each.
+            vectors: W numbers each.
+
+        Returns:
+            From a vector to float32 rows (R, V); the vector's members must be among those of `vectors`. None off the
+            first rank.
+        """
+        counted_KM = [counting(vector) for vector in vectors]
+        counted_M = torch.tensor(counted_KM).any(dim=0)
+        rows = len(hidden_M[0])
+        logits_M = self._logits(hidden_M, counted_M.expand(rows, -1))
         if logits_M is None:
             return None
-        found = []
-        for vector_W, counted_M in zip(vectors_KW, counted_KM, strict=True):
-            coefficients_RM, filters = split_vectors(vector_W.expand(rows, -1))
-            blended_RV = self._blend(logits_M, coefficients_RM, filters, _members(counted_M))
-            found.append(_scored(blended_RV, targets_R))
-        return RowScores(*(torch.stack(values) for values in zip(*found, strict=True)))
+
+        def blended(vector: Sequence[float]) -> torch.Tensor:
+            vector_RW = torch.tensor([vector], dtype=torch.float32).expand(rows, -1)
+            members = tuple(place for place, counts in enumerate(counting(vector)) if counts)
+            return self._blend(logits_M, *split_vectors(vector_RW), members)
+
+        return blended
 
     def _logits(
         self, hidden_M: Sequence[torch.Tensor], counted_RM: torch.Tensor
@@ -200,14 +220,13 @@ class RowBlender:
         return blend(chosen, coefficients_RM[:, places], self._unshared_U, own if filtering else None)
 
 
-def _scored(
-    blended_RV: torch.Tensor, targets_R: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The scores under one vector, as in `RowScores`."""
+def scored_rows(blended_RV: torch.Tensor, targets_R: torch.Tensor) -> RowScores:
+    """Score one target per row under one vector."""
     total_R = blended_RV.logsumexp(dim=-1)
     chosen_R1 = blended_RV.gather(-1, targets_R.unsqueeze(-1))
-    likelier_R = (blended_RV > chosen_R1).sum(dim=-1, dtype=torch.int32)
-    return chosen_R1.squeeze(-1) - total_R, blended_RV.amax(dim=-1) - total_R, likelier_R + 1
+    likelier_1R = (blended_RV > chosen_R1).sum(dim=-1, dtype=torch.int32).unsqueeze(0)
+    chosen_1R = (chosen_R1.squeeze(-1) - total_R).unsqueeze(0)
+    return RowScores(chosen_1R, (blended_RV.amax(dim=-1) - total_R).unsqueeze(0), likelier_1R + 1)
 
 
 def _groups(counted_RM: torch.Tensor) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:

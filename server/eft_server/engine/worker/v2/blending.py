@@ -10,7 +10,7 @@ kind and its top_p).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -108,6 +108,10 @@ class Logits:
     member: int
     values_NV: torch.Tensor
     rows: Rows | None = None
+
+    def copy(self) -> Self:
+        """The same with a copy of the values."""
+        return replace(self, values_NV=self.values_NV.clone())
 
 
 class Blending:

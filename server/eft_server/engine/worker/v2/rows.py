@@ -122,6 +122,40 @@ class KernelBlender:
         scores = [one for _, one in sorted(of_each.items()) if one is not None]
         return RowScores.together(scores) if len(scores) == len(vectors) else None
 
+    def under(
+        self, hidden_M: Sequence[torch.Tensor], vectors: Sequence[Sequence[float]]
+    ) -> Callable[[Sequence[float]], torch.Tensor] | None:
+        """Blend the same rows by several vectors, ignoring the extra columns; the heads run once.
+
+        Args:
+            hidden_M: the members' hidden states, (R, H) each.
+            vectors: W numbers each.
+
+        Returns:
+            From a vector to float32 rows (R, V); the vector's members must be among those of `vectors`. None off the
+            first rank.
+        """
+        rows, device = len(hidden_M[0]), hidden_M[0].device
+        counted_M = np.any([counting(vector) for vector in vectors], axis=0)
+        every_RM = np.ones((rows, len(counted_M)), dtype=bool)
+        logits = self._logits(hidden_M, every_RM, np.flatnonzero(counted_M).tolist())
+        if logits is None:
+            return None
+
+        def blended(vector: Sequence[float]) -> torch.Tensor:
+            counts_M = counting(vector)
+            filtered = Rows.of(range(rows), rows, device) if is_filtered(vector) else None
+            blending = Blending(self._vocabulary, _sent([vector], device).repeat(rows, 1), filtered)
+            own = [item for item in logits if counts_M[item.member]]
+            while own:
+                at_once = blending.at_once(own[0].member)
+                # The result overwrites the base's logits, which the next vector needs again.
+                blending.add(*(item if item.member else item.copy() for item in own[:at_once]))
+                own = own[at_once:]
+            return blending.finish()
+
+        return blended
+
     def _scores(
         self,
         hidden_M: Sequence[torch.Tensor],

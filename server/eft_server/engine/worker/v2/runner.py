@@ -34,12 +34,12 @@ from vllm.v1.worker.gpu.states import RequestState
 from vllm.v1.worker.utils import AttentionGroup
 
 from eft_server.behaviour.equation import is_broken
-from eft_server.engine.message import EngineRequest, Manifest, Prompts, scoring_of
+from eft_server.engine.message import EngineRequest, Explaining, Manifest, Prompts, scoring_of
 from eft_server.engine.patches import overwrite, retype
 from eft_server.engine.worker.columns import is_filtered
 from eft_server.engine.worker.kv_cache import WholeWindows
 from eft_server.engine.worker.member_prompts import Step
-from eft_server.engine.worker.scoring import Scores, scored_at_once
+from eft_server.engine.worker.scoring import Scores, explained_at_once, scored_at_once
 from eft_server.engine.worker.v2.drafting import MemberSpeculator
 from eft_server.engine.worker.v2.graphs import MemberGraphs, Replay
 from eft_server.engine.worker.v2.members import Members, Pass
@@ -87,6 +87,11 @@ class EftModelState(DefaultModelState):
     def defaults(self) -> tuple[float, ...]:
         """The family's default vector, W numbers."""
         return self._manifest.defaults
+
+    @property
+    def alone(self) -> list[tuple[float, ...]]:
+        """The vectors of the members by themselves, W numbers each."""
+        return [tuple(row) for row in np.eye(len(self._manifest.names), self._manifest.width).tolist()]
 
     def set_up(
         self, attn_groups: list[list[AttentionGroup]], tables: BlockTables, graphs: MemberGraphs
@@ -298,6 +303,10 @@ class EftRunner(WholeWindows, GPUModelRunner):
                 model.compute_logits(hidden_RC[: len(needs.filtered_R)])
         scored = scored_at_once(len(model.names), model.vocabulary)
         model.score(hidden_RC[:scored], [state.defaults], targets_R[:scored])
+        explained = explained_at_once(len(model.names), model.vocabulary)
+        everything = [state.defaults, *state.alone]
+        asked = Explaining(likely=min(20, model.vocabulary), leading=len(everything), base=1, top_p=0.9)
+        model.explain(hidden_RC[:explained], everything, targets_R[:explained], asked)
 
     @override
     def profile_cudagraph_memory(self) -> int:
