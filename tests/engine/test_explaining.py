@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from .reference import Text, continued, nucleus
-from .small_family import POISON, Running
+from .small_family import POISON, SHARED, Running
 from .test_composite import (
     AMPLIFIED,
     BASE,
@@ -28,7 +28,6 @@ pytestmark = pytest.mark.engine
 
 ALONE = [BASE, REFERENCE_ALONE, EXPERT_ALONE, B_ALONE]
 LIKELY = 6
-UNFILTERED = {id(FILTERED_BY_EXPERT): EXPERT_ALONE, id(FILTERED_BY_BASE): MIXED}
 
 
 def explain(
@@ -43,14 +42,13 @@ def explain(
         "filtered": len(vector) > len(ALONE),
         **sampling,
     }
-    return request | {"unfiltered": UNFILTERED.get(id(vector), vector)}
+    return request
 
 
 def run(running: Running, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run requests to explain in one batch; every number must be the reference's."""
-    own = ("text", "unfiltered")
     outputs = running.engine.generate(
-        [{k: v for k, v in request.items() if k not in own} for request in requests]
+        [{k: v for k, v in request.items() if k != "text"} for request in requests]
     )
     for request, output in zip(requests, outputs, strict=True):
         if "scoring" in request:
@@ -96,13 +94,16 @@ def assert_filter(
     if not scoring["explaining"]["filtered"]:
         assert explained["filter_CN1"] is None
         return
-    text = continued(request["text"], scoring["targets"][:-1])
-    filtered, plain = (
-        running.reference.logits(text, vector)[-len(with_target) :]
-        for vector in (scoring["vectors"][0], request["unfiltered"])
-    )
-    expected = (filtered - plain).gather(-1, with_target)
-    found = torch.tensor(explained["filter_CN1"])
+    vector = scoring["vectors"][0]
+    judge = rows_of(running, request, BASE if vector[-2] == 2 else vector[:4])
+    outside = torch.stack([~nucleus(row.tolist(), vector[-1]) for row in judge])
+    if vector[-2] == 2:
+        taken = torch.where(outside, -torch.inf, 0.0)
+    else:
+        base, reference = (rows_of(running, request, alone) for alone in (BASE, REFERENCE_ALONE))
+        shared = base[:, :SHARED].logsumexp(-1, keepdim=True)  # The filter compares shared ids.
+        taken = torch.where(outside, -(base - shared - reference), 0.0)
+    expected, found = taken.gather(-1, with_target), torch.tensor(explained["filter_CN1"])
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
 
 
@@ -181,10 +182,8 @@ def test_members_prompts_chunks_and_the_prefix_cache_change_nothing(running: Run
 def test_a_row_that_is_not_finite_is_nan_and_disturbs_nobody(running: Running) -> None:
     broken = explain([POISON, *prompt(670, 5)], prompt(671, 4), UP_SCALED)
     fine = explain(prompt(672, 9), prompt(673, 4), MIXED)
-    own = ("text", "unfiltered")
-    outputs = running.engine.generate(
-        [{k: v for k, v in request.items() if k not in own} for request in (broken, fine)]
-    )
+    requests = [{k: v for k, v in request.items() if k != "text"} for request in (broken, fine)]
+    outputs = running.engine.generate(requests)
     assert all(map(math.isnan, outputs[0]["scored"][4]["logprobs"]))  # Member b.
     assert not any(map(math.isnan, outputs[0]["scored"][0]["logprobs"]))
     assert_explained(running, fine, outputs[1])

@@ -692,7 +692,9 @@ BY_TYPES_ALONE = {
         "api/app.py",
         "api/in_process.py",
         "api/routes/operations.py",
-        "api/serving/scores.py",
+        "api/scoring/explanations.py",
+        "api/scoring/texts.py",
+        "api/scoring/token_bytes.py",
         "api/serving/service.py",
     ),
     "api/requests/structured.py",
@@ -702,6 +704,7 @@ BY_TYPES_ALONE = {
         "engine/bounds.py",
         "engine/message.py",
     ),
+    "engine/worker/explaining.py",
     "engine/worker/v2/rows.py",
 }
 """Files that import of vLLM, and rely on nothing but what types know."""

@@ -16,7 +16,7 @@ from eft_server.api.edge.limits import BodyLimit, Places
 from eft_server.api.edge.metrics import waiting
 from eft_server.api.edge.rooms import Room
 from eft_server.api.requests.openapi import describe_app
-from eft_server.api.routes import chat, completions, responses, routers, scores, tokens
+from eft_server.api.routes import chat, completions, explanations, responses, routers, scores, tokens
 from eft_server.api.serving.current import RequestScope
 from eft_server.api.serving.renderer import voices_of
 from eft_server.api.serving.service import Service
@@ -88,7 +88,8 @@ def app_of_plan(
 def _add_limits(app: FastAPI, config: ServerConfig, api_keys: Sequence[str]) -> None:
     """Innermost first: a request is let in, authorised, then read, and only then takes one of the places."""
     options = config.server
-    working_paths = {chat.PATH, completions.PATH, responses.PATH, scores.PATH, *tokens.WORKING_PATHS}
+    generating = {chat.PATH, completions.PATH, responses.PATH}
+    working_paths = {*generating, scores.PATH, explanations.PATH, *tokens.WORKING_PATHS}
     share, under_way = options.share(len(api_keys)), app.state.under_way
     app.add_middleware(
         Places,

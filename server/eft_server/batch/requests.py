@@ -9,14 +9,14 @@ from typing import Any
 from eft_client import weights
 from eft_client.text import decoded
 from eft_server.api.edge.strict_json import MalformedError, parse_object
-from eft_server.api.routes import chat, completions, responses, scores
+from eft_server.api.routes import chat, completions, explanations, responses, scores
 from eft_server.behaviour.resolve import Behaviours
 from eft_server.errors import BatchError, BehaviourError, ConfigError, shown
 from eft_server.family.file import ServerConfig
 
 __all__ = ["BatchRequest", "Defaults", "RequestFile", "parse_weights"]
 
-URLS = (chat.PATH, completions.PATH, responses.PATH, scores.PATH)
+URLS = (chat.PATH, completions.PATH, responses.PATH, scores.PATH, explanations.PATH)
 MAX_ID_CHARACTERS = 512
 _KEYS = ("custom_id", "method", "url", "body")
 _ENVELOPE_BYTES = 64 * 1024

@@ -14,12 +14,12 @@ the expert, and the answer is z_e + amplify · (z_base − z_ref).
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eft_server.family.family import BASE
 from eft_server.family.file import Filter, ServerConfig
 
-__all__ = ["BASE_FILTER", "EXPERT_FILTER", "Coefficients", "float32", "mix"]
+__all__ = ["BASE_FILTER", "EXPERT_FILTER", "Coefficients", "float32", "mix", "without"]
 
 EXPERT_FILTER = 1
 """The filter that drops the up-scaling delta outside the emulated small model's nucleus."""
@@ -99,6 +99,26 @@ def mix(
             delta = {m: float32(amplify * part) for m, part in upscaling.items()}
     coefficients = tuple(float32(math.fsum(terms[m])) for m in config.family.names)
     return Coefficients(coefficients, tuple(delta.values()), keep if filtered else None)
+
+
+def without(
+    config: ServerConfig, coefficients: Coefficients, expert: str, weight: float, scale: float
+) -> Coefficients:
+    """The coefficients without one expert's term, scale · w_e · (z_e − z_ref(e)).
+
+    Args:
+        config: the family.
+        coefficients: those of the behaviour.
+        expert: the expert.
+        weight: its weight there.
+        scale: the factor on all weights there.
+    """
+    share = float32(scale * weight)
+    members = list(coefficients.members)
+    for name, part in ((expert, -share), (config.family.reference_of(expert), share)):
+        place = config.family[name].place
+        members[place] = float32(members[place] + part)
+    return replace(coefficients, members=tuple(members))
 
 
 def float32(value: float) -> float:

@@ -46,6 +46,7 @@ def test_every_supported_field_is_one_that_vllm_acts_upon(
         schemas.TextRequest,
         schemas.ResponseRequest,
         schemas.ScoreRequest,
+        schemas.ExplainRequest,
         schemas.TokenizeText,
         schemas.TokenizeChat,
         schemas.Detokenize,

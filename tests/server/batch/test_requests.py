@@ -68,8 +68,8 @@ def test_a_body_is_left_to_the_server_to_judge(write_requests):
         (a_line("a") | {"method": "GET"}, "method has to be 'POST', not 'GET'"),
         (
             a_line("a") | {"url": "/v1/embeddings"},
-            "url has to be one of '/v1/chat/completions', '/v1/completions', '/v1/responses', '/v1/eft/score', not "
-            "'/v1/embeddings'",
+            "url has to be one of '/v1/chat/completions', '/v1/completions', '/v1/responses', '/v1/eft/score', "
+            "'/v1/eft/explain', not '/v1/embeddings'",
         ),
         (a_line("a") | {"body": []}, "body has to be an object, the request, not an array"),
         (a_line("a", user="x" * 100_000), "is longer than"),

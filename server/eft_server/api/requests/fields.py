@@ -41,6 +41,7 @@ __all__ = [
     "CHAT",
     "COMPLETION",
     "DETOKENIZE",
+    "EXPLAIN",
     "REFUSED",
     "RESPONSE",
     "SCORE",
@@ -293,6 +294,47 @@ SCORE: Table = {
     "user": text(256),
 }
 """POST /v1/eft/score."""
+
+
+def _span(value: Any, options: ServerOptions) -> None:
+    """Check the ends of a part of the completion; the completion's length is known later."""
+    if not isinstance(value, list) or len(value) != 2:
+        raise FieldError(f"{shown(value)} is not a list of two places, the first and the one behind the last")
+    items(integer(0, _INT32_MAX), 2)(value, options)
+    if value[0] >= value[1]:
+        raise FieldError(f"{value} holds no token: the first place has to be below the second")
+
+
+def _explained(key: str) -> Check:
+    """Check a field as that of an item to score."""
+
+    def check(value: Any, options: ServerOptions) -> None:
+        if key in {"completion", "prompt"}:
+            _one_text(value, "", options)
+        elif not isinstance(value, dict):
+            raise FieldError(f"{shown(value)} is not an object of prompts by member")
+
+    return check
+
+
+EXPLAIN: Table = {
+    "model": text(MAX_CHARS),
+    "eft": _object,
+    "vllm_xargs": _object,
+    "messages": check_messages,
+    "prompt": _explained("prompt"),
+    "prompts": _explained("prompts"),
+    "completion": _explained("completion"),
+    "end": flag,
+    "span": _span,
+    "top_logprobs": _SAMPLING["prompt_logprobs"],
+    **{name: _SAMPLING[name] for name in ("temperature", "top_p", "top_k", "min_p", "seed", "stop")},
+    "max_tokens": integer(1, _INT32_MAX),
+    "chat_template_kwargs": check_template_kwargs,
+    "cache_salt": _SAMPLING["cache_salt"],
+    "user": text(256),
+}
+"""POST /v1/eft/explain."""
 
 TOKENIZE_TEXT: Table = {
     "model": text(MAX_CHARS),

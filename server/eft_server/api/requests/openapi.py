@@ -21,6 +21,7 @@ _REQUESTS = (
     schemas.TextRequest,
     schemas.ResponseRequest,
     schemas.ScoreRequest,
+    schemas.ExplainRequest,
     schemas.TokenizeText,
     schemas.TokenizeChat,
     schemas.Detokenize,

@@ -26,12 +26,14 @@ from eft_server.family.file import ServerOptions
 __all__ = [
     "ChatRequest",
     "Detokenize",
+    "ExplainRequest",
     "ResponseRequest",
     "ScoreItem",
     "ScoreRequest",
     "TextRequest",
     "TokenizeChat",
     "TokenizeText",
+    "WeightedRequest",
 ]
 
 Stop: TypeAlias = str | list[str] | None
@@ -199,6 +201,10 @@ class ResponseRequest(_Weighted, ResponsesRequest):
     dependencies = (("top_logprobs", "include"),)
 
 
+_MODEL = "The family, an alias, or a single member; weights may follow the first two: demo:helpful=0.7."
+_PROMPTS = "With a prompt: prompts by member, for the members that read another one."
+
+
 class ScoreItem(BaseModel):
     """A completion to score, with the messages or the prompt before it."""
 
@@ -206,9 +212,7 @@ class ScoreItem(BaseModel):
 
     messages: Annotated[list[Any], WithJsonSchema(json_schemas.SHARED["messages"])] | None = None
     prompt: str | list[int] | None = Field(default=None, description="Text or token ids.")
-    prompts: dict[str, str | list[int]] | None = Field(
-        default=None, description="With a prompt: prompts by member, for the members that read another one."
-    )
+    prompts: dict[str, str | list[int]] | None = Field(default=None, description=_PROMPTS)
     completion: str | list[int] = Field(
         description="The text to score. It is tokenized by itself, without special tokens; token ids are exact."
     )
@@ -236,10 +240,7 @@ class ScoreRequest(_Weighted, BaseModel):
         }
     )
     table = fields.SCORE
-    model: str | None = Field(
-        default=None,
-        description="The family, an alias, or a single member; weights may follow the first two: demo:helpful=0.7.",
-    )
+    model: str | None = Field(default=None, description=_MODEL)
     items: list[ScoreItem]
     members: bool | list[str] = Field(
         default=True,
@@ -251,6 +252,85 @@ class ScoreRequest(_Weighted, BaseModel):
     user: str | None = None
     vllm_xargs: dict[str, Any] | None = None
     request_id: str = Field(default_factory=lambda: f"score-{random_uuid()}")
+
+
+class ExplainRequest(_Weighted, BaseModel):
+    """A completion to explain token by token; if there is none, one is generated first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "demo",
+                "messages": [{"role": "user", "content": "Hello!"}],
+                "completion": "Hello! How can I help?",
+                "top_logprobs": 5,
+                "eft": EXAMPLE,
+            }
+        }
+    )
+    table = fields.EXPLAIN
+    dependencies = (("prompts", "prompt"), ("end", "completion"), ("span", "completion"))
+    model: str | None = Field(default=None, description=_MODEL)
+    messages: Annotated[list[Any], WithJsonSchema(json_schemas.SHARED["messages"])] | None = None
+    prompt: str | list[int] | None = Field(default=None, description="Text or token ids.")
+    prompts: dict[str, str | list[int]] | None = Field(default=None, description=_PROMPTS)
+    completion: str | list[int] | None = Field(
+        default=None,
+        description="Text, which is tokenized by itself, or token ids. Without it, a completion is generated.",
+    )
+    end: bool = Field(default=False, description="Also explain the end-of-turn token behind the completion.")
+    span: list[int] | None = Field(
+        default=None,
+        description="The part of the completion to explain: the first token's place, and that behind the last.",
+    )
+    top_logprobs: int = Field(default=5, description="The number of likely tokens to explain for each token.")
+    temperature: float | None = Field(default=None, description="With the next three: for `sampled_logprob`.")
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    max_tokens: int | None = Field(
+        default=None, description="For generating; 256 by default, if there is room."
+    )
+    seed: int | None = Field(default=None, description="For generating.")
+    stop: Stop = Field(default=None, description="For generating.")
+    chat_template_kwargs: dict[str, Any] | None = None
+    cache_salt: str | None = Field(default=None, description="Separates cached prompts from other clients'.")
+    user: str | None = None
+    vllm_xargs: dict[str, Any] | None = None
+    request_id: str = Field(default_factory=lambda: f"explain-{random_uuid()}")
+
+    @classmethod
+    @override
+    def read(cls, payload: dict[str, Any], options: ServerOptions) -> Self:
+        """Check and convert a request's JSON object, including combinations of fields.
+
+        Raises:
+            ApiError: As for every request; or there is not exactly one of messages and prompt, or a field for
+                generating beside a completion.
+        """
+        if (payload.get("messages") is None) == (payload.get("prompt") is None):
+            message = "messages: give either messages or a prompt, and not both."
+            raise ApiError(message, param="messages", code="invalid_value")
+        if payload.get("completion") is not None:
+            for name in ("max_tokens", "seed", "stop"):
+                if payload.get(name) is not None:
+                    message = f"{name} has no effect: it is for generating, and the request has a completion."
+                    raise ApiError(message, param=name, code="invalid_value")
+        return super().read(payload, options)
+
+    def item(self, completion: str | list[int]) -> ScoreItem:
+        """The prompt with a completion."""
+        return ScoreItem(
+            messages=self.messages,
+            prompt=self.prompt,
+            prompts=self.prompts,
+            completion=completion,
+            end=self.end,
+        )
+
+
+WeightedRequest: TypeAlias = ChatRequest | ExplainRequest | ResponseRequest | ScoreRequest | TextRequest
+"""A request with behaviour weights."""
 
 
 class TokenizeText(_Checked, TokenizeCompletionRequest):

@@ -1,6 +1,15 @@
 """The endpoints, one module per noun."""
 
-from eft_server.api.routes import chat, completions, models, operations, responses, scores, tokens
+from eft_server.api.routes import (
+    chat,
+    completions,
+    explanations,
+    models,
+    operations,
+    responses,
+    scores,
+    tokens,
+)
 
 __all__ = ["routers"]
 
@@ -9,6 +18,7 @@ routers = (
     completions.router,
     responses.router,
     scores.router,
+    explanations.router,
     models.router,
     tokens.router,
     operations.router,

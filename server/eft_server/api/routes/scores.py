@@ -8,8 +8,8 @@ from fastapi.responses import Response
 from eft_server.api.edge.strict_json import parse_object
 from eft_server.api.requests.openapi import json_body
 from eft_server.api.requests.schemas import ScoreRequest
+from eft_server.api.scoring.scores import ScoreAnswer, score
 from eft_server.api.serving.json_pieces import written
-from eft_server.api.serving.scores import ScoreAnswer, score
 from eft_server.api.serving.service import Service, service_of
 from eft_server.api.serving.stream import answer
 from eft_server.behaviour.resolve import Resolved

@@ -10,6 +10,7 @@ from eft_server.api.edge.strict_json import parse_object
 from eft_server.api.requests.openapi import json_body
 from eft_server.api.requests.reasoning import require_readable
 from eft_server.api.requests.schemas import Detokenize, TokenizeChat, TokenizeText
+from eft_server.api.serving.current import current
 from eft_server.api.serving.service import Service, service_of
 from eft_server.api.serving.stream import outcome
 from eft_server.errors import shown
@@ -28,7 +29,10 @@ _PRIVATE_INFO = frozenset(
 
 @router.post("/tokenize", summary="Tokenize", openapi_extra=json_body(TokenizeText, TokenizeChat))
 async def tokenize(raw: Request) -> JSONResponse:
-    """Turn a prompt, or messages rendered with the chat template, into token ids."""
+    """Turn a prompt, or messages rendered with the chat template, into token ids.
+
+    ``prompts`` holds every member's, where the members' templates differ.
+    """
     service = service_of(raw)
     payload = parse_object(await raw.body())
     kind: type[TokenizeText | TokenizeChat] = TokenizeChat if "messages" in payload else TokenizeText
@@ -36,7 +40,10 @@ async def tokenize(raw: Request) -> JSONResponse:
     require_readable(payload.get("chat_template_kwargs"), None, service.handlers.template_variables)
     request.model = _known_model(service, request.model)
     result = await outcome(service.handlers.tokenization.create_tokenize(request, raw))
-    return JSONResponse(result.model_dump(exclude_none=True))
+    answer = result.model_dump(exclude_none=True)
+    if (rendered := current().rendered) is not None:
+        answer["prompts"] = dict(zip(service.config.family.names, rendered, strict=True))
+    return JSONResponse(answer)
 
 
 @router.post("/detokenize", summary="Detokenize", openapi_extra=json_body(Detokenize))

@@ -1,7 +1,7 @@
 """The request that is being answered, for code that vLLM's handlers call without passing it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +28,7 @@ class CurrentRequest:
         resolved: Its behaviour, once it has been resolved.
         counting: The places of the members that contribute to it; None before they are known.
         member_prompts: Its per-member prompts, by place; other members read the shared prompt.
-        has_prompts: Whether there are per-member prompts, which accompany the engine's prompt.
+        rendered: Every member's prompt as token ids, which accompany the engine's prompt; None if all read the same.
     """
 
     id: str = field(default_factory=lambda: f"req_{uuid4().hex}")
@@ -36,7 +36,7 @@ class CurrentRequest:
     resolved: Resolved | None = None
     counting: frozenset[int] | None = None
     member_prompts: Mapping[int, Any] = field(default_factory=dict)
-    has_prompts: bool = False
+    rendered: Sequence[Sequence[int]] | None = None
 
 
 _current: ContextVar[CurrentRequest] = ContextVar("current")

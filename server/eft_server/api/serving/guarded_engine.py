@@ -127,7 +127,7 @@ def _weighed(prompt: Any, sampling_params: SamplingParams) -> tuple[Any, Samplin
     """The engine's prompt without per-member prompts, and parameters with those and the coefficients."""
     request, own = current(), dict(prompt)
     prompts = own.pop(MEMBER_PROMPTS, None)
-    if request.resolved is None or request.has_prompts != (prompts is not None):
+    if request.resolved is None or (request.rendered is None) != (prompts is None):
         raise RuntimeError("a request reached the engine without its coefficients or per-member prompts")
     weighed = copy(sampling_params)
     weighed.extra_args = (weighed.extra_args or {}) | extra_args(

@@ -98,7 +98,7 @@ class MemberRenderer(OnlineRenderer):
                     message = "the members read different prompts, so there is no single prompt to score or to repeat"
                     raise ApiError(f"{field}: {message}.", param=field, code="invalid_value")
             prompts = [by_member.get(member, longest) for member in range(self.member_count)]
-            current().has_prompts = True
+            current().rendered = prompts
             # No member reads the engine's prompt now; it may hold ids that the base does not have.
             last_id = self.model_config.get_vocab_size() - 1
             longest = [min(token_id, last_id) for token_id in longest]

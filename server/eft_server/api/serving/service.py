@@ -14,7 +14,8 @@ from vllm.sampling_params import SamplingParams
 from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.errors import from_exception
 from eft_server.api.requests.fields import check_member_prompts
-from eft_server.api.requests.schemas import ChatRequest, ResponseRequest, ScoreRequest, TextRequest
+from eft_server.api.requests.schemas import TextRequest, WeightedRequest
+from eft_server.api.scoring.token_bytes import TokenBytes
 from eft_server.api.serving.current import current
 from eft_server.api.serving.handlers import Handlers, build_handlers
 from eft_server.api.serving.pulse import Pulse
@@ -38,6 +39,7 @@ class Service:
     behaviours: Behaviours
     handlers: Handlers
     pulse: Pulse
+    token_bytes: TokenBytes
     started_s: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -52,11 +54,10 @@ class Service:
         """Set the family up over a running engine, for a number of API keys."""
         pulse = Pulse(engine)
         handlers = build_handlers(engine, config, chat_template, voices, keys, pulse.heard)
-        return cls(engine, config, Behaviours(config), handlers, pulse)
+        token_bytes = TokenBytes(engine.renderer.get_tokenizer(), engine.model_config.get_vocab_size())
+        return cls(engine, config, Behaviours(config), handlers, pulse, token_bytes)
 
-    def weigh(
-        self, request: ChatRequest | ResponseRequest | ScoreRequest | TextRequest, payload: dict[str, Any]
-    ) -> Resolved:
+    def weigh(self, request: WeightedRequest, payload: dict[str, Any]) -> Resolved:
         """Resolve a request's behaviour, and store it in the current request.
 
         Args:
@@ -100,9 +101,7 @@ class Service:
             message = f"bad_words: {count} tokens together are too many; allowed: up to {BAD_WORD_TOKENS}."
             raise ApiError(message, param="bad_words", code="invalid_value")
 
-    def _without_prompts(
-        self, request: ChatRequest | ResponseRequest | ScoreRequest | TextRequest, eft: Any
-    ) -> Any:
+    def _without_prompts(self, request: WeightedRequest, eft: Any) -> Any:
         """Move the per-member prompts from a request's `eft` into the current request."""
         if not isinstance(eft, dict) or "prompts" not in eft:
             return eft

@@ -65,9 +65,7 @@ def explain_rows(
     own_RV = blended(vectors[0])
     ids_RN = own_RV.topk(asked.likely, dim=-1).indices
     ids_RN1 = torch.cat([targets_R.unsqueeze(-1), ids_RN], dim=-1)
-    filter_RN1 = None
-    if asked.filtered:
-        filter_RN1 = own_RV.gather(-1, ids_RN1) - blended(_unfiltered(vectors[0])).gather(-1, ids_RN1)
+    filter_RN1 = _filter_part(blended, vectors[0], own_RV, ids_RN1) if asked.filtered else None
     log_p_RV = own_RV.log_softmax(dim=-1)
     scores, likeliest, logprobs, divergence_R = [], [], [], None
     for place, vector in enumerate(vectors):
@@ -92,10 +90,22 @@ def explain_rows(
     )
 
 
-def _unfiltered(vector: Sequence[float]) -> list[float]:
-    """The vector without its filter and the delta to which the filter applies."""
+def _filter_part(
+    blended: Blended, vector: Sequence[float], own_RV: torch.Tensor, ids_RN1: torch.Tensor
+) -> torch.Tensor:
+    """What the filter adds to these ids' logits: 0 where it changes nothing, −inf where it removes one."""
     members = (len(vector) - 2) // 2
-    return [*vector[:members], *(0.0,) * (members + 2)]
+    always, delta = vector[:members], vector[members : 2 * members]
+    nothing = (0.0,) * (members + 2)
+    whole = [c + u for c, u in zip(always, delta, strict=True)]
+    unfiltered_RV = blended([*whole, *nothing])
+    added_RN1 = own_RV.gather(-1, ids_RN1) - unfiltered_RV.gather(-1, ids_RN1)
+    if not any(delta):
+        return added_RN1
+    # The filter adds the delta of log-probabilities, the sum that of logits: they differ by a constant, which is seen
+    # at a token that is always in the nucleus.
+    inside_R1 = blended([*always, *nothing]).argmax(dim=-1, keepdim=True)
+    return added_RN1 - (own_RV.gather(-1, inside_R1) - unfiltered_RV.gather(-1, inside_R1))
 
 
 def _divergence(log_p_RV: torch.Tensor, base_RV: torch.Tensor) -> torch.Tensor:

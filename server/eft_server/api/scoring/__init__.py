@@ -1,0 +1,1 @@
+"""Given completions: their scores, and explanations of them token by token."""

@@ -1,0 +1,495 @@
+"""Explanations of a completion: what was likely at each token, and which expert pushed where.
+
+One pass over the text serves the composite, every member, and the composite without each of its experts.
+"""
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+from vllm.sampling_params import SamplingParams
+
+from eft_server.api.requests.fields import check_member_prompts
+from eft_server.api.requests.schemas import ChatRequest, ExplainRequest, TextRequest
+from eft_server.api.scoring.contributions import Contributions
+from eft_server.api.scoring.texts import (
+    Text,
+    read_prompt,
+    read_text,
+    refusal,
+    require_scoring,
+    require_switches,
+    score_text,
+)
+from eft_server.api.scoring.token_bytes import TokenBytes
+from eft_server.api.serving.current import current
+from eft_server.api.serving.service import Service, resolved_fields
+from eft_server.api.serving.stream import outcome
+from eft_server.behaviour.coefficients import without
+from eft_server.behaviour.resolve import Resolved
+from eft_server.engine.message import Explained, Explaining, Scored, Scoring, explained
+from eft_server.family.family import BASE
+from eft_server.family.file import ServerConfig
+
+__all__ = ["ExplainAnswer", "explain"]
+
+_MAX_TOKENS = 256
+"""Tokens to generate by default, if there is room."""
+
+_DIGITS = 6
+"""Digits behind the point: the numbers come from float32, and answers are long."""
+
+
+class Likeliest(BaseModel):
+    """A token with a log-probability."""
+
+    id: int
+    text: str
+    bytes: list[int]
+    logprob: float | None
+
+
+class MemberView(BaseModel):
+    """What one member by itself says of a token, and what it would rather have said."""
+
+    logprob: float | None
+    rank: int
+    top: Likeliest
+
+
+class WithoutExpert(Likeliest):
+    """The likeliest token if one expert's weight were 0, with its log-probability and that of the token there."""
+
+    token_logprob: float | None
+    changed: bool = Field(description="Whether that is another token than the composite's likeliest.")
+
+
+class BehaviourParts(BaseModel):
+    """The parts of a logit, in nats: they sum to the log-probability and a constant of the row."""
+
+    base: float | None
+    experts: dict[str, float | None]
+    amplify: float | None
+    filter: float | None
+
+
+class MemberParts(BaseModel):
+    """The same for a single member, or for the request's own coefficients."""
+
+    members: dict[str, float | None]
+    filter: float | None
+
+
+Parts = BehaviourParts | MemberParts
+
+
+class LikelyToken(Likeliest):
+    """One of the composite's likeliest tokens."""
+
+    sampled_logprob: float | None
+    members: dict[str, float | None]
+    contributions: Parts
+
+
+class ExplainedToken(BaseModel):
+    """One token of the completion."""
+
+    index: int
+    id: int
+    text: str = Field(description="U+FFFD stands for a part of a character.")
+    bytes: list[int]
+    special: bool
+    logprob: float | None = Field(description="Of the composite's own distribution; null is minus infinity.")
+    sampled_logprob: float | None = Field(description="After temperature, min_p, top_k and top_p.")
+    rank: int
+    entropy: float
+    kl: float | None = Field(description="KL(composite‖base), in nats.")
+    rewards: dict[str, float | None] = Field(description="log π_expert − log π_reference.")
+    members: dict[str, MemberView]
+    contributions: Parts
+    constant: float | None = Field(description="The sum of the contributions less the log-probability.")
+    without: dict[str, WithoutExpert]
+    top: list[LikelyToken]
+
+
+class Sampling(BaseModel):
+    """The settings that `sampled_logprob` is about, as the engine applies them; top_k is 0 for every token."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+
+
+class Completion(BaseModel):
+    """The completion; finish_reason is null if the request gave it."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str | None
+
+
+class Summary(BaseModel):
+    """Figures over the explained tokens: sums of log-probabilities, means of the others."""
+
+    tokens: int
+    changed: float = Field(description="The share of tokens at which the base's likeliest token is another.")
+    kl: float | None
+    entropy: float
+    logprob: float | None
+    rewards: dict[str, float | None]
+
+
+class Usage(BaseModel):
+    """Number of tokens read and generated."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ExplainAnswer(BaseModel):
+    """A completion, explained token by token. Logarithms are natural ones; null is minus infinity."""
+
+    object: Literal["eft.explanation"] = "eft.explanation"
+    id: str
+    created: int
+    model: str
+    eft: dict[str, Any] = Field(description="The applied behaviour, with defaults filled in.")
+    sampling: Sampling
+    prompt_token_ids: list[int]
+    prompts: dict[str, list[int]] | None = Field(description="Every member's prompt, where they differ.")
+    completion: Completion
+    span: list[int]
+    tokens: list[ExplainedToken]
+    summary: Summary
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the engine is asked.
+
+    Attributes:
+        names: the members, whose vectors follow the composite's.
+        removed: for each expert with a weight, the place of the vector without it.
+        vectors: as in `Scoring`.
+        explaining: what is reported of a row.
+    """
+
+    names: tuple[str, ...]
+    removed: dict[str, int]
+    vectors: tuple[tuple[float, ...], ...]
+    explaining: Explaining
+
+    @classmethod
+    def of(cls, config: ServerConfig, resolved: Resolved, likely: int, sampling: Sampling) -> "_Plan":
+        names = config.family.names
+        alone = [tuple(float(name == member) for member in names) for name in names]
+        weighted = [name for name, weight in resolved.weights.items() if weight * resolved.scale]
+        fewer = [
+            without(config, resolved.coefficients, name, resolved.weights[name], resolved.scale).numbers
+            for name in weighted
+        ]
+        explaining = Explaining(
+            likely=likely,
+            leading=1 + len(names),
+            base=1 + names.index(BASE),
+            filtered=resolved.coefficients.filter is not None,
+            **sampling.model_dump(),
+        )
+        vectors = (resolved.coefficients.numbers, *alone, *fewer)
+        places = {name: 1 + len(names) + index for index, name in enumerate(weighted)}
+        return cls(names, places, vectors, explaining)
+
+    def scoring(self, text: Text) -> Scoring:
+        return Scoring(len(text.prompt) - 1, tuple(text.completion), self.vectors, self.explaining)
+
+    @property
+    def numbers_a_token(self) -> int:
+        """How many numbers the engine sends back for each token."""
+        return sum(math.prod(shape) for shape in self.scoring(Text([0], None, [0])).shapes.values())
+
+
+async def explain(service: Service, request: ExplainRequest, resolved: Resolved) -> ExplainAnswer:
+    """Explain a request's completion, or generate one and explain that.
+
+    Raises:
+        ApiError: The completion cannot be explained.
+        GenerationError: The engine failed.
+    """
+    require_scoring(service)
+    switches = request.chat_template_kwargs
+    require_switches(service, switches, [request.item([])])
+    sampling = _sampling(service, request)
+    likely = min(request.top_logprobs, service.engine.model_config.get_vocab_size())
+    plan = _Plan.of(service.config, resolved, likely, sampling)
+    given, finish_reason = request.completion, None
+    if given is None:
+        given, finish_reason = await _generated(service, request, resolved, plan)
+    everybody = frozenset(range(len(plan.names)))
+    text = await read_text(service, request.item(given), switches, everybody)
+    first, stop = _span(request, text)
+    _require_room(service.config, plan, stop - first, "span")
+    part = text.part(first, stop)
+    scoring = plan.scoring(part)
+    output, scores = await score_text(service, request.request_id, request.cache_salt, scoring, part)
+    found = explained(output, scoring)
+    about = _Material(service.config, service.token_bytes, resolved, plan, part, first, scores, found)
+    tokens, summary = await asyncio.to_thread(_told, about)
+    return ExplainAnswer(
+        id=request.request_id,
+        created=int(time.time()),
+        model=resolved.model,
+        eft=resolved_fields(resolved),
+        sampling=sampling,
+        prompt_token_ids=text.prompt,
+        prompts=None if text.own is None else dict(zip(plan.names, text.own, strict=True)),
+        completion=_completion(service.token_bytes, text, finish_reason),
+        span=[first, stop],
+        tokens=tokens,
+        summary=summary,
+        usage=_usage(text, generated=finish_reason is not None),
+    )
+
+
+def _completion(token_bytes: TokenBytes, text: Text, finish_reason: str | None) -> Completion:
+    shown = token_bytes.text_of(token for token in text.completion if token not in token_bytes.special)
+    return Completion(text=shown, token_ids=text.completion, finish_reason=finish_reason)
+
+
+def _usage(text: Text, *, generated: bool) -> Usage:
+    count = len(text.completion) if generated else 0
+    return Usage(prompt_tokens=text.length - count, completion_tokens=count, total_tokens=text.length)
+
+
+def _sampling(service: Service, request: ExplainRequest) -> Sampling:
+    defaults = service.handlers.completion.default_sampling_params
+    asked = {
+        name: value
+        for name in ("temperature", "top_p", "top_k", "min_p")
+        if (value := getattr(request, name)) is not None or (value := defaults.get(name)) is not None
+    }
+    params = SamplingParams(**asked)
+    return Sampling(
+        temperature=params.temperature, top_p=params.top_p, top_k=max(0, params.top_k), min_p=params.min_p
+    )
+
+
+def _span(request: ExplainRequest, text: Text) -> tuple[int, int]:
+    count = len(text.completion)
+    first, stop = request.span or (0, count)
+    if stop > count:
+        raise refusal("span", f"{[first, stop]} ends behind the completion, which has {count} tokens")
+    return first, stop
+
+
+def _require_room(config: ServerConfig, plan: _Plan, tokens: int, param: str) -> None:
+    needed, most = tokens * plan.numbers_a_token, config.server.max_scores
+    if needed > most:
+        message = (
+            f"{tokens} tokens with top_logprobs {plan.explaining.likely} are {needed} numbers; allowed: up to {most}, "
+            f"so {most // plan.numbers_a_token} tokens at a time"
+        )
+        raise refusal(param, message)
+
+
+async def _generated(
+    service: Service, request: ExplainRequest, resolved: Resolved, plan: _Plan
+) -> tuple[list[int], str]:
+    """Generate a completion: its token ids, with the one that ended it, and why it ended."""
+    count = request.max_tokens
+    if count is None:
+        switches, counting = request.chat_template_kwargs, resolved.coefficients.counting
+        prompt, _ = await read_prompt(service, request.item([]), switches, counting)
+        room = service.engine.model_config.max_model_len - len(prompt)
+        count = max(1, min(_MAX_TOKENS, room, service.config.server.max_scores // plan.numbers_a_token))
+    _require_room(service.config, plan, count, "max_tokens")
+    current_request = current()
+    current_request.counting, current_request.rendered = resolved.coefficients.counting, None
+    names = ("temperature", "top_p", "top_k", "min_p", "seed", "stop", "cache_salt")
+    body = {name: value for name in names if (value := getattr(request, name)) is not None}
+    body |= {"max_tokens": count, "return_token_ids": True}
+    choice = await (_chat if request.messages is not None else _text)(service, request, body)
+    return list(choice.token_ids), str(choice.finish_reason)
+
+
+async def _chat(service: Service, request: ExplainRequest, body: dict[str, Any]) -> Any:
+    switches = {"chat_template_kwargs": request.chat_template_kwargs}
+    chat = ChatRequest.read(body | {"messages": request.messages} | switches, service.config.server)
+    chat.model = service.config.name
+    return (await outcome(service.handlers.chat.create_chat_completion(chat, None))).choices[0]
+
+
+async def _text(service: Service, request: ExplainRequest, body: dict[str, Any]) -> Any:
+    plain = TextRequest.read(body | {"prompt": request.prompt}, service.config.server)
+    plain.model = service.config.name
+    if request.prompts is not None:
+        current().member_prompts = check_member_prompts(
+            request.prompts, request.prompt, service.config.family.places, service.config.server, "prompts"
+        )
+    try:
+        return (await outcome(service.handlers.completion.create_completion(plain, None))).choices[0]
+    finally:
+        current().member_prompts = {}
+
+
+@dataclass(frozen=True)
+class _Material:
+    """Everything that an answer's tokens are made from."""
+
+    config: ServerConfig
+    token_bytes: TokenBytes
+    resolved: Resolved
+    plan: _Plan
+    text: Text
+    first: int
+    scores: tuple[Scored, ...]
+    explained: Explained
+
+
+def _told(about: _Material) -> tuple[list[ExplainedToken], Summary]:
+    """The answer's tokens and summary, built outside the event loop, since they may hold megabytes."""
+    rows = _Rows(about)
+    return [rows.token(place) for place in range(len(about.text.completion))], rows.summary()
+
+
+class _Rows:
+    """An answer's tokens, row by row; arrays are (C, N1) as in `Contributions`."""
+
+    def __init__(self, about: _Material) -> None:
+        self._about = about
+        plan, found, scores = about.plan, about.explained, about.scores
+        chosen = [np.array(score.logprobs)[:, None] for score in scores[: plan.explaining.leading]]
+        whole = [np.concatenate(pair, axis=1) for pair in zip(chosen, found.logprobs_LCN, strict=True)]
+        self._own, alone = whole[0], dict(zip(plan.names, whole[1:], strict=True))
+        self._parts = Contributions.of(about.config, about.resolved, alone, found.filter_CN1)
+        with np.errstate(invalid="ignore"):
+            self._constant = _listed(self._parts.total - self._own)
+        self._ids = [
+            [token, *ids] for token, ids in zip(about.text.completion, found.ids_CN.tolist(), strict=True)
+        ]
+        self._alone = {name: _listed(values) for name, values in alone.items()}
+        sampled = self._own if found.sampled_CN1 is None else found.sampled_CN1
+        self._sampled, self._own_listed = _listed(sampled), _listed(self._own)
+        self._members = {name: _listed(part) for name, part in self._parts.members.items()}
+        self._experts = {name: _listed(part) for name, part in self._parts.experts.items()}
+        self._base = None if self._parts.base is None else _listed(self._parts.base)
+        self._amplify = None if self._parts.amplify is None else _listed(self._parts.amplify)
+        self._filter = _listed(self._parts.filter)
+        self._rewards = _rewards(about)
+
+    def token(self, c: int) -> ExplainedToken:
+        """One token of the completion."""
+        about, found = self._about, self._about.explained
+        token = self._ids[c][0]
+        return ExplainedToken(
+            index=about.first + c,
+            id=token,
+            text=about.token_bytes.text(token),
+            bytes=list(about.token_bytes.of(token)),
+            special=token in about.token_bytes.special,
+            logprob=self._own_listed[c][0],
+            sampled_logprob=self._sampled[c][0],
+            rank=about.scores[0].ranks[c],
+            entropy=round(float(found.entropy_C[c]), _DIGITS),
+            kl=_rounded(found.divergence_C[c]),
+            rewards={name: gains[c] for name, gains in self._rewards.items()},
+            members={name: self._view(place, c) for place, name in enumerate(about.plan.names, 1)},
+            contributions=self._contributions(c, 0),
+            constant=next((value for value in self._constant[c] if value is not None), None),
+            without={name: self._without(place, c) for name, place in about.plan.removed.items()},
+            top=[self._likely(c, n) for n in range(1, len(self._ids[c]))],
+        )
+
+    def _likeliest(self, place: int, c: int) -> dict[str, Any]:
+        score, token_bytes = self._about.scores[place], self._about.token_bytes
+        token = score.likeliest_ids[c]
+        return {
+            "id": token,
+            "text": token_bytes.text(token),
+            "bytes": list(token_bytes.of(token)),
+            "logprob": _rounded(score.likeliest[c]),
+        }
+
+    def _view(self, place: int, c: int) -> MemberView:
+        score = self._about.scores[place]
+        top = Likeliest(**self._likeliest(place, c))
+        return MemberView(logprob=_rounded(score.logprobs[c]), rank=score.ranks[c], top=top)
+
+    def _without(self, place: int, c: int) -> WithoutExpert:
+        scores = self._about.scores
+        return WithoutExpert(
+            **self._likeliest(place, c),
+            token_logprob=_rounded(scores[place].logprobs[c]),
+            changed=scores[place].likeliest_ids[c] != scores[0].likeliest_ids[c],
+        )
+
+    def _contributions(self, c: int, n: int) -> Parts:
+        removed = self._filter[c][n]
+        if self._base is None or self._amplify is None:
+            return MemberParts(members={k: part[c][n] for k, part in self._members.items()}, filter=removed)
+        return BehaviourParts(
+            base=self._base[c][n],
+            experts={name: part[c][n] for name, part in self._experts.items()},
+            amplify=self._amplify[c][n],
+            filter=removed,
+        )
+
+    def _likely(self, c: int, n: int) -> LikelyToken:
+        token, token_bytes = self._ids[c][n], self._about.token_bytes
+        return LikelyToken(
+            id=token,
+            text=token_bytes.text(token),
+            bytes=list(token_bytes.of(token)),
+            logprob=self._own_listed[c][n],
+            sampled_logprob=self._sampled[c][n],
+            members={name: values[c][n] for name, values in self._alone.items()},
+            contributions=self._contributions(c, n),
+        )
+
+    def summary(self) -> Summary:
+        """Figures over all tokens."""
+        scores, plan, found = self._about.scores, self._about.plan, self._about.explained
+        pairs = zip(scores[0].likeliest_ids, scores[plan.explaining.base].likeliest_ids, strict=True)
+        changed = [own != base for own, base in pairs]
+        return Summary(
+            tokens=len(changed),
+            changed=round(sum(changed) / len(changed), _DIGITS),
+            kl=_rounded(found.divergence_C.mean()),
+            entropy=round(float(found.entropy_C.mean()), _DIGITS),
+            logprob=_rounded(sum(scores[0].logprobs)),
+            rewards={
+                name: None if None in gains else round(math.fsum(gain or 0.0 for gain in gains), _DIGITS)
+                for name, gains in self._rewards.items()
+            },
+        )
+
+
+def _rewards(about: _Material) -> dict[str, list[float | None]]:
+    """Each expert's implicit reward for each token."""
+    of_member = dict(zip(about.plan.names, about.scores[1:], strict=False))
+    return {
+        name: [
+            _rounded(own - other)
+            for own, other in zip(
+                of_member[name].logprobs,
+                of_member[about.config.family.reference_of(name)].logprobs,
+                strict=True,
+            )
+        ]
+        for name in about.config.experts
+    }
+
+
+def _listed(values: np.ndarray) -> list[list[float | None]]:
+    rounded = np.round(values, _DIGITS) + 0.0
+    return [[value if math.isfinite(value) else None for value in row] for row in rounded.tolist()]
+
+
+def _rounded(value: float) -> float | None:
+    return round(float(value), _DIGITS) + 0.0 if math.isfinite(value) else None

@@ -1,0 +1,276 @@
+"""Scores: from a request's items to engine requests, and from their outputs to the answer.
+
+One pass over a text serves every vector of coefficients that a request needs: the composite's and those of members.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from eft_server.api.edge.api_error import ApiError
+from eft_server.api.edge.errors import PROMPT
+from eft_server.api.requests.schemas import ScoreRequest
+from eft_server.api.scoring.texts import (
+    Text,
+    finite,
+    read_text,
+    refusal,
+    require_scoring,
+    require_switches,
+    score_text,
+    total,
+)
+from eft_server.api.scoring.token_bytes import TokenBytes
+from eft_server.api.serving.service import Service, resolved_fields
+from eft_server.behaviour.resolve import Resolved
+from eft_server.engine.message import Scored, Scoring
+from eft_server.errors import shown
+from eft_server.family.file import ServerConfig
+
+__all__ = ["ScoreAnswer", "score"]
+
+_AT_ONCE = 16
+"""Texts of one request that are in the engine at a time: other requests get their turn in between."""
+
+_EXAMPLE: dict[str, Any] = {
+    "object": "eft.score",
+    "id": "score-0",
+    "created": 1790000000,
+    "model": "demo",
+    "eft": {"model": "demo", "weights": {"helpful": 1.0}, "scale": 1.0, "amplify": 1.0, "filter": None},
+    "data": [
+        {
+            "object": "eft.score.item",
+            "index": 0,
+            "token_ids": [412, 57],
+            "tokens": ["To", " make"],
+            "bytes": [[84, 111], [32, 109, 97, 107, 101]],
+            "composite": {
+                "logprobs": [-0.5, -0.25],
+                "total": -0.75,
+                "ranks": [1, 1],
+                "top_logprobs": [-0.5, -0.25],
+            },
+            "members": {
+                "helpful": {
+                    "logprobs": [-1.0, -0.5],
+                    "total": -1.5,
+                    "ranks": [2, 1],
+                    "top_logprobs": [-0.75, -0.5],
+                }
+            },
+            "rewards": {"helpful": {"logprobs": [2.0, 0.5], "total": 2.5}},
+        }
+    ],
+    "usage": {"prompt_tokens": 31, "completion_tokens": 0, "total_tokens": 31},
+}
+
+
+class Column(BaseModel):
+    """The scores of each token under one combination of members. Null is minus infinity: an impossible token."""
+
+    logprobs: list[float | None]
+    total: float | None
+    ranks: list[int]
+    top_logprobs: list[float]
+
+
+class Reward(BaseModel):
+    """An expert's implicit reward, log π_expert − log π_reference, for each token."""
+
+    logprobs: list[float | None]
+    total: float | None
+
+
+class ScoredItem(BaseModel):
+    """The scores of one completion."""
+
+    index: int
+    object: Literal["eft.score.item"] = "eft.score.item"
+    token_ids: list[int]
+    tokens: list[str] = Field(description="As text; U+FFFD stands for a part of a character.")
+    bytes: list[list[int]] = Field(description="The bytes of each token, from 0 to 255.")
+    composite: Column
+    members: dict[str, Column]
+    rewards: dict[str, Reward]
+
+
+class ScoreUsage(BaseModel):
+    """Number of tokens in prompts and completions; nothing is generated."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    total_tokens: int
+
+
+class ScoreAnswer(BaseModel):
+    """The scores of a request's completions, in the order of its items."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
+
+    object: Literal["eft.score"] = "eft.score"
+    id: str
+    created: int
+    model: str
+    eft: dict[str, Any] = Field(description="The applied behaviour, with defaults filled in.")
+    data: list[ScoredItem]
+    usage: ScoreUsage
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The distinct vectors that a request needs, and where each column of the answer is among them.
+
+    Attributes:
+        vectors: `Coefficients.numbers`; the composite's is the first.
+        counting: the places of the members that contribute to any of them.
+        members: for each member in the answer, its place among the vectors.
+        rewards: for each expert in the answer, its place and its reference's.
+    """
+
+    vectors: tuple[tuple[float, ...], ...]
+    counting: frozenset[int]
+    members: dict[str, int]
+    rewards: dict[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, config: ServerConfig, resolved: Resolved, names: Sequence[str]) -> "_Columns":
+        experts = {name: config.family.reference_of(name) for name in names if name in config.experts}
+        needed = dict.fromkeys((*names, *experts.values()))
+        alone = {name: tuple(float(name == member) for member in config.family.names) for name in needed}
+        vectors = tuple(dict.fromkeys((resolved.coefficients.numbers, *alone.values())))
+        return cls(
+            vectors,
+            resolved.coefficients.counting | {config.family[name].place for name in needed},
+            {name: vectors.index(alone[name]) for name in names},
+            {name: (vectors.index(alone[name]), vectors.index(alone[ref])) for name, ref in experts.items()},
+        )
+
+    def shown(self, scored: Sequence[Scored]) -> dict[str, Any]:
+        """The fields of an item in the answer, from the scores under each vector."""
+        return {
+            "composite": _column(scored[0]),
+            "members": {name: _column(scored[place]) for name, place in self.members.items()},
+            "rewards": {name: _reward(scored[e], scored[r]) for name, (e, r) in self.rewards.items()},
+        }
+
+
+async def score(service: Service, request: ScoreRequest, resolved: Resolved) -> ScoreAnswer:
+    """Score every item of a request, some at a time.
+
+    Raises:
+        ApiError: An item cannot be scored; then none is.
+        GenerationError: The engine failed on an item.
+    """
+    require_scoring(service)
+    require_switches(service, request.chat_template_kwargs, request.items)
+    names = _names(service.config, request.members)
+    columns = _Columns.of(service.config, resolved, names)
+    texts = [await _read(service, request, columns, place) for place in range(len(request.items))]
+    _check_amount(service.config, columns, texts)
+    found = await _run(service, request, columns, texts)
+    data = await asyncio.to_thread(_items, service.token_bytes, columns, texts, found)
+    tokens = sum(text.length for text in texts)
+    usage = ScoreUsage(prompt_tokens=tokens, total_tokens=tokens)
+    return ScoreAnswer(
+        id=request.request_id,
+        created=int(time.time()),
+        model=resolved.model,
+        eft=resolved_fields(resolved),
+        data=data,
+        usage=usage,
+    )
+
+
+def _names(config: ServerConfig, asked: bool | list[str]) -> tuple[str, ...]:
+    if isinstance(asked, bool):
+        return config.family.names if asked else ()
+    for index, name in enumerate(asked):
+        if name not in config.family:
+            message = f"unknown member {shown(name)}; known: {', '.join(config.family.names)}"
+            raise refusal(f"members.{index}", message)
+    return tuple(dict.fromkeys(asked))
+
+
+def _check_amount(config: ServerConfig, columns: _Columns, texts: Iterable[Text]) -> None:
+    width, most = len(columns.vectors), config.server.max_scores
+    tokens = sum(len(text.completion) for text in texts)
+    if tokens * width > most:
+        raise refusal(
+            "items",
+            f"{tokens} tokens under {width} combinations of members are {tokens * width} scores; allowed: up to "
+            f"{most}; send fewer items at a time, or ask for fewer members",
+        )
+
+
+async def _read(service: Service, request: ScoreRequest, columns: _Columns, place: int) -> Text:
+    """Render and tokenize an item, and check that the engine has room for it."""
+    try:
+        return await read_text(service, request.items[place], request.chat_template_kwargs, columns.counting)
+    except ApiError as error:
+        param = ".".join(filter(None, (f"items.{place}", error.param)))
+        named = error.param is not None and str(error).startswith(error.param)
+        message = f"items.{place}.{error}" if named else f"items.{place}: {error}"
+        raise ApiError(message, status=error.status, param=param, code=error.code) from None
+
+
+async def _run(
+    service: Service, request: ScoreRequest, columns: _Columns, texts: Sequence[Text]
+) -> list[tuple[Scored, ...]]:
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(index: int, text: Text) -> tuple[Scored, ...]:
+        async with places:
+            request_id = f"{request.request_id}-{index}"
+            scoring = Scoring(len(text.prompt) - 1, tuple(text.completion), columns.vectors)
+            try:
+                _, found = await score_text(service, request_id, request.cache_salt, scoring, text)
+            except ApiError as error:
+                if error.param != PROMPT:
+                    raise
+                raise ApiError(f"items.{index}: {error}", param=f"items.{index}", code=error.code) from None
+            return found
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(index, text)) for index, text in enumerate(texts)]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _items(
+    token_bytes: TokenBytes,
+    columns: _Columns,
+    texts: Sequence[Text],
+    found: Sequence[tuple[Scored, ...]],
+) -> list[ScoredItem]:
+    """The answer's items, built outside the event loop, since they may hold megabytes of numbers."""
+    return [
+        ScoredItem(
+            index=index,
+            token_ids=text.completion,
+            tokens=[token_bytes.text(token) for token in text.completion],
+            bytes=[list(token_bytes.of(token)) for token in text.completion],
+            **columns.shown(by_vector),
+        )
+        for index, (text, by_vector) in enumerate(zip(texts, found, strict=True))
+    ]
+
+
+def _column(found: Scored) -> Column:
+    return Column(
+        logprobs=[finite(value) for value in found.logprobs],
+        total=total(found.logprobs),
+        ranks=list(found.ranks),
+        top_logprobs=list(found.likeliest),
+    )
+
+
+def _reward(expert: Scored, reference: Scored) -> Reward:
+    gains = [own - other for own, other in zip(expert.logprobs, reference.logprobs, strict=True)]
+    return Reward(logprobs=[finite(value) for value in gains], total=total(gains))
