@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from eft_client.errors import WrongArgument
 
-__all__ = ["UNSET", "ScoreItem", "Unset", "chat_body", "eft_body", "score_body", "text_body"]
+__all__ = ["UNSET", "ScoreItem", "Unset", "chat_body", "eft_body", "explain_body", "score_body", "text_body"]
 
 
 class Unset(Enum):
@@ -131,6 +131,26 @@ def score_body(
     wanted = members if isinstance(members, bool) else list(members)
     asked = [_item(index, item) for index, item in enumerate(items)]
     return {"items": asked, "members": wanted, **_fields(behaviour, options)}
+
+
+def explain_body(
+    messages: str | Sequence[Mapping[str, Any]] | None,
+    prompt: str | Sequence[int] | None,
+    completion: str | Sequence[int] | None,
+    behaviour: Behaviour,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The body of a request for an explanation, less its model.
+
+    Raises:
+        WrongArgument: There is not exactly one of messages and prompt, or a weight is no finite number.
+    """
+    if (messages is None) == (prompt is None):
+        raise WrongArgument("give either messages or a prompt to explain, and not both")
+    given = {} if completion is None else {"completion": _prompt("completion", completion)}
+    if messages is not None:
+        return chat_body(messages, behaviour, options) | given
+    return {"prompt": _prompt("prompt", prompt), **given, **_fields(behaviour, options)}
 
 
 def _item(index: int, item: ScoreItem | Mapping[str, Any]) -> dict[str, Any]:

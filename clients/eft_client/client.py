@@ -10,18 +10,29 @@ from typing import Any, Literal, Self, TypeVar
 import httpx
 from typing_extensions import override
 
-from eft_client.bodies import UNSET, ScoreItem, Unset, chat_body, eft_body, score_body, text_body
+from eft_client.bodies import (
+    UNSET,
+    ScoreItem,
+    Unset,
+    chat_body,
+    eft_body,
+    explain_body,
+    score_body,
+    text_body,
+)
 from eft_client.connection import MAX_CONNECTIONS, Connection
 from eft_client.errors import BadAnswer, WrongArgument
 from eft_client.results import (
     Behaviours,
     ChatResult,
+    Explanation,
     ModelCard,
     Piece,
     ScoreResult,
     TextResult,
     behaviours_in,
     chat_result,
+    explanation,
     model_cards,
     pieces_in,
     score_result,
@@ -285,6 +296,43 @@ class AsyncEftClient:
         asked = _asked(options, weights, scale, amplify, filter, coefficients)
         body = score_body(items, members, asked, options)
         return score_result(await self._post("/eft/score", body, model), len(items))
+
+    async def explain(  # noqa: PLR0913 (one for each option)
+        self,
+        /,
+        messages: str | Sequence[Mapping[str, Any]] | None = None,
+        *,
+        prompt: str | Sequence[int] | None = None,
+        completion: str | Sequence[int] | None = None,
+        model: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        scale: float | None = None,
+        amplify: float | None = None,
+        filter: Filter = UNSET,  # noqa: A002 (the field's name)
+        coefficients: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> Explanation:
+        """What each expert did to each token of a completion, or of one that is generated for it.
+
+        Args:
+            messages: The chat that it answers, as in `chat`; or
+            prompt: The text, or the token ids, that it continues.
+            completion: The completion, or its token ids; by default, one is generated.
+            model: As in `chat`, and so are weights, scale, amplify, filter and coefficients.
+            weights: As in `chat`.
+            scale: As in `chat`.
+            amplify: As in `chat`.
+            filter: As in `chat`.
+            coefficients: As in `chat`.
+            **options: Any further field of the request: top_logprobs, span, temperature, top_p, max_tokens …
+
+        Raises:
+            WrongArgument: An argument cannot be right; nothing was sent.
+            EftError: There was no answer, or one that is an error (NotFound from a server that does not explain).
+        """
+        asked = _asked(options, weights, scale, amplify, filter, coefficients)
+        body = explain_body(messages, prompt, completion, asked, options)
+        return explanation(await self._post("/eft/explain", body, model))
 
     async def models(self) -> list[ModelCard]:
         """The names that the server answers to.

@@ -34,8 +34,14 @@ __all__ = [
     "Behaviours",
     "ChatResult",
     "Choice",
+    "Contributions",
     "Expert",
+    "ExplainedToken",
+    "Explanation",
+    "Likely",
+    "LikelyToken",
     "MemberScores",
+    "MemberView",
     "ModelCard",
     "Piece",
     "Reward",
@@ -43,8 +49,10 @@ __all__ = [
     "ScoredItem",
     "TextResult",
     "Usage",
+    "WithoutExpert",
     "behaviours_in",
     "chat_result",
+    "explanation",
     "json_object",
     "model_cards",
     "parsed",
@@ -109,6 +117,14 @@ def _logprob(value: Any, info: ValidationInfo) -> Any:
     return -math.inf if value is None else value
 
 
+def _bytes(value: Any) -> Any:
+    return (
+        bytes(value)
+        if isinstance(value, list) and all(type(b) is int and 0 <= b < 256 for b in value)
+        else value
+    )
+
+
 def _by_index(items: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(sorted(items, key=lambda item: item.index))
 
@@ -131,6 +147,9 @@ _Logprob = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_logprob)
 _Difference = Annotated[
     float, Field(allow_inf_nan=True), BeforeValidator(lambda value: math.nan if value is None else value)
 ]
+
+
+_Bytes = Annotated[bytes, BeforeValidator(_bytes)]
 
 
 class _Result(BaseModel):
@@ -496,6 +515,150 @@ class ScoreResult(_Answer):
         return f"<ScoreResult of {shortened(self.model, 80)}{lines}{more}>"
 
 
+# Explanations
+
+
+class Likely(_Result):
+    """A token with its log-probability somewhere; −inf if it is impossible there.
+
+    Attributes:
+        id: Its id.
+        text: Its text; U+FFFD stands for a part of a character.
+        bytes: Its bytes.
+        logprob: The log-probability.
+    """
+
+    id: int
+    text: _Said = ""
+    bytes: _Bytes = b""
+    logprob: _Logprob
+
+
+class MemberView(_Result):
+    """What a member by itself gives a token: log-probability and rank, and the token that it would rather have said."""
+
+    logprob: _Logprob
+    rank: int
+    top: Likely
+
+
+class WithoutExpert(Likely):
+    """The likeliest token if an expert's weight were 0.
+
+    Attributes:
+        token_logprob: The log-probability of the token that is there, without the expert.
+        changed: Whether the likeliest is another than the composite's.
+    """
+
+    token_logprob: _Logprob
+    changed: bool
+
+
+class Contributions(_Result):
+    """What adds up to a token's logit, in nats; −inf where something makes it impossible.
+
+    Attributes:
+        base: The base's part.
+        experts: Each expert's part, scale · weight · (log π_expert − log π_reference).
+        amplify: The part of an amplification beyond 1.
+        filter: The filter's part.
+        members: Every member's part, in place of base and experts, for a single member or for coefficients.
+    """
+
+    base: _Logprob = 0.0
+    experts: Mapping[str, _Logprob] = Field(default_factory=dict)
+    amplify: _Logprob = 0.0
+    filter: _Logprob = 0.0
+    members: Mapping[str, _Logprob] = Field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        """Their sum: the token's log-probability and a constant of its place."""
+        return sum([self.base, *self.experts.values(), *self.members.values(), self.amplify, self.filter])
+
+
+class LikelyToken(Likely):
+    """One of the composite's likeliest tokens.
+
+    Attributes:
+        sampled_logprob: Its log-probability after temperature, min_p, top_k and top_p: −inf if it cannot be sampled.
+        members: Its log-probability under each member.
+        contributions: What adds up to its logit.
+    """
+
+    sampled_logprob: _Logprob
+    members: Mapping[str, _Logprob]
+    contributions: Contributions
+
+
+class ExplainedToken(Likely):
+    """One token of a completion.
+
+    Attributes:
+        index: Its place in the completion.
+        special: Whether it controls a model, such as one that ends a turn.
+        sampled_logprob: As in `LikelyToken`.
+        rank: 1 = most likely.
+        entropy: Of the composite, in nats.
+        kl: The Kullback–Leibler divergence of the composite from the base, in nats.
+        rewards: Each expert's implicit reward.
+        members: What each member by itself says.
+        contributions: What adds up to its logit.
+        constant: Their sum less the log-probability.
+        without: What would be likely without an expert, for each one with a weight.
+        top: The composite's likeliest tokens.
+    """
+
+    index: int
+    special: bool
+    sampled_logprob: _Logprob
+    rank: int
+    entropy: float
+    kl: _Difference
+    rewards: Mapping[str, _Difference]
+    members: Mapping[str, MemberView]
+    contributions: Contributions
+    constant: _Difference
+    without: Mapping[str, WithoutExpert]
+    top: _List[LikelyToken]
+
+    @override
+    def __repr__(self) -> str:
+        pushes = ", ".join(f"{shortened(n, 40)} {v:+.2f}" for n, v in self.contributions.experts.items())
+        changed = [shortened(name, 40) for name, other in self.without.items() if other.changed]
+        words = [
+            f"{_quoted(self.text)} {self.logprob:.2f}",
+            pushes,
+            *(f"changed by {name}" for name in changed),
+        ]
+        return f"<{'; '.join(filter(None, words))}>"
+
+
+class Explanation(_Answer):
+    """A completion, explained token by token.
+
+    Attributes:
+        tokens: The explained tokens.
+        text: The completion's text, without special tokens.
+        token_ids: All tokens of the completion.
+        finish_reason: Why it ended, if the request did not bring it.
+        summary: The server's JSON: the share of tokens that the experts changed, mean divergence and entropy, totals.
+        raw: The server's JSON, whole.
+    """
+
+    tokens: _List[ExplainedToken]
+    text: _Said
+    token_ids: _List[int]
+    finish_reason: _Optional[_Word] = None
+    summary: _Object = Field(default_factory=dict)
+
+    @override
+    def __repr__(self) -> str:
+        lines = "".join(f"\n  {token!r}" for token in self.tokens[:20])
+        more = f"\n  … and {len(self.tokens) - 20} more" if len(self.tokens) > 20 else ""
+        return f"<Explanation of {_quoted(self.text)} by {shortened(self.model, 80)}{lines}{more}>"
+
+
 # From bytes to results
 
 
@@ -585,6 +748,20 @@ def score_result(raw: Mapping[str, Any], asked: int) -> ScoreResult:
         if len(counts) != 1:
             raise BadAnswer(f"item {item.index} has scores for another number of tokens than it has")
     return result
+
+
+def explanation(raw: Mapping[str, Any]) -> Explanation:
+    """An explanation.
+
+    Raises:
+        BadAnswer: It has another form.
+    """
+    if raw.get("object") != "eft.explanation":
+        raise BadAnswer(
+            f"the server's answer is no explanation: object is {raw.get('object')!r:.80}, expected 'eft.explanation'"
+        )
+    completion = raw.get("completion")
+    return _checked(Explanation, {**raw, **(completion if isinstance(completion, dict) else {}), "raw": raw})
 
 
 def model_cards(raw: Mapping[str, Any]) -> list[ModelCard]:

@@ -230,6 +230,7 @@ class EftClient:
     complete_many = _waiting(AsyncEftClient.complete_many)
     answer_many = _waiting(AsyncEftClient.answer_many)
     score = _waiting(AsyncEftClient.score)
+    explain = _waiting(AsyncEftClient.explain)
     models = _waiting(AsyncEftClient.models)
     behaviours = _waiting(AsyncEftClient.behaviours)
 

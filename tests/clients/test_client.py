@@ -364,6 +364,21 @@ async def test_items_that_cannot_be_scored_are_refused(items) -> None:
     assert script.requests == []
 
 
+@pytest.mark.parametrize("given", [{}, {"messages": "Hi", "prompt": "Hi"}])
+async def test_what_cannot_be_explained_is_refused(given) -> None:
+    asking, script = client()
+    with pytest.raises(WrongArgument, match="either messages or a prompt"):
+        await asking.explain(**given)
+    assert script.requests == []
+
+
+async def test_another_answer_is_no_explanation() -> None:
+    for other in (SCORE, {"object": "eft.explanation", "tokens": "none"}):
+        asking, _ = client(ok(other))
+        with pytest.raises(BadAnswer):
+            await asking.explain("Hi", completion="Hello")
+
+
 async def test_scores_of_other_items_are_no_answer() -> None:
     asking, _ = client(ok(SCORE))
     with pytest.raises(BadAnswer, match="2 items were to be scored"):
@@ -705,6 +720,7 @@ def test_signatures_stay_as_they_are(face: str) -> None:
     assert names("complete_many") == f"prompts *at_once=None {asked} **options"
     assert names("answer_many") == "calls *at_once=None"
     assert names("score") == f"items {asked} *members=True **options"
+    assert names("explain") == f"messages=None *prompt=None *completion=None {asked} **options"
     assert names("models") == names("behaviours") == ""
     assert names("__init__") == (
         "base_url='http://127.0.0.1:8000/v1' api_key=None *model=None *timeout_s=600.0 *retries=4 *max_connections=256 "

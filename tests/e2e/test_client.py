@@ -91,6 +91,28 @@ def test_what_was_generated_greedily_scores_as_the_likeliest(asking: EftClient) 
         asking.score(items, members=["nobody"])
 
 
+def test_an_explanation_says_who_pushed_which_token(asking: EftClient) -> None:
+    given = asking.explain(prompt="Hello", completion=" né!", weights={"helpful": 1}, top_logprobs=2)
+    assert given.text == " né!" and given.finish_reason is None
+    assert b"".join(token.bytes for token in given.tokens).decode() == " né!"
+    for token in given.tokens:
+        assert token.contributions.total == pytest.approx(token.logprob + token.constant, abs=1e-4)
+        assert [item.contributions.total - item.logprob for item in token.top] == pytest.approx(
+            [token.constant] * 2, abs=1e-4
+        )
+        assert set(token.members) == {"base", "small", "helpful", "harmless", "broken"}
+        assert token.without["helpful"].id == token.members["base"].top.id
+        assert token.without["helpful"].token_logprob == pytest.approx(
+            token.members["base"].logprob, abs=1e-3
+        )
+    assert "helpful" in repr(given) and given.summary["tokens"] == len(given.tokens)
+    generated = asking.explain(HELLO, weights=HELPFUL, **GREEDY)
+    assert generated.text == asking.chat(HELLO, weights=HELPFUL, **GREEDY).text
+    assert {token.sampled_logprob for token in generated.tokens} == {0.0}
+    with pytest.raises(BadRequest, match="span"):
+        asking.explain(HELLO, completion="No.", span=[0, 99])
+
+
 def test_models_and_behaviours_say_what_can_be_asked_for(asking: EftClient) -> None:
     assert [card.id for card in asking.models()][:2] == ["tiny", "tiny-helpful"]
     behaviours = asking.behaviours()
