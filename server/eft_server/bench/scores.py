@@ -1,4 +1,4 @@
-"""`python -m eft_server.bench.scores`: the cost of scores against prompt log-probabilities, model by model."""
+"""`python -m eft_server.bench.scores`: the cost of scores and of explanations against prompt log-probabilities."""
 
 import random
 import time
@@ -25,6 +25,8 @@ ONE = "prompt_logprobs of the composite"
 EACH = "prompt_logprobs of the composite and of every member"
 ALONE = "score, only the composite"
 ALL = "score, the composite and every member"
+SINGLY = "the same, a request for each text"
+EXPLAINED = "explain, a request for each text"
 
 console = Console()
 
@@ -36,7 +38,10 @@ def main(
     completion: Annotated[int, typer.Option(help="Tokens to score per item", min=1)] = 32,
     rounds: Annotated[int, typer.Option(help="Rounds; each measures every way once", min=1)] = 7,
 ) -> None:
-    """Time four ways to the same scores, on new texts each time; ratios to the first are taken within a round."""
+    """Time ways to the same scores, on new texts each time; ratios are taken within a round.
+
+    Those of the last two ways, which explain texts one by one, are to each other; the others are to the first.
+    """
     drawn = random.Random(0)
     config = load_config(family)
     settings = [f"server.max_prompts={max(items, 16)}", f"server.max_score_items={items}"]
@@ -52,10 +57,13 @@ def main(
                     if number:  # The first round warms up.
                         seconds[name].append(taken)
                     advance(now=name)
-    table = Table("way", "seconds, median", f"× {ONE}", title=f"{items} × ({prompt} + {completion}) tokens")
+    title = f"{items} × ({prompt} + {completion}) tokens"
+    table = Table("way", "seconds, median", f"× {ONE}", f"× {SINGLY}", title=title)
     for name, values in seconds.items():
-        ratios = [value / one for value, one in zip(values, seconds[ONE], strict=True)]
-        table.add_row(name, f"{sorted(values)[len(values) // 2]:.3f}", spread(ratios))
+        singly = name in (SINGLY, EXPLAINED)
+        ratios = [value / one for value, one in zip(values, seconds[SINGLY if singly else ONE], strict=True)]
+        shown = ("", spread(ratios)) if singly else (spread(ratios), "")
+        table.add_row(name, f"{sorted(values)[len(values) // 2]:.3f}", *shown)
     console.print(table)
 
 
@@ -66,6 +74,8 @@ def _ways(client: EftClient, family: str, members: tuple[str, ...]) -> Mapping[s
         EACH: lambda items: [_echo(client, items, model) for model in models],
         ALONE: lambda items: client.score(items, members=False),
         ALL: client.score,
+        SINGLY: lambda items: [client.score([item]) for item in items],
+        EXPLAINED: lambda items: [client.explain(**item) for item in items],
     }
 
 

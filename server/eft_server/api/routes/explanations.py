@@ -1,7 +1,5 @@
 """POST /v1/eft/explain."""
 
-import asyncio
-
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
@@ -9,7 +7,6 @@ from eft_server.api.edge.strict_json import parse_object
 from eft_server.api.requests.openapi import json_body
 from eft_server.api.requests.schemas import ExplainRequest
 from eft_server.api.scoring.explanations import ExplainAnswer, explain
-from eft_server.api.serving.json_pieces import written
 from eft_server.api.serving.service import Service, service_of
 from eft_server.api.serving.stream import answer
 from eft_server.behaviour.resolve import Resolved
@@ -35,12 +32,10 @@ async def create_explanation(raw: Request) -> Response:
     payload = parse_object(await raw.body())
     request = ExplainRequest.read(payload, service.config.server)
     resolved = service.weigh(request, payload)
-    call = _written(service, request, resolved)
+    call = _response(service, request, resolved)
     field = "messages" if request.messages is not None else "prompt"
     return await answer(raw, call, {}, service.config.server.request_timeout_s, field)
 
 
-async def _written(service: Service, request: ExplainRequest, resolved: Resolved) -> Response:
-    """Megabytes of numbers are serialised in another thread, so that other requests' streams go on."""
-    explanation = await explain(service, request, resolved)
-    return Response(await asyncio.to_thread(written, explanation), media_type="application/json")
+async def _response(service: Service, request: ExplainRequest, resolved: Resolved) -> Response:
+    return Response(await explain(service, request, resolved), media_type="application/json")

@@ -4,6 +4,7 @@ One pass over the text serves the composite, every member, and the composite wit
 """
 
 import asyncio
+import json
 import math
 import time
 from dataclasses import dataclass
@@ -215,8 +216,11 @@ class _Plan:
         return sum(math.prod(shape) for shape in self.scoring(Text([0], None, [0])).shapes.values())
 
 
-async def explain(service: Service, request: ExplainRequest, resolved: Resolved) -> ExplainAnswer:
+async def explain(service: Service, request: ExplainRequest, resolved: Resolved) -> bytes:
     """Explain a request's completion, or generate one and explain that.
+
+    Returns:
+        An `ExplainAnswer` as JSON.
 
     Raises:
         ApiError: The completion cannot be explained.
@@ -240,31 +244,45 @@ async def explain(service: Service, request: ExplainRequest, resolved: Resolved)
     output, scores = await score_text(service, request.request_id, request.cache_salt, scoring, part)
     found = explained(output, scoring)
     about = _Material(service.config, service.token_bytes, resolved, plan, part, first, scores, found)
-    tokens, summary = await asyncio.to_thread(_told, about)
-    return ExplainAnswer(
-        id=request.request_id,
-        created=int(time.time()),
-        model=resolved.model,
-        eft=resolved_fields(resolved),
-        sampling=sampling,
-        prompt_token_ids=text.prompt,
-        prompts=None if text.own is None else dict(zip(plan.names, text.own, strict=True)),
-        completion=_completion(service.token_bytes, text, finish_reason),
-        span=[first, stop],
-        tokens=tokens,
-        summary=summary,
-        usage=_usage(text, generated=finish_reason is not None),
-    )
+    head = {
+        "object": "eft.explanation",
+        "id": request.request_id,
+        "created": int(time.time()),
+        "model": resolved.model,
+        "eft": resolved_fields(resolved),
+        "sampling": sampling.model_dump(),
+        "prompt_token_ids": text.prompt,
+        "prompts": None if text.own is None else dict(zip(plan.names, text.own, strict=True)),
+        "span": [first, stop],
+        "usage": _usage(text, generated=finish_reason is not None),
+    }
+    return await asyncio.to_thread(_written, head, about, text, finish_reason)
 
 
-def _completion(token_bytes: TokenBytes, text: Text, finish_reason: str | None) -> Completion:
+def _written(head: dict[str, Any], about: "_Material", text: Text, finish_reason: str | None) -> bytes:
+    """The answer, encoded outside the event loop and token by token, since an encoder holds the interpreter's lock."""
+    rows = _Rows(about)
+    whole = {
+        **head,
+        "completion": _completion(about.token_bytes, text, finish_reason),
+        "summary": rows.summary(),
+    }
+    tokens = (json.dumps(rows.token(place)).encode() for place in range(len(about.text.completion)))
+    return b'%b,"tokens":[%b]}' % (json.dumps(whole).encode()[:-1], b",".join(tokens))
+
+
+def _completion(token_bytes: TokenBytes, text: Text, finish_reason: str | None) -> dict[str, Any]:
     shown = token_bytes.text_of(token for token in text.completion if token not in token_bytes.special)
-    return Completion(text=shown, token_ids=text.completion, finish_reason=finish_reason)
+    return {"text": shown, "token_ids": text.completion, "finish_reason": finish_reason}
 
 
-def _usage(text: Text, *, generated: bool) -> Usage:
+def _usage(text: Text, *, generated: bool) -> dict[str, int]:
     count = len(text.completion) if generated else 0
-    return Usage(prompt_tokens=text.length - count, completion_tokens=count, total_tokens=text.length)
+    return {
+        "prompt_tokens": text.length - count,
+        "completion_tokens": count,
+        "total_tokens": text.length,
+    }
 
 
 def _sampling(service: Service, request: ExplainRequest) -> Sampling:
@@ -352,14 +370,8 @@ class _Material:
     explained: Explained
 
 
-def _told(about: _Material) -> tuple[list[ExplainedToken], Summary]:
-    """The answer's tokens and summary, built outside the event loop, since they may hold megabytes."""
-    rows = _Rows(about)
-    return [rows.token(place) for place in range(len(about.text.completion))], rows.summary()
-
-
 class _Rows:
-    """An answer's tokens, row by row; arrays are (C, N1) as in `Contributions`."""
+    """An answer's tokens, row by row, as plain values; arrays are (C, N1) as in `Contributions`."""
 
     def __init__(self, about: _Material) -> None:
         self._about = about
@@ -383,91 +395,84 @@ class _Rows:
         self._filter = _listed(self._parts.filter)
         self._rewards = _rewards(about)
 
-    def token(self, c: int) -> ExplainedToken:
-        """One token of the completion."""
+    def token(self, c: int) -> dict[str, Any]:
+        """An `ExplainedToken`."""
         about, found = self._about, self._about.explained
         token = self._ids[c][0]
-        return ExplainedToken(
-            index=about.first + c,
-            id=token,
-            text=about.token_bytes.text(token),
-            bytes=list(about.token_bytes.of(token)),
-            special=token in about.token_bytes.special,
-            logprob=self._own_listed[c][0],
-            sampled_logprob=self._sampled[c][0],
-            rank=about.scores[0].ranks[c],
-            entropy=round(float(found.entropy_C[c]), _DIGITS),
-            kl=_rounded(found.divergence_C[c]),
-            rewards={name: gains[c] for name, gains in self._rewards.items()},
-            members={name: self._view(place, c) for place, name in enumerate(about.plan.names, 1)},
-            contributions=self._contributions(c, 0),
-            constant=next((value for value in self._constant[c] if value is not None), None),
-            without={name: self._without(place, c) for name, place in about.plan.removed.items()},
-            top=[self._likely(c, n) for n in range(1, len(self._ids[c]))],
-        )
-
-    def _likeliest(self, place: int, c: int) -> dict[str, Any]:
-        score, token_bytes = self._about.scores[place], self._about.token_bytes
-        token = score.likeliest_ids[c]
         return {
-            "id": token,
-            "text": token_bytes.text(token),
-            "bytes": list(token_bytes.of(token)),
-            "logprob": _rounded(score.likeliest[c]),
+            "index": about.first + c,
+            **self._named(token),
+            "special": token in about.token_bytes.special,
+            "logprob": self._own_listed[c][0],
+            "sampled_logprob": self._sampled[c][0],
+            "rank": about.scores[0].ranks[c],
+            "entropy": round(float(found.entropy_C[c]), _DIGITS),
+            "kl": _rounded(found.divergence_C[c]),
+            "rewards": {name: gains[c] for name, gains in self._rewards.items()},
+            "members": {name: self._view(place, c) for place, name in enumerate(about.plan.names, 1)},
+            "contributions": self._contributions(c, 0),
+            "constant": next((value for value in self._constant[c] if value is not None), None),
+            "without": {name: self._without(place, c) for name, place in about.plan.removed.items()},
+            "top": [self._likely(c, n) for n in range(1, len(self._ids[c]))],
         }
 
-    def _view(self, place: int, c: int) -> MemberView:
+    def _named(self, token: int) -> dict[str, Any]:
+        token_bytes = self._about.token_bytes
+        return {"id": token, "text": token_bytes.text(token), "bytes": list(token_bytes.of(token))}
+
+    def _likeliest(self, place: int, c: int) -> dict[str, Any]:
         score = self._about.scores[place]
-        top = Likeliest(**self._likeliest(place, c))
-        return MemberView(logprob=_rounded(score.logprobs[c]), rank=score.ranks[c], top=top)
+        return self._named(score.likeliest_ids[c]) | {"logprob": _rounded(score.likeliest[c])}
 
-    def _without(self, place: int, c: int) -> WithoutExpert:
+    def _view(self, place: int, c: int) -> dict[str, Any]:
+        score = self._about.scores[place]
+        top = self._likeliest(place, c)
+        return {"logprob": _rounded(score.logprobs[c]), "rank": score.ranks[c], "top": top}
+
+    def _without(self, place: int, c: int) -> dict[str, Any]:
         scores = self._about.scores
-        return WithoutExpert(
-            **self._likeliest(place, c),
-            token_logprob=_rounded(scores[place].logprobs[c]),
-            changed=scores[place].likeliest_ids[c] != scores[0].likeliest_ids[c],
-        )
+        changed = scores[place].likeliest_ids[c] != scores[0].likeliest_ids[c]
+        return self._likeliest(place, c) | {
+            "token_logprob": _rounded(scores[place].logprobs[c]),
+            "changed": changed,
+        }
 
-    def _contributions(self, c: int, n: int) -> Parts:
+    def _contributions(self, c: int, n: int) -> dict[str, Any]:
         removed = self._filter[c][n]
         if self._base is None or self._amplify is None:
-            return MemberParts(members={k: part[c][n] for k, part in self._members.items()}, filter=removed)
-        return BehaviourParts(
-            base=self._base[c][n],
-            experts={name: part[c][n] for name, part in self._experts.items()},
-            amplify=self._amplify[c][n],
-            filter=removed,
-        )
+            return {"members": {k: part[c][n] for k, part in self._members.items()}, "filter": removed}
+        return {
+            "base": self._base[c][n],
+            "experts": {name: part[c][n] for name, part in self._experts.items()},
+            "amplify": self._amplify[c][n],
+            "filter": removed,
+        }
 
-    def _likely(self, c: int, n: int) -> LikelyToken:
-        token, token_bytes = self._ids[c][n], self._about.token_bytes
-        return LikelyToken(
-            id=token,
-            text=token_bytes.text(token),
-            bytes=list(token_bytes.of(token)),
-            logprob=self._own_listed[c][n],
-            sampled_logprob=self._sampled[c][n],
-            members={name: values[c][n] for name, values in self._alone.items()},
-            contributions=self._contributions(c, n),
-        )
+    def _likely(self, c: int, n: int) -> dict[str, Any]:
+        return {
+            **self._named(self._ids[c][n]),
+            "logprob": self._own_listed[c][n],
+            "sampled_logprob": self._sampled[c][n],
+            "members": {name: values[c][n] for name, values in self._alone.items()},
+            "contributions": self._contributions(c, n),
+        }
 
-    def summary(self) -> Summary:
-        """Figures over all tokens."""
+    def summary(self) -> dict[str, Any]:
+        """A `Summary`."""
         scores, plan, found = self._about.scores, self._about.plan, self._about.explained
         pairs = zip(scores[0].likeliest_ids, scores[plan.explaining.base].likeliest_ids, strict=True)
         changed = [own != base for own, base in pairs]
-        return Summary(
-            tokens=len(changed),
-            changed=round(sum(changed) / len(changed), _DIGITS),
-            kl=_rounded(found.divergence_C.mean()),
-            entropy=round(float(found.entropy_C.mean()), _DIGITS),
-            logprob=_rounded(sum(scores[0].logprobs)),
-            rewards={
+        return {
+            "tokens": len(changed),
+            "changed": round(sum(changed) / len(changed), _DIGITS),
+            "kl": _rounded(found.divergence_C.mean()),
+            "entropy": round(float(found.entropy_C.mean()), _DIGITS),
+            "logprob": _rounded(sum(scores[0].logprobs)),
+            "rewards": {
                 name: None if None in gains else round(math.fsum(gain or 0.0 for gain in gains), _DIGITS)
                 for name, gains in self._rewards.items()
             },
-        )
+        }
 
 
 def _rewards(about: _Material) -> dict[str, list[float | None]]:

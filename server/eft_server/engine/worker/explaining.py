@@ -23,7 +23,7 @@ ROWS_TO_EXPLAIN = 6
 """Float32 rows of a vocabulary that explaining a row takes beside the members' logits."""
 
 Blended = Callable[[Sequence[float]], torch.Tensor]
-"""The rows blended by a vector: float32 (R, V), which may be overwritten."""
+"""The rows blended by a vector: float32 (R, V)."""
 
 
 @dataclass(frozen=True)
@@ -67,26 +67,29 @@ def explain_rows(
     ids_RN1 = torch.cat([targets_R.unsqueeze(-1), ids_RN], dim=-1)
     filter_RN1 = _filter_part(blended, vectors[0], own_RV, ids_RN1) if asked.filtered else None
     log_p_RV = own_RV.log_softmax(dim=-1)
+    p_RV = log_p_RV.exp()
     scores, likeliest, logprobs, divergence_R = [], [], [], None
     for place, vector in enumerate(vectors):
         row_RV = own_RV if place == 0 else blended(vector)
-        scores.append(scored_rows(row_RV, targets_R))
-        likeliest.append(row_RV.argmax(dim=-1))
+        score = scored_rows(row_RV, targets_R)
+        highest_R1, likeliest_R1 = row_RV.max(dim=-1, keepdim=True)
+        scores.append(score)
+        likeliest.append(likeliest_R1.squeeze(-1))
+        total_R1 = highest_R1 - score.likeliest.T
         if place < asked.leading:
-            logprobs.append(row_RV.gather(-1, ids_RN) - row_RV.logsumexp(dim=-1, keepdim=True))
+            logprobs.append(row_RV.gather(-1, ids_RN) - total_R1)
         if place == asked.base:
-            divergence_R = _divergence(log_p_RV, row_RV)
+            divergence_R = _divergence(p_RV, log_p_RV, row_RV - total_R1)
     assert divergence_R is not None, "the base is one of the vectors"
-    sampled_RN1 = None if asked.neutral else _sampled(own_RV, asked).gather(-1, ids_RN1)
     return RowExplanation(
         RowScores.together(scores),
         torch.stack(likeliest),
         ids_RN,
         torch.stack(logprobs),
-        torch.special.entr(log_p_RV.exp_()).sum(dim=-1),
+        torch.special.entr(p_RV).sum(dim=-1),
         divergence_R,
         filter_RN1,
-        sampled_RN1,
+        None if asked.neutral else _sampled(own_RV, asked).gather(-1, ids_RN1),
     )
 
 
@@ -108,11 +111,10 @@ def _filter_part(
     return added_RN1 - (own_RV.gather(-1, inside_R1) - unfiltered_RV.gather(-1, inside_R1))
 
 
-def _divergence(log_p_RV: torch.Tensor, base_RV: torch.Tensor) -> torch.Tensor:
-    """KL(p‖q) in nats, where q's logits are given; an impossible token of p adds nothing. Shape (R,)."""
-    ratio_RV = log_p_RV - base_RV.log_softmax(dim=-1)
-    total_R = torch.where(log_p_RV == -torch.inf, 0.0, ratio_RV.mul_(log_p_RV.exp())).sum(dim=-1)
-    return total_R.clamp(min=0)
+def _divergence(p_RV: torch.Tensor, log_p_RV: torch.Tensor, log_q_RV: torch.Tensor) -> torch.Tensor:
+    """KL(p‖q) in nats; an impossible token of p adds nothing. Shape (R,)."""
+    terms_RV = log_q_RV.neg_().add_(log_p_RV).mul_(p_RV)
+    return torch.where(p_RV == 0, 0.0, terms_RV).sum(dim=-1).clamp(min=0)
 
 
 def _sampled(logits_RV: torch.Tensor, asked: Explaining) -> torch.Tensor:

@@ -166,7 +166,7 @@ class RowBlender:
             vectors: W numbers each.
 
         Returns:
-            From a vector to float32 rows (R, V); the vector's members must be among those of `vectors`. None off the
+            From a vector, one of these or with no more members than they have, to float32 rows (R, V). None off the
             first rank.
         """
         counted_KM = [counting(vector) for vector in vectors]
@@ -177,11 +177,31 @@ class RowBlender:
             return None
 
         def blended(vector: Sequence[float]) -> torch.Tensor:
+            if not is_filtered(vector):
+                return self._sum(logits_M, vector)
             vector_RW = torch.tensor([vector], dtype=torch.float32).expand(rows, -1)
             members = tuple(place for place, counts in enumerate(counting(vector)) if counts)
             return self._blend(logits_M, *split_vectors(vector_RW), members)
 
         return blended
+
+    def _sum(self, logits_M: Sequence[_Logits | None], vector: Sequence[float]) -> torch.Tensor:
+        """Blend rows that all have one vector, without a filter: what `blend.blend` does, in fewer passes."""
+        terms = [
+            (number, logits.logits_NV)
+            for number, logits in zip(vector, logits_M, strict=False)
+            if number and logits is not None
+        ]
+        if len(terms) == 1 and terms[0][0] == 1:
+            return self._alone(terms[0][1].clone(), 0 if vector[0] else 1)
+        rows = len(terms[0][1])
+        total_RV = torch.zeros((rows, self._vocabulary))
+        for number, logits_RV in terms:
+            width = min(self._vocabulary, logits_RV.shape[-1])
+            total_RV[:, :width].add_(logits_RV[:, :width], alpha=number)
+        total_RV.index_fill_(-1, self._unshared_U, -torch.inf)
+        broken_R1 = ~total_RV.amax(dim=-1, keepdim=True).isfinite()
+        return total_RV.masked_fill_(broken_R1, torch.nan) if broken_R1.any() else total_RV
 
     def _logits(
         self, hidden_M: Sequence[torch.Tensor], counted_RM: torch.Tensor
@@ -221,12 +241,12 @@ class RowBlender:
 
 
 def scored_rows(blended_RV: torch.Tensor, targets_R: torch.Tensor) -> RowScores:
-    """Score one target per row under one vector."""
-    total_R = blended_RV.logsumexp(dim=-1)
+    """Score one target per row under one vector: all of shape (1, R)."""
     chosen_R1 = blended_RV.gather(-1, targets_R.unsqueeze(-1))
-    likelier_1R = (blended_RV > chosen_R1).sum(dim=-1, dtype=torch.int32).unsqueeze(0)
-    chosen_1R = (chosen_R1.squeeze(-1) - total_R).unsqueeze(0)
-    return RowScores(chosen_1R, (blended_RV.amax(dim=-1) - total_R).unsqueeze(0), likelier_1R + 1)
+    total_R1 = blended_RV.logsumexp(dim=-1, keepdim=True)
+    likelier_R1 = (blended_RV > chosen_R1).sum(dim=-1, keepdim=True, dtype=torch.int32)
+    likeliest_R1 = blended_RV.amax(dim=-1, keepdim=True) - total_R1
+    return RowScores((chosen_R1 - total_R1).T, likeliest_R1.T, likelier_R1.T + 1)
 
 
 def _groups(counted_RM: torch.Tensor) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:
