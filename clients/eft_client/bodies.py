@@ -49,13 +49,14 @@ class ScoreItem:
     end: bool = False
 
 
-def eft_body(
+def eft_body(  # noqa: PLR0913 (one for each key)
     *,
     weights: Mapping[str, float] | None = None,
     scale: float | None = None,
     amplify: float | None = None,
     filter: Mapping[str, Any] | Literal[Unset.UNSET] | None = UNSET,  # noqa: A002 (the field's name)
     coefficients: Mapping[str, float] | None = None,
+    report: bool = False,
 ) -> dict[str, Any]:
     """The ``extra_body`` that gives a request of OpenAI's own client these weights.
 
@@ -67,9 +68,10 @@ def eft_body(
         amplify: The factor on the up-scaling delta.
         filter: ``{"kind": "expert" or "base", "top_p": number}``; None turns off the one that the model has.
         coefficients: A number for each member, in place of weights.
+        report: Whether the answer's ``eft`` tells what the experts changed, beside the base.
 
     Raises:
-        WrongArgument: A number is not finite, or is none.
+        WrongArgument: A number is not finite, or is none; or report is neither True nor False.
     """
     eft: dict[str, Any] = {}
     if weights is not None:
@@ -82,6 +84,10 @@ def eft_body(
         eft["filter"] = _filter(filter)
     if coefficients is not None:
         eft["coefficients"] = _numbers("coefficients", coefficients)
+    if not isinstance(report, bool):
+        raise WrongArgument(f"report must be True or False, not {report!r:.200}")
+    if report:
+        eft["report"] = True
     return {"eft": eft} if eft else {}
 
 

@@ -103,6 +103,7 @@ class AsyncEftClient:
         amplify: float | None = None,
         filter: Filter = UNSET,  # noqa: A002 (the field's name)
         coefficients: Mapping[str, float] | None = None,
+        report: bool = False,
         **options: Any,
     ) -> ChatResult:
         """Answer a chat.
@@ -115,6 +116,7 @@ class AsyncEftClient:
             amplify: The factor on the up-scaling delta.
             filter: ``{"kind": "expert" or "base", "top_p": number}``; None turns the model's own off.
             coefficients: A number for each member, in place of weights.
+            report: Whether the result has a `report` of what the experts changed, beside the base.
             **options: Any further field of the request: temperature, max_tokens, n, seed, stop, logprobs … The
                 server refuses those that it does not know, by name.
 
@@ -122,7 +124,7 @@ class AsyncEftClient:
             WrongArgument: An argument cannot be right; nothing was sent.
             EftError: There was no answer, or one that is an error.
         """
-        asked = _asked(options, weights, scale, amplify, filter, coefficients)
+        asked = _asked(options, weights, scale, amplify, filter, coefficients, report=report)
         body = chat_body(messages, asked, _whole(options))
         return chat_result(await self._post("/chat/completions", body, model))
 
@@ -137,6 +139,7 @@ class AsyncEftClient:
         amplify: float | None = None,
         filter: Filter = UNSET,  # noqa: A002 (the field's name)
         coefficients: Mapping[str, float] | None = None,
+        report: bool = False,
         **options: Any,
     ) -> AsyncGenerator[Piece, None]:
         """Answer a chat piece by piece; the arguments are those of `chat`.
@@ -148,7 +151,7 @@ class AsyncEftClient:
             WrongArgument: An argument cannot be right, at once; nothing was sent.
             EftError: While iterating: there was no answer, it broke off, or it ended in an error.
         """
-        asked = _asked(options, weights, scale, amplify, filter, coefficients)
+        asked = _asked(options, weights, scale, amplify, filter, coefficients, report=report)
         if not options.pop("stream", True):
             raise WrongArgument(
                 "stream=False: this gives the answer piece by piece; chat() gives the whole answer"
@@ -166,6 +169,7 @@ class AsyncEftClient:
         amplify: float | None = None,
         filter: Filter = UNSET,  # noqa: A002 (the field's name)
         coefficients: Mapping[str, float] | None = None,
+        report: bool = False,
         **options: Any,
     ) -> TextResult:
         """Continue a text, or token ids; the other arguments are those of `chat`.
@@ -174,7 +178,7 @@ class AsyncEftClient:
             WrongArgument: An argument cannot be right; nothing was sent.
             EftError: There was no answer, or one that is an error.
         """
-        asked = _asked(options, weights, scale, amplify, filter, coefficients)
+        asked = _asked(options, weights, scale, amplify, filter, coefficients, report=report)
         return text_result(await self._post("/completions", text_body(prompt, asked, _whole(options)), model))
 
     async def chat_many(  # noqa: PLR0913 (one for each option)
@@ -189,6 +193,7 @@ class AsyncEftClient:
         amplify: float | None = None,
         filter: Filter = UNSET,  # noqa: A002 (the field's name)
         coefficients: Mapping[str, float] | None = None,
+        report: bool = False,
         **options: Any,
     ) -> list[ChatResult]:
         """Answer several chats as a batch, all with the same arguments, which are those of `chat`.
@@ -196,12 +201,13 @@ class AsyncEftClient:
         Args:
             chats: The chats, each as `chat` takes it.
             at_once: How many may be under way at once; None makes use of every connection of the client.
-            model: As in `chat`, and so are weights, scale, amplify, filter and coefficients.
+            model: As in `chat`, and so are weights, scale, amplify, filter, coefficients and report.
             weights: As in `chat`.
             scale: As in `chat`.
             amplify: As in `chat`.
             filter: As in `chat`.
             coefficients: As in `chat`.
+            report: As in `chat`.
             **options: As in `chat`.
 
         Returns:
@@ -211,7 +217,7 @@ class AsyncEftClient:
             WrongArgument: An argument cannot be right.
             EftError: The first error of any of them; the others are given up.
         """
-        asked = _asked(options, weights, scale, amplify, filter, coefficients)
+        asked = _asked(options, weights, scale, amplify, filter, coefficients, report=report)
         chat = partial(self.chat, model=model, **asked, **options)
         return await self._in_order(
             [partial(chat, messages) for messages in _listed("chats", chats)], at_once
@@ -229,6 +235,7 @@ class AsyncEftClient:
         amplify: float | None = None,
         filter: Filter = UNSET,  # noqa: A002 (the field's name)
         coefficients: Mapping[str, float] | None = None,
+        report: bool = False,
         **options: Any,
     ) -> list[TextResult]:
         """Continue several texts as a batch; the arguments are those of `chat_many`, the prompts those of `complete`.
@@ -237,7 +244,7 @@ class AsyncEftClient:
             WrongArgument: An argument cannot be right.
             EftError: The first error of any of them; the others are given up.
         """
-        asked = _asked(options, weights, scale, amplify, filter, coefficients)
+        asked = _asked(options, weights, scale, amplify, filter, coefficients, report=report)
         complete = partial(self.complete, model=model, **asked, **options)
         return await self._in_order(
             [partial(complete, prompt) for prompt in _listed("prompts", prompts)], at_once
@@ -457,11 +464,13 @@ def _asked(  # noqa: PLR0913 (one for each option)
     amplify: float | None,
     keep: Filter,
     coefficients: Mapping[str, float] | None,
+    *,
+    report: bool = False,
 ) -> dict[str, Any]:
     """The behaviour that a call names, whose options may bring a whole `eft` instead."""
     asked: dict[str, Any] = dict(
-        weights=weights, scale=scale, amplify=amplify, filter=keep, coefficients=coefficients
+        weights=weights, scale=scale, amplify=amplify, filter=keep, coefficients=coefficients, report=report
     )
     if "eft" in options and eft_body(**asked):
-        raise WrongArgument("give weights, scale, amplify, filter and coefficients, or eft, not both")
+        raise WrongArgument("give weights, scale, amplify, filter, coefficients and report, or eft, not both")
     return asked

@@ -44,6 +44,7 @@ __all__ = [
     "MemberView",
     "ModelCard",
     "Piece",
+    "Report",
     "Reward",
     "ScoreResult",
     "ScoredItem",
@@ -180,6 +181,20 @@ class Usage(_Result):
     total_tokens: _Whole = 0
 
 
+class Report(_Result):
+    """What the experts changed in an answer, beside the base.
+
+    Attributes:
+        tokens: The number of generated tokens, over all choices.
+        changed: The share of them at whose position the most likely token is not the base's.
+        kl: The mean KL(composite‖base) over their positions, in nats; None where it is infinite.
+    """
+
+    tokens: _Whole
+    changed: float
+    kl: float | None = None
+
+
 class Choice(_Result):
     """One of the answers to a request.
 
@@ -223,6 +238,11 @@ class TextResult(_Answer):
     choices: Annotated[_List[Choice], Field(min_length=1), AfterValidator(_by_index)]
 
     @property
+    def report(self) -> Report | None:
+        """What the experts changed, if it was asked for and a token was generated."""
+        return _report_in(self.eft)
+
+    @property
     def text(self) -> str:
         """The text of the first choice."""
         return self.choices[0].text
@@ -248,7 +268,7 @@ class Piece(_Result):
         text: What it adds; empty in pieces that only carry other fields.
         index: The choice that it belongs to.
         finish_reason: In a choice's last piece, why it ended.
-        eft: In the first piece, the behaviour that is applied.
+        eft: In the first piece, the behaviour that is applied; in the last choice's last, again with a report.
         logprobs: The server's JSON on them, if asked for.
         usage: In the last piece, if asked for with ``stream_options={"include_usage": True}``.
         delta: The server's JSON: parts of tool calls and of reasoning are in it.
@@ -261,6 +281,18 @@ class Piece(_Result):
     logprobs: _Optional[_Finite] = None
     usage: _Optional[Usage] = None
     delta: _Object = Field(default_factory=dict, repr=False)
+
+    @property
+    def report(self) -> Report | None:
+        """What the experts changed, in the piece that ends the last choice, if it was asked for."""
+        return _report_in(self.eft)
+
+
+def _report_in(eft: _Object | None) -> Report | None:
+    try:
+        return Report.model_validate((eft or {}).get("report"))
+    except ValidationError:
+        return None
 
 
 class _Pieces(_Result):

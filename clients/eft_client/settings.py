@@ -30,7 +30,18 @@ MAX_FILE_BYTES = 1 << 20
 
 _NAME = re.compile(r"[^\s=@]+")
 _SWEPT = "expert=from:to:step, expert=number or expert=1-other, like helpful=0:1:0.1 harmless=1-helpful"
-_KEYS = ("name", "model", "url", "weights", "scale", "amplify", "filter", "coefficients", "api_key_env")
+_KEYS = (
+    "name",
+    "model",
+    "url",
+    "weights",
+    "scale",
+    "amplify",
+    "filter",
+    "coefficients",
+    "report",
+    "api_key_env",
+)
 
 
 @dataclass(frozen=True)
@@ -114,8 +125,8 @@ class _Loader(yaml.SafeLoader):
 def read_settings(path: Path, *, url: str = DEFAULT_URL) -> list[Setting]:
     """Read a YAML list of settings.
 
-    Each is an object with any of name, model, url, weights, scale, amplify, filter, coefficients, api_key_env; or
-    text, in the form that `parse_setting` takes.
+    Each is an object with any of name, model, url, weights, scale, amplify, filter, coefficients, report, api_key_env;
+    or text, in the form that `parse_setting` takes.
 
     Raises:
         SettingError: The file is missing, too large, no such list, or says an unknown thing.
@@ -142,7 +153,7 @@ def _from_object(entry: Any, path: Path, url: str) -> Setting:
     for key, value in texts.items():
         if not isinstance(value, str):
             raise SettingError(f"{path}: {key} must be text, not {value!r}")
-    eft = {key: entry[key] for key in _KEYS[3:8] if key in entry}
+    eft = {key: entry[key] for key in _KEYS[3:9] if key in entry}
     name = texts.get("name") or texts.get("model")
     if not name:
         raise SettingError(f"{path}: a setting needs a name or a model: {dict(entry)!r}")

@@ -93,6 +93,7 @@ async def test_weights_become_the_field_eft_and_nothing_else_is_sent() -> None:
 def test_the_openai_client_gets_the_same_body() -> None:
     assert eft_body() == {}
     assert eft_body(weights={}) == {"eft": {"weights": {}}}
+    assert eft_body(report=True) == {"eft": {"report": True}}
     assert eft_body(coefficients={"base": 1, "helpful": 0.5}, filter={"kind": "base", "top_p": 0.9}) == {
         "eft": {"coefficients": {"base": 1, "helpful": 0.5}, "filter": {"kind": "base", "top_p": 0.9}}
     }
@@ -109,6 +110,7 @@ def test_the_openai_client_gets_the_same_body() -> None:
         ({"amplify": -math.inf}, "amplify"),
         ({"filter": {"kind": "base", "top_p": math.nan}}, "filter.top_p"),
         ({"filter": "base"}, "filter must be"),
+        ({"report": 1}, "report must be True or False"),
         ({"coefficients": {"base": math.nan}}, "coefficients.base"),
         ({"temperature": math.nan}, "cannot be written as JSON"),
         ({"stop": {1, 2}}, "cannot be written as JSON"),
@@ -714,10 +716,11 @@ def test_signatures_stay_as_they_are(face: str) -> None:
         )
 
     asked = "*model=None *weights=None *scale=None *amplify=None *filter=UNSET *coefficients=None"
-    assert names("chat") == names("stream") == f"messages {asked} **options"
-    assert names("complete") == f"prompt {asked} **options"
-    assert names("chat_many") == f"chats *at_once=None {asked} **options"
-    assert names("complete_many") == f"prompts *at_once=None {asked} **options"
+    report = f"{asked} *report=False"
+    assert names("chat") == names("stream") == f"messages {report} **options"
+    assert names("complete") == f"prompt {report} **options"
+    assert names("chat_many") == f"chats *at_once=None {report} **options"
+    assert names("complete_many") == f"prompts *at_once=None {report} **options"
     assert names("answer_many") == "calls *at_once=None"
     assert names("score") == f"items {asked} *members=True **options"
     assert names("explain") == f"messages=None *prompt=None *completion=None {asked} **options"

@@ -12,7 +12,8 @@ import torch
 from eft_server.behaviour.coefficients import BASE_FILTER, EXPERT_FILTER
 from eft_server.behaviour.equation import blend
 from eft_server.engine.worker.columns import split_vectors
-from eft_server.engine.worker.v2 import blending
+from eft_server.engine.worker.measures.reporting import compare
+from eft_server.engine.worker.v2 import blending, report_kernels
 from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, SharedIds, score, score_blended
 
 from .interpreted import patch_once
@@ -28,6 +29,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of a few hundred ids then takes several, as a real one does."""
     monkeypatch.setattr(blending, "BLOCK", 128)
     monkeypatch.setattr(blending, "NUCLEUS_BLOCK", 512)
+    monkeypatch.setattr(report_kernels, "BLOCK", 128)
 
 
 @pytest.fixture(autouse=True)
@@ -366,3 +368,29 @@ def test_scores_need_no_member_that_no_vector_reads() -> None:
     found = score(SharedIds.of(300, [], CPU), logits, vectors_KW, targets_R)
     torch.testing.assert_close(found.chosen[0], scored_in_torch(base_RV + 0.5 * expert_RV, targets_R)[0])
     torch.testing.assert_close(found.chosen[1], scored_in_torch(expert_RV, targets_R)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [90, 301])
+def test_a_report_compares_rows_with_the_bases(size: int, dtype: torch.dtype) -> None:
+    [base_RV] = drawn((size,), 7, dtype)
+    [blended_RV] = drawn((size,), 7, torch.float32)
+    blended_RV[0] = base_RV[0].float()
+    blended_RV[1, : size // 2] = -INFINITE
+    blended_RV[2] = base_RV[2].float() + 40
+    blended_RV[3, [8, 80]] = base_RV[3, [80, 8]] = 50  # Of equals, the first.
+    base_RV[4, 5] = -INFINITE  # What the base never says is infinitely far from it.
+    blended_RV[5, :] = -INFINITE
+    blended_RV[5, 7] = 3
+    base_RV[6, 9] = blended_RV[6, 9] = -INFINITE
+    rows = [6, 0, 2, 5, 1, 3, 4]
+    rows_N = torch.tensor(rows, dtype=torch.int32)
+    found = report_kernels.compare(blended_RV, rows_N, base_RV[rows])
+    exact = compare(blended_RV[rows].double(), base_RV[rows])
+    torch.testing.assert_close(found, exact.float(), atol=1e-5, rtol=1e-5)
+    assert found[1].tolist() == [0, 0] and found[5, 0] == 0 and found[6, 1] == INFINITE
+
+
+def test_a_report_of_a_broken_row_ends() -> None:
+    blended_RV = torch.full((1, 300), NAN)
+    report_kernels.compare(blended_RV, torch.zeros(1, dtype=torch.int32), torch.zeros(1, 300))

@@ -15,7 +15,7 @@ from vllm.config import CUDAGraphMode
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 
 from eft_server.engine.worker.member_inputs import Inputs
-from eft_server.engine.worker.v2 import runner
+from eft_server.engine.worker.v2 import report_kernels, runner
 from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, SharedIds, score
 from eft_server.engine.worker.v2.graphs import GraphBatch, GraphInputs, GraphPart
 
@@ -42,7 +42,7 @@ def compile_only() -> None:
 
 
 def launch_all() -> None:
-    """Plain, filtered and scored rows of three members, and the vectors of a step."""
+    """Plain, filtered, scored and reported rows of three members, and the vectors of a step."""
     logits_M = [torch.empty(2, size, dtype=torch.bfloat16) for size in (SIZE, SIZE - 128, SIZE - 128)]
     vocabulary = SharedIds.of(SIZE, range(SIZE - 399, SIZE), CPU)
     vectors_RW = torch.zeros(2, 8)
@@ -57,6 +57,7 @@ def launch_all() -> None:
     logits = [Logits(member, logits_RV) for member, logits_RV in enumerate(logits_M)]
     score(vocabulary, logits, vectors_RW, torch.zeros(2, dtype=torch.int64))
     slots, starts = torch.zeros(2, dtype=torch.int32), torch.zeros(3, dtype=torch.int32)
+    report_kernels.compare(torch.empty(2, SIZE), slots, torch.empty(2, SIZE))
     fill_graphs()
     runner._spread_kernel[(2,)](vectors_RW, vectors_RW, slots, starts, 8, WIDTH=8, BLOCK=64)
 

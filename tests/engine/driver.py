@@ -247,6 +247,8 @@ def _generate(llm: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         extra = {"eft": coefficients} if coefficients is not None else {}
         if "prompts" in request:
             extra["eft_prompts"] = request.pop("prompts")
+        if request.pop("report", False):
+            extra["eft_report"] = True
         params.append(SamplingParams(**request, extra_args=extra))
     before = _metrics(llm)
     outputs = llm.generate(prompts, params, use_tqdm=False)
@@ -310,6 +312,7 @@ def _plain(output: Any, metrics: dict[str, float]) -> dict[str, Any]:
                 "finish_reason": choice.finish_reason,
                 "logprobs": _plain_logprobs(choice.logprobs),
                 "drafts": _plain_drafts(choice.spec_decode_metrics),
+                "figures": None if choice.routed_experts is None else choice.routed_experts.tolist(),
             }
             for choice in output.outputs
         ],

@@ -59,6 +59,8 @@ def test_the_kernels_compile_for_a_gpu_and_move_sixteen_bytes_at_a_time(tmp_path
         "filter_kernel",
         "score_kernel",
         "scored_kernel",
+        "compare_kernel",
+        "compared_kernel",
         "_fill_kernel",
         "_spread_kernel",
     }

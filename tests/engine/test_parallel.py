@@ -17,6 +17,7 @@ from .reference import Reference
 from .small_family import SHARED, Running
 from .test_adapters import ALL
 from .test_composite import check, greedy, prompt
+from .test_reports import check_reports
 from .test_scoring import check_scores, score
 
 pytestmark = pytest.mark.engine
@@ -99,6 +100,14 @@ def spread(request: pytest.FixtureRequest, folder: Path) -> Iterator[Running]:
 
 def test_two_ranks_equal_the_reference_with_mixed_weights(spread: Running) -> None:
     check(spread, [greedy(prompt(300 + i, 5 + 25 * i), setting, 8) for i, setting in enumerate(SETTINGS)])
+
+
+def test_reports_of_two_ranks_are_the_composites(spread: Running) -> None:
+    requests = [
+        greedy(prompt(390 + i, 5 + 25 * i), setting, 6, report=i % 3 != 2)
+        for i, setting in enumerate(SETTINGS)
+    ]
+    check_reports(spread, requests)
 
 
 def test_prompt_logprobs_of_two_ranks_are_the_composites(spread: Running) -> None:

@@ -10,6 +10,7 @@ from eft_server.behaviour.equation import blend
 from eft_server.bench.launches import Launches
 from eft_server.engine.worker import rows
 from eft_server.engine.worker.columns import counting, split_vectors
+from eft_server.engine.worker.measures.reporting import compare
 from eft_server.engine.worker.rows import RowBlender
 from eft_server.engine.worker.v2.blending import SharedIds
 from eft_server.engine.worker.v2.rows import KernelBlender, Needs
@@ -107,6 +108,35 @@ def test_many_rows_are_blended_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(whole, in_parts)
 
 
+REPORTED = [[BASE] * 3, [ALONE] * 3, [UP_SCALED] * 3, [BY_EXPERT, ALONE, BY_BASE], [ALONE, BASE, ALONE]]
+
+
+@pytest.mark.parametrize("reporting", [[True, False, True], [True] * 3], ids=["some", "all"])
+@pytest.mark.parametrize("vectors", REPORTED, ids=["base", "alone", "alike", "filtered", "mixed"])
+def test_a_report_runs_the_bases_head_on_its_rows_and_no_others(
+    vectors: list[tuple[float, ...]], reporting: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, heads, hidden_M = Heads(), Heads(), hidden(3)
+    vector_RW = torch.tensor(vectors)
+    expected = RowBlender(silent.all, UNSHARED, SIZES[0]).blend(hidden_M, vector_RW)  # type: ignore[arg-type]
+    for at_once in (3, 1):
+        heads.asked = [0] * 4
+        monkeypatch.setattr(rows, "rows_at_once", lambda _, at_once=at_once: at_once)
+        blender = RowBlender(heads.all, UNSHARED, SIZES[0])  # type: ignore[arg-type]
+        blender.reporting_R = torch.tensor(reporting)
+        found = blender.blend(hidden_M, vector_RW)
+        assert found is not None and expected is not None
+        assert torch.equal(found, expected)
+        base_rows = sum(counting(v)[0] or asks for v, asks in zip(vectors, reporting, strict=True))
+        assert heads.asked == [base_rows, *silent.asked[1:]]
+        figures = blender.take_figures()
+        base_RV = Heads().of(0)(hidden_M[0])  # type: ignore[operator]
+        assert figures is not None
+        assert torch.equal(figures, compare(expected[reporting], base_RV[reporting]))
+        blender.blend(hidden_M, vector_RW)
+        assert blender.take_figures() is None, "the next rows are not compared"
+
+
 def test_off_the_first_rank_every_head_is_asked_all_the_same() -> None:
     """A head that is sharded waits for the parts of all ranks."""
     asked = []
@@ -158,3 +188,30 @@ def test_no_more_memory_than_two_rows_of_floats_and_one_members_logits(
     assert launches.waits == 0
     # What kernels note of each block of ids is some hundredths.
     assert launches.peak_bytes <= 1.03 * count * size * (2 * 4 + dtype.itemsize)
+
+
+@pytest.mark.parametrize("filtered", [False, True], ids=["plain", "filtered"])
+@pytest.mark.parametrize("reporting", [[3], range(37)], ids=["one", "all"])
+def test_a_report_costs_three_launches_a_row_of_floats_and_no_wait(
+    reporting: Sequence[int], *, filtered: bool
+) -> None:
+    count, size, members = 37, 20_000, 3
+    heads = [lambda states: states.new_zeros((len(states), size)) for _ in range(members)]
+    blender = KernelBlender(heads, SharedIds.of(size, range(100), torch.device("cpu")))
+    vector = [0.5, 0.5, 0.5, 1.0, -1.0, 0.0, float(filtered), 0.9]
+    costs = []
+    for asks_R in (None, np.isin(np.arange(count), reporting)):
+        needs = Needs(np.ones((count, members), dtype=bool), np.full(count, filtered), asks_R)
+        blender.needs = lambda _, needs=needs: needs
+        launches = Launches()
+        with launches, launches.of_our_kernels(run=False):
+            assert (
+                blender.blend([torch.zeros((count, 8))] * members, torch.tensor([vector] * count)) is not None
+            )
+        figures = blender.take_figures()
+        assert (figures is None) == (asks_R is None)
+        costs.append(launches)
+        assert launches.waits == 0
+    without, with_report = costs
+    assert with_report.count == without.count + 3
+    assert with_report.peak_bytes - without.peak_bytes <= 1.03 * len(reporting) * size * 4

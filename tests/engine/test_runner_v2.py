@@ -20,9 +20,10 @@ pytestmark = pytest.mark.engine
 def test_memory_is_measured_with_the_most_that_a_step_may_ask_for(
     requests: int, drafts: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Filters on every row, all members, as many rows as drafts bring, a prompt's rows, and a chunk of scores."""
+    """Filters on every row, all members, as many rows as drafts bring, reports, a prompt's rows, a chunk of scores."""
     asked: list[tuple[str, int, bool]] = []
     usual: list[list[list[bool]]] = []
+    reported: list[tuple[int, bool]] = []
     state: Any = EftModelState.__new__(EftModelState)
     state._of_step, state._of_samples = ((True,) * 3, False), None
     state._manifest = SimpleNamespace(defaults=(1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0))
@@ -31,6 +32,8 @@ def test_memory_is_measured_with_the_most_that_a_step_may_ask_for(
         needs = state.needs(len(hidden_RC))
         if state._of_samples is not None:
             usual.append(needs.counting_RM.tolist())
+            if needs.reporting_R is not None:
+                reported.append((int(needs.reporting_R.sum()), bool(needs.filtered_R.all())))
             return
         assert needs.counting_RM.all()
         asked.append(("logits", len(hidden_RC), bool(needs.filtered_R.all())))
@@ -55,6 +58,7 @@ def test_memory_is_measured_with_the_most_that_a_step_may_ask_for(
         vocabulary=152_064,
         compute_logits=compute_logits,
         score=score,
+        blender=SimpleNamespace(take_figures=lambda: None),
     )
     runner._dummy_sampler_run(torch.zeros((requests, 1)))
     assert asked == [
@@ -66,6 +70,7 @@ def test_memory_is_measured_with_the_most_that_a_step_may_ask_for(
     for rows_alike in ([True, False, False], [False, False, True], [True, True, True]):
         assert [rows_alike, rows_alike] in usual, "its kernels are compiled before requests wait for them"
     assert [[True, False, False], [True, True, True]] in usual
+    assert reported == [(requests * (1 + drafts), True), (2, False), (1, False)]
     assert not state.needs(1).filtered_R.any(), "requests are not measured"
 
 

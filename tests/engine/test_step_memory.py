@@ -14,13 +14,15 @@ REPORT: Any = SimpleNamespace(vocabulary=SimpleNamespace(size=50_000), members=(
 ROW = 50_000 * 4
 
 
-def test_on_gpus_it_is_three_rows_of_floats_for_each_row() -> None:
-    assert logits_bytes(1024, 152_064, 7, kernels=True) == 3 * 1024 * 152_064 * 4
+def test_on_gpus_it_is_three_rows_of_floats_for_each_row_and_one_more_for_reports() -> None:
+    row = 152_064 * 4
+    assert logits_bytes(1024, 152_064, 7, kernels=True, sampled=False) == 3 * 1024 * row
+    assert logits_bytes(1024, 152_064, 7, kernels=True, sampled=True) == 4 * 1024 * row
 
 
 def test_on_cpus_all_members_logits_lie_side_by_side_but_of_some_rows() -> None:
-    assert logits_bytes(16, 50_000, 3, kernels=False) == 16 * ROW * (1 + 15)
-    assert logits_bytes(1024, 50_000, 3, kernels=False) == (1024 + 15 * 335) * ROW
+    assert logits_bytes(16, 50_000, 3, kernels=False, sampled=True) == 16 * ROW * (1 + 15)
+    assert logits_bytes(1024, 50_000, 3, kernels=False, sampled=True) == (1024 + 15 * 335) * ROW
 
 
 def test_options_say_how_many_requests_drafts_and_tokens_there_are() -> None:
@@ -39,7 +41,7 @@ def test_vllms_defaults_for_servers_count_otherwise() -> None:
     assert found.requests >= 128
     assert found.tokens >= 2048
     assert found.drafted is None
-    assert found.sampled == logits_bytes(found.requests, 50_000, 3, kernels=False)
+    assert found.sampled == logits_bytes(found.requests, 50_000, 3, kernels=False, sampled=True)
 
 
 @pytest.mark.parametrize("size", [0, -1, "abc", 2.5])

@@ -211,7 +211,7 @@ TABLE: dict[str, list[Row]] = {
         *has(CHOICE, "index", "finish_reason", "stop_reason"),
     ],
     "api/serving/metrics.py": [
-        *has(CHOICE, "spec_decode_metrics"),
+        *has(CHOICE, "spec_decode_metrics", "routed_experts"),
         *has("vllm.v1.metrics.stats.RequestSpecDecodeMetrics", "num_draft_tokens", "histogram"),
     ],
     "api/serving/echoes.py": [
@@ -671,7 +671,22 @@ TABLE: dict[str, list[Row]] = {
         *asks_for("vllm.v1.request.Request.update_block_hashes", "_block_hasher", "block_hashes"),
         *asks_for("vllm.v1.core.kv_cache_manager.KVCacheManager", "skip_reading_prefix_cache"),
     ],
-    "engine/worker/scoring.py": takes(
+    # Fields of vLLM's that have room for figures, on whose way they are copied, sent, added up and cut.
+    "engine/worker/measures/reporting.py": [
+        *has("vllm.v1.worker.gpu.sample.output.SamplerOutput", "sampling_mask_tensors"),
+        *asks_for("vllm.v1.worker.gpu.async_utils.AsyncOutput.__init__", "to_cpu_nonblocking"),
+        *asks_for("vllm.v1.worker.gpu.async_utils.AsyncOutput.get_output", "tolists", "sampling_masks"),
+        *has("vllm.v1.outputs.ModelRunnerOutput", "sampling_masks"),
+        *asks_for("vllm.v1.core.sched.scheduler.Scheduler.update_from_output", "return_sampling_mask"),
+        *has("vllm.v1.engine.EngineCoreOutput", "routed_experts"),
+        *asks_for("vllm.v1.engine.output_processor.RequestState", "routed_experts_chunks"),
+        *asks_for(
+            "vllm.v1.engine.output_processor.OutputProcessor._trim_surplus_tokens", "routed_experts_chunks"
+        ),
+        *asks_for("vllm.outputs.RequestOutput.add", "routed_experts"),
+        *has(ARGUMENTS, "enable_return_routed_experts", "return_sampling_mask"),
+    ],
+    "engine/worker/measures/scoring.py": takes(
         "vllm.v1.outputs.LogprobsTensors", "logprob_token_ids, logprobs, selected_token_ranks"
     ),
     "engine/launcher/step_memory.py": has(ARGUMENTS, "max_num_batched_tokens", "max_num_seqs"),
@@ -701,10 +716,11 @@ BY_TYPES_ALONE = {
     *(
         "engine/worker/v2/blend_kernels.py",
         "engine/worker/v2/blending.py",
+        "engine/worker/v2/report_kernels.py",
         "engine/bounds.py",
         "engine/message.py",
     ),
-    "engine/worker/explaining.py",
+    "engine/worker/measures/explaining.py",
     "engine/worker/v2/rows.py",
 }
 """Files that import of vLLM, and rely on nothing but what types know."""

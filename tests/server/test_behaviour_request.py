@@ -12,7 +12,7 @@ from eft_server.behaviour.request import BehaviourRequest, TextBehaviourRequest
 from eft_server.errors import BehaviourError
 
 REQUESTS = [ChatRequest, ResponseRequest, ScoreRequest, TextRequest]
-FIELDS = ["weights", "scale", "amplify", "filter", "coefficients"]
+FIELDS = ["weights", "scale", "amplify", "filter", "coefficients", "report"]
 
 
 @pytest.mark.parametrize("request_type", REQUESTS, ids=lambda each: each.__name__)
@@ -37,6 +37,7 @@ def test_what_the_client_sends_is_parsed_as_it_was_given() -> None:
         "amplify": 0.5,
         "filter": {"kind": "base", "top_p": 0.9},
         "coefficients": {"base": 1},
+        "report": True,
     }
     assert BehaviourRequest.read(eft_body(**given)["eft"]).model_dump() == given
 
@@ -52,6 +53,8 @@ def test_what_the_client_sends_is_parsed_as_it_was_given() -> None:
         ({"filter": 1}, "eft.filter", "must be an object with kind and top_p, not 1"),
         ({"coefficients": 1}, "eft.coefficients", "must be an object of numbers by member, not 1"),
         ({"scale": None}, "eft.scale", "must be a number, not null"),
+        ({"report": None}, "eft.report", "must be true or false, not null"),
+        ({"report": 1}, "eft.report", "must be true or false, not 1"),
         ({"scale": "x", "rude": 1}, "eft.rude", "unknown key 'rude'; known: weights, scale, amplify"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -206,6 +207,25 @@ def test_both_forms_at_once_are_refused():
 @pytest.mark.parametrize(("eft", "xargs"), [({}, None), ({"scale": 1}, None), (None, {"eft.scale": 1})])
 def test_a_plain_member_takes_no_weights(eft, xargs):
     assert "takes no weights" in str(refusal(eft, xargs, model="fam/helpful"))
+
+
+@pytest.mark.parametrize("model", ["fam", "calm", "fam/helpful", "fam:scale=0.5"])
+def test_a_report_may_be_asked_for_beside_any_model(model):
+    plain = BEHAVIOURS.resolve(model)
+    for report in (True, False):
+        for eft, xargs in (({"report": report}, None), (None, {"eft.report": report})):
+            assert BEHAVIOURS.resolve(model, eft, xargs) == replace(plain, report=report)
+
+
+def test_the_base_is_read_for_a_report_even_where_it_does_not_contribute():
+    asked = [BEHAVIOURS.resolve("fam/helpful", {"report": report}) for report in (False, True)]
+    places = [set(resolved.counting) for resolved in asked]
+    assert (0 in places[0], places[1]) == (False, places[0] | {0})
+
+
+def test_a_report_does_not_make_weights_acceptable_to_a_member():
+    assert refusal({"report": True, "scale": 1}, model="fam/helpful").param == "eft"
+    assert refusal({"report": True, "scale": 1}, model="fam:scale=0.5").param == "eft"
 
 
 @given(st.text())

@@ -25,6 +25,7 @@ EXAMPLE: dict[str, Any] = {"weights": {"helpful": 0.7, "harmless": 0.3}, "scale"
 
 _FLAT_PREFIX = "eft."
 _NO_FILTER = Filter(kind="expert", top_p=1.0)
+_REPORT = frozenset({"report"})
 
 
 def _number(value: Any) -> float:
@@ -48,8 +49,15 @@ def _numbers(value: Any) -> dict[Any, float]:
     return dict(value)
 
 
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise PydanticCustomError("bool_type", "")
+    return value
+
+
 # Not run on the default: a field may be absent (None), but not null.
 _Factor = Annotated[float | None, PlainValidator(_number), WithJsonSchema({"type": "number"})]
+_Flag = Annotated[bool | None, PlainValidator(_flag), WithJsonSchema({"type": "boolean"})]
 _Numbers = Annotated[
     dict[Any, float] | None,
     PlainValidator(_numbers),
@@ -87,6 +95,11 @@ class BehaviourRequest(BaseModel):
         description="Any linear combination of the members' logits, if the operator allows it. It replaces all of "
         "the above except a base filter.",
     )
+    report: _Flag = Field(
+        default=None,
+        description="Whether the answer tells what the experts changed, beside the base: the share of generated tokens "
+        "at which the likeliest one is another, and the mean KL divergence. Default: false.",
+    )
     _place: str = PrivateAttr(default="eft")
 
     @classmethod
@@ -100,7 +113,7 @@ class BehaviourRequest(BaseModel):
 
     @classmethod
     def read_flat(cls, xargs: Any) -> Self:
-        """Read the flat form of `vllm_xargs`: eft.<expert>, eft.scale, eft.amplify, eft.filter and eft.top_p.
+        """Read the flat form of `vllm_xargs`: eft.<expert>, eft.scale, eft.filter and the like.
 
         Raises:
             BehaviourError: As for `read`.
@@ -110,10 +123,12 @@ class BehaviourRequest(BaseModel):
         weights: dict[str, Any] = {}
         for key, value in xargs.items():
             if not isinstance(key, str) or not key.startswith(_FLAT_PREFIX):
-                known = "eft.<expert>, eft.scale, eft.amplify, eft.filter and eft.top_p"
+                known = "eft.<expert>, eft.scale, eft.amplify, eft.filter, eft.top_p and eft.report"
                 raise BehaviourError(f"unknown key {shown(key)}; known: {known}", _path("vllm_xargs", key))
             weights[key.removeprefix(_FLAT_PREFIX)] = value
-        given: dict[str, Any] = {key: weights.pop(key) for key in ("scale", "amplify") if key in weights}
+        given: dict[str, Any] = {
+            key: weights.pop(key) for key in ("scale", "amplify", "report") if key in weights
+        }
         kind, top_p = weights.pop("filter", None), weights.pop("top_p", None)
         if kind is not None or top_p is not None:
             given["filter"] = {"kind": kind, "top_p": top_p}
@@ -127,6 +142,11 @@ class BehaviourRequest(BaseModel):
             BehaviourError: As for `read`; or something is named twice.
         """
         return cls._read(model_name.behaviour_in(text), model_name.PLACE)._with_null_as_no_filter()
+
+    @property
+    def is_behaviour(self) -> bool:
+        """Whether it says more than whether there is to be a report."""
+        return self.model_fields_set != _REPORT
 
     @property
     def place(self) -> str:
@@ -189,6 +209,8 @@ def _words(problem: ErrorDetails, model: type[BehaviourRequest]) -> str:
         case "model_type":
             content = "kind and top_p" if key == "filter" else ", ".join(keys)
             words = f"must be an object with {content}, not {shown(value)}"
+        case "bool_type":
+            words = f"must be true or false, not {shown(value)}"
         case "finite_number":
             words = f"must be a finite number, not {value}"
         case "greater_than_equal" | "less_than_equal":

@@ -36,6 +36,7 @@ class Resolved:
         coefficients: The coefficients that the engine computes with.
         plain: Whether a single member answers.
         own_coefficients: The request's coefficients by member, if it gave them instead of weights.
+        report: Whether the answer tells what differs from the base.
     """
 
     model: str
@@ -47,6 +48,12 @@ class Resolved:
     coefficients: Coefficients
     plain: bool = False
     own_coefficients: dict[str, float] | None = None
+    report: bool = False
+
+    @property
+    def counting(self) -> frozenset[int]:
+        """The places of the members that are read for it: those that contribute, and the base for a report."""
+        return self.coefficients.counting | ({0} if self.report else set())
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,8 @@ class Behaviours:
             eft: The JSON value of the field ``eft``: ``{"weights": {expert: number}, "scale": number,
                 "amplify": number, "filter": {"kind", "top_p"}}``. Weights replace the model's as a whole: an
                 expert that is not named counts as 0. Absent keys take the model's values. Or ``{"coefficients":
-                {member: number}}``, beside which only a base filter is allowed.
+                {member: number}}``, beside which only a base filter is allowed. Beside any, and for a member as well,
+                ``{"report": true}``.
             xargs: The same without coefficients, in the flat form of ``vllm_xargs``:
                 ``{"eft.<expert>": number, "eft.scale": number, …}``.
 
@@ -113,22 +121,23 @@ class Behaviours:
             if asked is not None:
                 raise BehaviourError("give weights either in eft or in vllm_xargs, not in both", "eft")
             asked = BehaviourRequest.read(eft)
+        report = bool(asked and asked.report)
         if served in self._members:
-            if asked is not None or in_name is not None:
+            if (asked is not None and asked.is_behaviour) or in_name is not None:
                 message = (
                     f"{shown(served)} is a single member and takes no weights; use {self._config.name!r}"
                 )
                 raise BehaviourError(message, asked.place if asked else model_name.PLACE)
-            return self._plain(served)
+            return replace(self._plain(served), report=report)
         if in_name is not None:
-            if asked is not None and asked.model_fields_set:
+            if asked is not None and asked.model_fields_set and asked.is_behaviour:
                 message = f"give weights either in {asked.place} or in the model's name, not in both"
                 raise BehaviourError(message, asked.place)
             asked = BehaviourRequest.read_name(in_name)
         asked = asked or BehaviourRequest()
         if asked.coefficients is not None:
-            return self._combination(served, asked, asked.coefficients)
-        resolved = self._composite(served, asked)
+            return replace(self._combination(served, asked, asked.coefficients), report=report)
+        resolved = replace(self._composite(served, asked), report=report)
         return resolved if in_name is None else self._named(resolved)
 
     def served_models(self) -> list[ServedModel]:

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
-from eft_server.engine.worker.v2 import blending
+from eft_server.engine.worker.v2 import blending, report_kernels
 
 NUCLEUS_PASSES = 17
 """Largest number of reads of a row in which `nucleus_kernel` finds its threshold; usually it needs a few."""
@@ -46,19 +46,19 @@ class Launches(TorchDispatchMode):
 
     @contextlib.contextmanager
     def of_our_kernels(self, *, run: bool) -> Iterator[None]:
-        """Also count the kernels of `engine.worker.v2.blending`.
+        """Also count the kernels of `engine.worker.v2.blending` and `report_kernels`.
 
         Args:
             run: whether to launch them. The counts do not depend on it.
         """
-        originals = {name: getattr(blending, name) for name in _MOVED_BYTES}
+        originals = {name: getattr(_module_of(name), name) for name in _MOVED_BYTES}
         for name, kernel in originals.items():
-            setattr(blending, name, _Counted(self, name, kernel, run))
+            setattr(_module_of(name), name, _Counted(self, name, kernel, run))
         try:
             yield
         finally:
             for name, kernel in originals.items():
-                setattr(blending, name, kernel)
+                setattr(_module_of(name), name, kernel)
 
     @override
     def __torch_dispatch__(
@@ -81,6 +81,10 @@ class Launches(TorchDispatchMode):
             self._live[key] = storage.nbytes()
             weakref.finalize(storage, self._live.pop, key, None)
             self.peak_bytes = max(self.peak_bytes, sum(self._live.values()))
+
+
+def _module_of(kernel: str) -> Any:
+    return report_kernels if kernel.startswith("compare") else blending
 
 
 def _is_free(func: Any, given: list[torch.Tensor], made: list[torch.Tensor]) -> bool:
@@ -133,4 +137,9 @@ _MOVED_BYTES: dict[str, Callable[[tuple[int, ...], Mapping[str, Any]], int]] = {
     "nucleus_kernel": lambda grid, given: NUCLEUS_PASSES * 4 * grid[0] * given["vocabulary"],
     # Two rows are read, one is written.
     "filter_kernel": lambda grid, given: 3 * 4 * grid[0] * given["vocabulary"],
+    # A row and the base's; then seven numbers a block.
+    "compare_kernel": lambda grid, given: (
+        grid[0] * given["vocabulary"] * (4 + given["base_ptr"].element_size())
+    ),
+    "compared_kernel": lambda grid, given: 7 * 4 * grid[0] * given["blocks"],
 }

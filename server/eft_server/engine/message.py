@@ -25,6 +25,7 @@ SEPARATOR = "@"
 
 _PROMPTS_KEY = "eft_prompts"
 _SCORING_KEY = "eft_scoring"
+_REPORT_KEY = "eft_report"
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,8 @@ def extra_args(
     numbers: Sequence[float],
     prompts: Sequence[Sequence[int]] | None = None,
     scoring: Scoring | None = None,
+    *,
+    report: bool = False,
 ) -> dict[str, Any]:
     """A request's `SamplingParams.extra_args`, for `EngineRequest.read`.
 
@@ -217,6 +220,7 @@ def extra_args(
         numbers: its vector, `Coefficients.numbers`.
         prompts: the per-member prompts, unless all members read the engine's.
         scoring: the tokens to score, if any.
+        report: whether to compare the rows of its tokens with the base's.
     """
     written: dict[str, Any] = {KEY: list(numbers)}
     if prompts is not None:
@@ -229,6 +233,8 @@ def extra_args(
         }
         if scoring.explaining is not None:
             written[_SCORING_KEY]["explaining"] = asdict(scoring.explaining)
+    if report:
+        written[_REPORT_KEY] = True
     return written
 
 
@@ -241,8 +247,9 @@ class EngineRequest:
         prompts: the per-member prompts, None if all members read the same.
         scoring: the tokens to score, None if there are none.
         counting: by member, whether it contributes to the sampled tokens.
-        reading: by member, whether it contributes to any row of the request.
+        reading: by member, whether it contributes to any row of the request, or is compared with them.
         needed: by member, whether it has to run for the request: members that contribute, and one that drafts.
+        reporting: whether the rows of its tokens are compared with the base's.
     """
 
     vector: tuple[float, ...]
@@ -251,6 +258,7 @@ class EngineRequest:
     counting: tuple[bool, ...]
     reading: tuple[bool, ...]
     needed: tuple[bool, ...]
+    reporting: bool = False
 
     @classmethod
     def read(cls, extra_args: Mapping[str, Any] | None, manifest: Manifest) -> "EngineRequest":
@@ -263,10 +271,12 @@ class EngineRequest:
         vector = vector_of(extra_args, manifest.width)
         scoring = scoring_of(extra_args, manifest.width)
         vectors = (vector,) if scoring is None else (vector, *scoring.vectors)
+        reporting = bool((extra_args or {}).get(_REPORT_KEY))
         reading = _reading(vectors)
+        reading = (reading[0] or reporting, *reading[1:])
         drafting = manifest.place(manifest.draft) if manifest.draft is not None else None
         needed = tuple(reads or place == drafting for place, reads in enumerate(reading))
-        return cls(vector, _prompts_of(extra_args), scoring, counting(vector), reading, needed)
+        return cls(vector, _prompts_of(extra_args), scoring, counting(vector), reading, needed, reporting)
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:

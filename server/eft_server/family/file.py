@@ -35,7 +35,7 @@ MAX_EXPERTS = 32
 MAX_ALIASES = 128
 MAX_BOUND = 1000.0
 
-_RESERVED = frozenset({BASE, "scale", "amplify", "filter", "top_p", "coefficients"})
+_RESERVED = frozenset({BASE, "scale", "amplify", "filter", "top_p", "coefficients", "report"})
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Number = Annotated[float, Field(ge=-MAX_BOUND, le=MAX_BOUND, allow_inf_nan=False)]

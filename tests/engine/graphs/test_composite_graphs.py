@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .. import test_composite, test_prompts, test_scoring
+from .. import test_composite, test_prompts, test_reports, test_scoring
 from ..checkpoints import write_checkpoint
 from ..driver import Engine
 from ..reference import Reference
@@ -36,6 +36,7 @@ TESTS = [
     test_composite.test_a_non_finite_request_leaves_nothing_behind_in_the_cache,
     test_composite.test_a_non_finite_request_fails_alone,
     test_prompts.test_chunks_cut_through_the_difference,
+    test_reports.test_a_mixed_batch_reports_on_those_that_ask,
 ]
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from vllm import AsyncEngineArgs
 from vllm.config import VllmConfig
 from vllm.logprobs import FlatLogprobs, Logprob
@@ -135,6 +136,9 @@ class FakeEngine:
                 continue
             span = token_ids[:count] if whole else token_ids[count - 1 : count]
             choices = [self._choice(i, span, params, finished, failed) for i in range(params.n)]
+            if "eft_report" in (params.extra_args or {}) and finished:
+                for choice in choices:  # vLLM gives them with the last token, for all of them.
+                    choice.routed_experts = np.array([[choice.index % 2, 0.25]] * count, dtype=np.float32)
             prompt_logprobs = None
             if "eft_scoring" in (params.extra_args or {}):
                 prompt_logprobs = self._scores(params.extra_args["eft_scoring"])

@@ -15,10 +15,12 @@ from eft_server.api.requests.grammar_trial import trial_compile
 from eft_server.api.requests.openapi import json_body
 from eft_server.api.requests.reasoning import require_readable
 from eft_server.api.requests.schemas import ResponseRequest
+from eft_server.api.serving.current import current
 from eft_server.api.serving.events import event_of
 from eft_server.api.serving.nulls import without_foreign_nulls
 from eft_server.api.serving.service import resolved_fields, service_of
-from eft_server.api.serving.stream import answer, outcome
+from eft_server.api.serving.stream import answer, outcome, reported
+from eft_server.behaviour.report import Report
 
 __all__ = ["PATH", "router"]
 
@@ -28,6 +30,7 @@ router = APIRouter(tags=["generation"])
 
 Events = AsyncGenerator[StreamingResponsesResponse, None]
 
+_LAST = ("response.completed", "response.incomplete")
 _BEFORE_THE_ENGINE = ("response.created", "response.in_progress")
 
 
@@ -54,11 +57,12 @@ async def create_response(raw: Request) -> Response:
 async def _with_text_events(
     call: Awaitable[Any], extra: dict[str, Any]
 ) -> BaseModel | AsyncGenerator[str, None]:
-    """The handler's response, or its events as text, with `extra` in every response object."""
+    """The handler's response, or its events as text, with `extra` in every response object; the last has the report."""
+    report = current().report
     result = await outcome(call)
-    return (
-        _marked(result, extra) if isinstance(result, BaseModel) else _texts(_with_truncation(result), extra)
-    )
+    if isinstance(result, BaseModel):
+        return _marked(result, reported(extra, report))
+    return _texts(_with_truncation(result), extra, report)
 
 
 def _marked(response: Any, extra: dict[str, Any]) -> BaseModel:
@@ -95,14 +99,14 @@ async def _with_truncation(events: Events) -> AsyncGenerator[dict[str, Any], Non
 
 
 async def _texts(
-    events: AsyncGenerator[dict[str, Any], None], extra: dict[str, Any]
+    events: AsyncGenerator[dict[str, Any], None], extra: dict[str, Any], report: Report | None
 ) -> AsyncGenerator[str, None]:
     """Hold back the events that vLLM sends before it calls the engine, so that a refusal keeps its status."""
     held = ""
     try:
         async for event in events:
             if "response" in event:
-                event["response"] |= extra
+                event["response"] |= reported(extra, report) if event["type"] in _LAST else extra
             text = event_of(without_foreign_nulls(event), event["type"])
             if event["type"] in _BEFORE_THE_ENGINE:
                 held += text

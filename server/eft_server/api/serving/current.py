@@ -10,6 +10,7 @@ from uuid import uuid4
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eft_server.behaviour.report import Report
 from eft_server.behaviour.resolve import Resolved
 
 __all__ = ["CurrentRequest", "RequestScope", "current"]
@@ -29,6 +30,7 @@ class CurrentRequest:
         counting: The places of the members that contribute to it; None before they are known.
         member_prompts: Its per-member prompts, by place; other members read the shared prompt.
         rendered: Every member's prompt as token ids, which accompany the engine's prompt; None if all read the same.
+        report: What its tokens tell, if it asks for that.
     """
 
     id: str = field(default_factory=lambda: f"req_{uuid4().hex}")
@@ -37,6 +39,7 @@ class CurrentRequest:
     counting: frozenset[int] | None = None
     member_prompts: Mapping[int, Any] = field(default_factory=dict)
     rendered: Sequence[Sequence[int]] | None = None
+    report: Report | None = None
 
 
 _current: ContextVar[CurrentRequest] = ContextVar("current")

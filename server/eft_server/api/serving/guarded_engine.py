@@ -65,6 +65,8 @@ class Guarded:
         allowed = frozenset(sampling_params.allowed_token_ids or ())
         self._require_choice(request, allowed)
         key, sequences = current().key, sampling_params.n
+        if (report := current().report) is not None:
+            report.choices += sequences
         each = len(prompt["prompt_token_ids"]) + (sampling_params.max_tokens or 0)
         if self._salted:
             salt = f"{key}:{prompt.get('cache_salt') or ''}"
@@ -131,7 +133,7 @@ def _weighed(prompt: Any, sampling_params: SamplingParams) -> tuple[Any, Samplin
         raise RuntimeError("a request reached the engine without its coefficients or per-member prompts")
     weighed = copy(sampling_params)
     weighed.extra_args = (weighed.extra_args or {}) | extra_args(
-        request.resolved.coefficients.numbers, prompts
+        request.resolved.coefficients.numbers, prompts, report=request.resolved.report
     )
     return own, weighed
 

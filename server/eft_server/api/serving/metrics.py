@@ -1,14 +1,15 @@
-"""What /metrics tells of generations: how many by model name, the weights asked for, drafted and accepted tokens."""
+"""What /metrics tells of generations: how many by model name, weights, drafted and accepted tokens, and reports."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any
 
 from prometheus_client import Counter, Histogram
 from vllm.engine.protocol import EngineClient
-from vllm.outputs import RequestOutput
+from vllm.outputs import CompletionOutput, RequestOutput
 
 from eft_server.api.serving.current import current
 from eft_server.api.serving.guarded_engine import Guarded
+from eft_server.behaviour.report import Report
 from eft_server.behaviour.resolve import Resolved
 
 __all__ = ["Counting"]
@@ -31,6 +32,20 @@ _DRAFTED = Counter(
 )
 _ACCEPTED = Counter(
     "eft:accepted_tokens", "Proposed tokens that were accepted, by requested model name.", ["model"]
+)
+_CHANGED = Histogram(
+    "eft:report_changed",
+    "Share of a text's generated tokens whose likeliest choice is not the base's, by requested model name; of requests "
+    "with eft.report.",
+    ["model"],
+    buckets=[0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1],
+)
+_KL = Histogram(
+    "eft:report_kl",
+    "Mean KL divergence from the base over a text's generated tokens, in nats, by requested model name; of requests "
+    "with eft.report.",
+    ["model"],
+    buckets=[0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10],
 )
 
 
@@ -64,13 +79,13 @@ class Counting:
 
     def generate(self, *args: Any, **options: Any) -> AsyncGenerator[RequestOutput, None]:
         """Generate as the engine does, and count under the model that the current request names."""
-        resolved = current().resolved
+        resolved, report = current().resolved, current().report
         outputs = self._engine.generate(*args, **options)
         model = _count_request(resolved) if resolved else ""
-        return self._counted(outputs, model)
+        return self._counted(outputs, model, report)
 
     async def _counted(
-        self, outputs: AsyncGenerator[RequestOutput, None], model: str
+        self, outputs: AsyncGenerator[RequestOutput, None], model: str, report: Report | None
     ) -> AsyncGenerator[RequestOutput, None]:
         try:
             async for output in outputs:
@@ -78,6 +93,8 @@ class Counting:
                 for choice in output.outputs:
                     if choice.spec_decode_metrics is not None:
                         _count(choice.spec_decode_metrics, model)
+                    if report is not None:
+                        _report(choice, model, report)
                 yield output
         finally:
             await outputs.aclose()
@@ -96,3 +113,17 @@ def _count_request(resolved: Resolved) -> str:
 def _count(metrics: Any, model: str) -> None:
     _DRAFTED.labels(model).inc(metrics.num_draft_tokens)
     _ACCEPTED.labels(model).inc(sum(accepted * steps for accepted, steps in enumerate(metrics.histogram)))
+
+
+def _report(choice: CompletionOutput, model: str, report: Report) -> None:
+    """Take the figures out of a text that is complete, where they arrive; vLLM's handlers would pass them on."""
+    if choice.routed_experts is None:
+        return
+    own = Report()
+    own.add(choice.routed_experts.tolist())
+    choice.routed_experts = None
+    report.add_report(own)
+    if (fields := own.fields) is not None:
+        _CHANGED.labels(model).observe(fields["changed"])
+        if fields["kl"] is not None:
+            _KL.labels(model).observe(fields["kl"])

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import Request
@@ -14,11 +14,18 @@ from vllm.sampling_params import SamplingParams
 from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.errors import from_exception
 from eft_server.api.requests.fields import check_member_prompts
-from eft_server.api.requests.schemas import TextRequest, WeightedRequest
+from eft_server.api.requests.schemas import (
+    ChatRequest,
+    ExplainRequest,
+    ResponseRequest,
+    TextRequest,
+    WeightedRequest,
+)
 from eft_server.api.scoring.token_bytes import TokenBytes
 from eft_server.api.serving.current import current
 from eft_server.api.serving.handlers import Handlers, build_handlers
 from eft_server.api.serving.pulse import Pulse
+from eft_server.behaviour.report import Report
 from eft_server.behaviour.resolve import Behaviours, Resolved
 from eft_server.engine.bounds import BAD_WORD_TOKENS
 from eft_server.errors import BehaviourError
@@ -65,14 +72,20 @@ class Service:
             payload: The request's JSON object, with eft and vllm_xargs in their original form.
 
         Raises:
-            BehaviourError: The model is not served, or the weights are not allowed.
+            BehaviourError: The model is not served, or the weights are not allowed; or a report is asked for where
+                nothing is generated.
         """
         model = payload.get("model") or self.config.name
         eft = self._without_prompts(request, payload.get("eft"))
         resolved = self.behaviours.resolve(model, eft, payload.get("vllm_xargs"))
         request.model = self.config.name
         current_request = current()
-        current_request.resolved, current_request.counting = resolved, resolved.coefficients.counting
+        if resolved.report:
+            self._require_generation(request, payload)
+            current_request.report = Report()
+            # vLLM generates a token even if none is asked for.
+            resolved = replace(resolved, report=payload.get("max_tokens") != 0)
+        current_request.resolved, current_request.counting = resolved, resolved.counting
         _logger.info(
             "%s %s model=%s eft=%s user=%r",
             current_request.id,
@@ -100,6 +113,20 @@ class Service:
         if count > BAD_WORD_TOKENS:
             message = f"bad_words: {count} tokens together are too many; allowed: up to {BAD_WORD_TOKENS}."
             raise ApiError(message, param="bad_words", code="invalid_value")
+
+    @staticmethod
+    def _require_generation(request: WeightedRequest, payload: dict[str, Any]) -> None:
+        """Refuse a report of a request that generates nothing, or whose answer has its figures anyway."""
+        if isinstance(request, ChatRequest | ResponseRequest | TextRequest):
+            return
+        place = "eft.report" if payload.get("eft") else "vllm_xargs.eft.report"
+        if isinstance(request, ExplainRequest):
+            message = "true is not needed: an explanation's summary has these figures; leave it out"
+        else:
+            message = (
+                "true is for requests that generate; nothing is generated here: leave it out, or say false"
+            )
+        raise BehaviourError(message, place)
 
     def _without_prompts(self, request: WeightedRequest, eft: Any) -> Any:
         """Move the per-member prompts from a request's `eft` into the current request."""

@@ -16,10 +16,12 @@ from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.deadlines import Deadline, UnderWay
 from eft_server.api.edge.errors import PROMPT, from_exception, from_vllm
 from eft_server.api.edge.metrics import count_error
+from eft_server.api.serving.current import current
 from eft_server.api.serving.events import event_of, payload_of
 from eft_server.api.serving.nulls import event_without_foreign_nulls, without_foreign_nulls
+from eft_server.behaviour.report import Report
 
-__all__ = ["answer", "outcome"]
+__all__ = ["answer", "outcome", "reported"]
 
 T = TypeVar("T")
 Events = AsyncGenerator[str, None]
@@ -27,6 +29,9 @@ Call = Coroutine[Any, Any, BaseModel | Response | Events]
 
 _DONE = "data: [DONE]\n\n"
 _ERROR_EVENT = 'data: {"error"'
+_END = '"finish_reason":"'
+"""In an event that ends a choice; in a string, its quotes would be escaped."""
+
 _CLIENT_CLOSED = 499
 
 
@@ -35,10 +40,12 @@ async def answer(
 ) -> Response:
     """Run a handler and answer with its result and the fields `extra`; a finished Response is passed on unchanged.
 
-    Errors about the prompt name the field `prompt`. A stream carries `extra` only in its first event. It starts only
-    with that event, so a request that the engine refuses still gets its HTTP status. When the client disconnects, the
+    Errors about the prompt name the field `prompt`. A stream carries `extra` only in its first event, and again, with
+    the report, in the one that ends its last choice, if the current request asks for a report. It starts only with its
+    first event, so a request that the engine refuses still gets its HTTP status. When the client disconnects, the
     engine's work is aborted.
     """
+    report = current().report if extra else None
     late = ApiError(f"The request took longer than {timeout_s:g} seconds and was ended.", status=504)
     under_way: UnderWay = raw.app.state.under_way
     deadline = under_way.deadline(timeout_s, late)
@@ -49,9 +56,17 @@ async def answer(
     if isinstance(result, Response):
         return result
     if isinstance(result, BaseModel):
-        return JSONResponse(without_foreign_nulls(result.model_dump(mode="json", by_alias=True)) | extra)
+        return JSONResponse(
+            without_foreign_nulls(result.model_dump(mode="json", by_alias=True)) | reported(extra, report)
+        )
     first, events = result
-    return _EventStream(_relay(_with_fields(first, extra) if extra else first, events, deadline))
+    relayed = _relay(_with_fields(first, extra) if extra else first, events, deadline)
+    return _EventStream(relayed if report is None else _with_report(relayed, extra, report))
+
+
+def reported(extra: dict[str, Any], report: Report | None) -> dict[str, Any]:
+    """The fields of a complete answer: those of an answer, whose object `eft` has the report, if there is one."""
+    return extra if report is None else extra | {"eft": extra["eft"] | {"report": report.fields}}
 
 
 async def outcome(call: Awaitable[Any]) -> Any:
@@ -121,6 +136,21 @@ async def _relay(first: str, events: Events, deadline: Deadline) -> Events:
     except ApiError as error:
         yield _error_event(error)
         yield _DONE
+    finally:
+        await events.aclose()
+
+
+async def _with_report(events: Events, extra: dict[str, Any], report: Report) -> Events:
+    """The events; the one that ends the last choice has the report."""
+    ended = 0
+    try:
+        async for event in events:
+            if _END not in event:
+                yield event
+                continue
+            payload = payload_of(event)
+            ended += sum(bool(choice.get("finish_reason")) for choice in payload["choices"])
+            yield event_of(payload | reported(extra, report)) if ended == report.choices else event
     finally:
         await events.aclose()
 

@@ -17,6 +17,7 @@ from eft_server.engine.core.json_grammars import write_json
 from eft_server.engine.end_with_parent import end_with_parent
 from eft_server.engine.message import Manifest, Prompts
 from eft_server.engine.patches import overwrite
+from eft_server.engine.worker.measures.reporting import pass_figures_on
 from eft_server.engine.worker.member_prompts import MemberPromptHasher
 
 
@@ -68,11 +69,13 @@ class EftScheduler(Scheduler):
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
-        """Finish the broken requests, then handle the others as vLLM does."""
+        """Finish the broken requests, then handle the others as vLLM does, and pass on the figures of reports."""
         counts = model_runner_output.num_nans_in_logits or {}
         broken = [req_id for req_id, count in counts.items() if count and req_id in self.requests]
         failed = self.finish_requests(broken, RequestStatus.FINISHED_ERROR) if broken else []
         outputs = super().update_from_output(scheduler_output, model_runner_output)
+        for batch in outputs.values():
+            pass_figures_on(model_runner_output, batch.outputs)
         for request in failed:
             batch = outputs.setdefault(request.client_index, EngineCoreOutputs())
             batch.outputs.append(_failure(request))

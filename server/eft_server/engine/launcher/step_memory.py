@@ -59,12 +59,13 @@ def step_memory(options: Mapping[str, Any], report: FamilyReport) -> StepMemory:
     drafts = int((options.get("speculative_config") or {}).get("num_speculative_tokens") or 0)
     on_cpu = bool(current_platform.is_cpu())
 
-    def needed(rows: int) -> int:
+    def needed(rows: int, *, sampled: bool = True) -> int:
         members = len(report.members)
-        return logits_bytes(min(rows, tokens), report.vocabulary.size, members, kernels=not on_cpu)
+        size = report.vocabulary.size
+        return logits_bytes(min(rows, tokens), size, members, kernels=not on_cpu, sampled=sampled)
 
     drafted = needed(requests * (1 + drafts)) if drafts else None
-    return StepMemory(requests, tokens, needed(requests), drafted, needed(CHUNK_SIZE))
+    return StepMemory(requests, tokens, needed(requests), drafted, needed(CHUNK_SIZE, sampled=False))
 
 
 def _count(name: str, given: Any) -> int:
@@ -73,8 +74,8 @@ def _count(name: str, given: Any) -> int:
     return given
 
 
-def logits_bytes(rows: int, vocabulary: int, members: int, *, kernels: bool) -> int:
-    """The most memory that blending takes, in bytes, with a filter on every row.
+def logits_bytes(rows: int, vocabulary: int, members: int, *, kernels: bool, sampled: bool) -> int:
+    """The most memory that blending takes, in bytes, with a filter on every row, and a report where there may be one.
 
     Args:
         rows: R.
@@ -82,10 +83,12 @@ def logits_bytes(rows: int, vocabulary: int, members: int, *, kernels: bool) -> 
         members: M.
         kernels: whether Triton's kernels blend, on GPUs: they need two rows of floats for each row, and one member's
             logits. PyTorch, on CPUs, holds all members' logits at once, several times for filters, but for fewer rows.
+        sampled: whether tokens are sampled from the rows, so that all may be compared with the base's: kernels then
+            need one more row of floats for each.
     """
     row = vocabulary * _FLOAT
     if kernels:
-        return 3 * rows * row
+        return (3 + sampled) * rows * row
     from eft_server.engine.worker.rows import rows_at_once
 
     return rows * row + 5 * members * min(rows, rows_at_once(vocabulary)) * row

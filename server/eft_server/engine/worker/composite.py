@@ -29,8 +29,8 @@ from eft_server.engine.message import SEPARATOR, Explaining, Manifest, MemberWei
 from eft_server.engine.worker.adapters import fingerprint, read_low_rank, share_weights, weightless
 from eft_server.engine.worker.columns import attach, columns, detach
 from eft_server.engine.worker.compiled import separate_compiled_code
-from eft_server.engine.worker.explaining import RowExplanation, explain_rows
 from eft_server.engine.worker.heads import in_float32
+from eft_server.engine.worker.measures.explaining import RowExplanation, explain_rows
 from eft_server.engine.worker.member_inputs import Inputs
 from eft_server.engine.worker.placement import placement, whole
 from eft_server.engine.worker.quantisation import as_named_in_the_checkpoint, own_quantisation

@@ -13,6 +13,7 @@ import torch
 
 from eft_server.behaviour.equation import Filters, blend
 from eft_server.engine.worker.columns import counting, counting_rows, is_filtered, split_vectors
+from eft_server.engine.worker.measures.reporting import compare
 
 _LOGITS_AT_ONCE = 1 << 24
 """Logits of each member at a time: 64 MiB, for any vocabulary."""
@@ -77,63 +78,105 @@ class RowBlender:
         heads_M: the members' heads, the base's first.
         unshared_U: as for `blend.blend`.
         vocabulary: V.
+
+    Attributes:
+        reporting_R: bool; of the rows that are blended next, those to compare with the base; None for none of them.
     """
+
+    reporting_R: torch.Tensor | None = None
 
     def __init__(self, heads_M: Sequence[Head], unshared_U: torch.Tensor, vocabulary: int) -> None:
         self._heads_M, self._unshared_U, self._vocabulary = heads_M, unshared_U, vocabulary
+        self._figures: list[torch.Tensor] = []
+
+    def take_figures(self) -> torch.Tensor | None:
+        """The comparison of those rows, as `reporting.compare` returns it; None off the first rank."""
+        figures, self._figures = self._figures, []
+        return torch.cat(figures) if figures else None
 
     def blend(self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor) -> torch.Tensor | None:
         """Blend rows as `blend.blend` does: float32 (R, V), or None off the first rank."""
         at_once = rows_at_once(self._vocabulary)
+        reporting_R, self.reporting_R = self.reporting_R, None
         if len(vector_RW) <= at_once:
-            return self._blend_all(hidden_M, vector_RW)
+            return self._blend_all(hidden_M, vector_RW, reporting_R)
         blended_RV = torch.empty((len(vector_RW), self._vocabulary), dtype=torch.float32)
         whole = True
         for start in range(0, len(vector_RW), at_once):
             part = slice(start, start + at_once)
-            found_NV = self._blend_all([hidden_RH[part] for hidden_RH in hidden_M], vector_RW[part])
+            own_R = None if reporting_R is None or not reporting_R[part].any() else reporting_R[part]
+            found_NV = self._blend_all([hidden_RH[part] for hidden_RH in hidden_M], vector_RW[part], own_R)
             whole &= found_NV is not None
             if found_NV is not None:
                 blended_RV[part] = found_NV
         return blended_RV if whole else None
 
-    def _blend_all(self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor) -> torch.Tensor | None:
-        if len(vector_RW) and bool((vector_RW == vector_RW[0]).all()):
-            return self._blend_alike(hidden_M, vector_RW)
+    def _blend_all(
+        self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor, reporting_R: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        if (
+            len(vector_RW)
+            and bool((vector_RW == vector_RW[0]).all())
+            and (reporting_R is None or reporting_R.all() or counting(vector_RW[0].tolist())[0])
+        ):
+            return self._blend_alike(hidden_M, vector_RW, reporting_R)
         coefficients_RM, filters = split_vectors(vector_RW)
         counted_RM = counting_rows(coefficients_RM, filters)
-        logits_M = self._logits(hidden_M, counted_RM)
+        logits_M = self._logits(hidden_M, _with_base(counted_RM, reporting_R))
         if logits_M is None:
             return None
+        blended_RV = self._blend_groups(logits_M, coefficients_RM, filters, counted_RM)
+        if reporting_R is not None and (base := logits_M[0]) is not None:
+            self._compare(blended_RV, base, reporting_R)
+        return blended_RV
+
+    def _compare(self, blended_RV: torch.Tensor, base: _Logits, reporting_R: torch.Tensor) -> None:
+        rows_N = reporting_R.nonzero().squeeze(-1)
+        self._figures.append(compare(blended_RV[rows_N], base.at(rows_N).logits_NV))
+
+    def _blend_groups(
+        self,
+        logits_M: Sequence[_Logits | None],
+        coefficients_RM: torch.Tensor,
+        filters: Filters,
+        counted_RM: torch.Tensor,
+    ) -> torch.Tensor:
         groups = list(_groups(counted_RM))
         if len(groups) == 1:
             return self._blend(logits_M, coefficients_RM, filters, groups[0][0])
-        blended_RV = torch.empty((len(vector_RW), self._vocabulary), dtype=torch.float32)
+        blended_RV = torch.empty((len(counted_RM), self._vocabulary), dtype=torch.float32)
         for members, rows_N in groups:
             own_M = [None if logits is None else logits.at(rows_N) for logits in logits_M]
             blended_RV[rows_N] = self._blend(own_M, coefficients_RM[rows_N], filters.at(rows_N), members)
         return blended_RV
 
-    def _blend_alike(self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor) -> torch.Tensor | None:
+    def _blend_alike(
+        self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor, reporting_R: torch.Tensor | None
+    ) -> torch.Tensor | None:
         """Rows with the same vector, the usual step: for small models, grouping rows takes longer than the blend."""
         counted_M = counting(numbers := vector_RW[0].tolist())
+        running_M = (counted_M[0] or reporting_R is not None, *counted_M[1:])
         found = [
-            head(hidden_RH) if counts else None
-            for head, hidden_RH, counts in zip(self._heads_M, hidden_M, counted_M, strict=True)
+            head(hidden_RH) if runs else None
+            for head, hidden_RH, runs in zip(self._heads_M, hidden_M, running_M, strict=True)
         ]
-        members = tuple(member for member, counts in enumerate(counted_M) if counts)
-        if any(found[member] is None for member in members):
+        if any(runs and logits_RV is None for runs, logits_RV in zip(running_M, found, strict=True)):
             return None
-        if len(members) == 1 and numbers[members[0]] == 1 and not is_filtered(numbers):
-            (logits_RV,) = (logits for logits in found if logits is not None)
-            return self._alone(logits_RV, members[0])
-        coefficients_RM, filters = split_vectors(vector_RW)
         logits_M = [None if logits_RV is None else _Logits(logits_RV) for logits_RV in found]
-        return self._blend(logits_M, coefficients_RM, filters, members)
+        members = tuple(member for member, counts in enumerate(counted_M) if counts)
+        [alone, *others] = members or (None,)
+        if alone is not None and not others and numbers[alone] == 1 and not is_filtered(numbers):
+            blended_RV = self._alone(logits_M[alone], alone)
+        else:
+            blended_RV = self._blend(logits_M, *split_vectors(vector_RW), members)
+        if reporting_R is not None and (base := logits_M[0]) is not None:
+            self._compare(blended_RV, base, reporting_R)
+        return blended_RV
 
-    def _alone(self, logits_RV: torch.Tensor, member: int) -> torch.Tensor:
+    def _alone(self, logits: _Logits | None, member: int) -> torch.Tensor:
         """Rows of a single member: its unchanged logits, with ids treated as in `blend.blend`."""
-        own_RV = logits_RV[:, : self._vocabulary].float().contiguous()
+        assert logits is not None
+        own_RV = logits.logits_NV[:, : self._vocabulary].float().contiguous()
         if member:
             beyond = self._vocabulary - own_RV.shape[-1]
             own_RV = torch.nn.functional.pad(own_RV, (0, beyond)) if beyond else own_RV
@@ -178,27 +221,26 @@ class RowBlender:
 
         def blended(vector: Sequence[float]) -> torch.Tensor:
             if not is_filtered(vector):
-                return self._sum(logits_M, vector)
+                return self._sum(logits_M, vector, rows)
             vector_RW = torch.tensor([vector], dtype=torch.float32).expand(rows, -1)
             members = tuple(place for place, counts in enumerate(counting(vector)) if counts)
             return self._blend(logits_M, *split_vectors(vector_RW), members)
 
         return blended
 
-    def _sum(self, logits_M: Sequence[_Logits | None], vector: Sequence[float]) -> torch.Tensor:
+    def _sum(self, logits_M: Sequence[_Logits | None], vector: Sequence[float], rows: int) -> torch.Tensor:
         """Blend rows that all have one vector, without a filter: what `blend.blend` does, in fewer passes."""
-        terms = [
-            (number, logits.logits_NV)
-            for number, logits in zip(vector, logits_M, strict=False)
+        terms = {
+            place: logits.logits_NV
+            for place, (number, logits) in enumerate(zip(vector, logits_M, strict=False))
             if number and logits is not None
-        ]
-        if len(terms) == 1 and terms[0][0] == 1:
-            return self._alone(terms[0][1].clone(), 0 if vector[0] else 1)
-        rows = len(terms[0][1])
+        }
+        if len(terms) == 1 and vector[place := next(iter(terms))] == 1:
+            return self._alone(_Logits(terms[place].clone()), place)
         total_RV = torch.zeros((rows, self._vocabulary))
-        for number, logits_RV in terms:
+        for place, logits_RV in terms.items():
             width = min(self._vocabulary, logits_RV.shape[-1])
-            total_RV[:, :width].add_(logits_RV[:, :width], alpha=number)
+            total_RV[:, :width].add_(logits_RV[:, :width], alpha=vector[place])
         total_RV.index_fill_(-1, self._unshared_U, -torch.inf)
         broken_R1 = ~total_RV.amax(dim=-1, keepdim=True).isfinite()
         return total_RV.masked_fill_(broken_R1, torch.nan) if broken_R1.any() else total_RV
@@ -247,6 +289,13 @@ def scored_rows(blended_RV: torch.Tensor, targets_R: torch.Tensor) -> RowScores:
     likelier_R1 = (blended_RV > chosen_R1).sum(dim=-1, keepdim=True, dtype=torch.int32)
     likeliest_R1 = blended_RV.amax(dim=-1, keepdim=True) - total_R1
     return RowScores((chosen_R1 - total_R1).T, likeliest_R1.T, likelier_R1.T + 1)
+
+
+def _with_base(counted_RM: torch.Tensor, reporting_R: torch.Tensor | None) -> torch.Tensor:
+    """The members whose heads run on each row: those that contribute, and the base on rows to compare."""
+    if reporting_R is None:
+        return counted_RM
+    return torch.cat([counted_RM[:, :1] | reporting_R.unsqueeze(-1), counted_RM[:, 1:]], dim=-1)
 
 
 def _groups(counted_RM: torch.Tensor) -> Iterator[tuple[tuple[int, ...], torch.Tensor]]:

@@ -24,8 +24,9 @@ from eft_server.engine.message import EngineRequest, Manifest
 from eft_server.engine.patches import retype
 from eft_server.engine.worker.cpu_kernels import register_cpu_kernels
 from eft_server.engine.worker.kv_cache import WholeWindows
+from eft_server.engine.worker.measures.reporting import ReportingRows, attach_figures
+from eft_server.engine.worker.measures.scoring import Scores
 from eft_server.engine.worker.member_prompts import MemberAttention, Reading, Step, read
-from eft_server.engine.worker.scoring import Scores
 from eft_server.engine.worker.v1.drafting import MemberProposer
 
 
@@ -38,6 +39,7 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
     _rows_R: list[int]
     _sampled_RS: torch.Tensor
     _scheduled_R: np.ndarray
+    _reporting: ReportingRows | None = None
     batch: Sequence[EngineRequest] = ()
     """The requests of the current step, in the order of the batch."""
 
@@ -55,7 +57,18 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
         self._rows_R = [1 + len(drafts.get(req_id, ())) for req_id in self.input_batch.req_ids]
         self._scheduled_R = num_scheduled_tokens
         self._fill(num_scheduled_tokens)
+        self._prepare_report()
         return prepared
+
+    def _prepare_report(self) -> None:
+        """Tell the composite which rows of this step's samples it is to compare with the base's."""
+        self._reporting = None
+        if any(asked.reporting for asked in self.batch):
+            kept_R = ~self.discard_request_mask.np[: len(self.batch)]
+            reporting_R = np.array([asked.reporting for asked in self.batch]) & kept_R
+            self._reporting = ReportingRows.of(self.input_batch.req_ids, reporting_R, self._rows_R)
+        blender: Any = self.get_model().blender
+        blender.reporting_R = self._reporting and torch.from_numpy(self._reporting.rows_R)
 
     @override
     def _update_states(self, scheduler_output: SchedulerOutput) -> Any:
@@ -183,11 +196,17 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
 
     @override
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:  # type: ignore[override]
-        """As in vLLM, but do not advance the rngs of rows that are discarded."""
-        if not self.input_batch.generators:
-            return super().sample_tokens(grammar_output)  # type: ignore[type-var]
-        with self._without_discarded_rngs():
-            return super().sample_tokens(grammar_output)  # type: ignore[type-var]
+        """As in vLLM, but do not advance the rngs of rows that are discarded; and report on the others."""
+        if self.input_batch.generators:
+            with self._without_discarded_rngs():
+                output: Any = super().sample_tokens(grammar_output)  # type: ignore[type-var]
+        else:
+            output = super().sample_tokens(grammar_output)  # type: ignore[type-var]
+        model: Any = self.get_model()
+        if self._reporting is not None and (figures := model.blender.take_figures()) is not None:
+            sampled_R = [len(tokens) for tokens in output.sampled_token_ids]
+            attach_figures(output, self._reporting.by_request(figures.numpy(), sampled_R))
+        return output
 
     @contextmanager
     def _without_discarded_rngs(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ member's hidden size, V the base's vocabulary, K vectors, W numbers of a vector.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from eft_server.engine.worker.columns import counting, is_filtered
 from eft_server.engine.worker.rows import Head, RowScores
 from eft_server.engine.worker.v2.blending import Blending, Logits, Rows, SharedIds, score, score_blended
+from eft_server.engine.worker.v2.report_kernels import compare
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,27 @@ class Needs:
     Attributes:
         counting_RM: bool; which members contribute to a row.
         filtered_R: bool; whether it has a filter, or may have one.
+        reporting_R: bool; whether it is compared with the base's; None for no row.
     """
 
     counting_RM: np.ndarray
     filtered_R: np.ndarray
+    reporting_R: np.ndarray | None = None
+
+    @cached_property
+    def running_RM(self) -> np.ndarray:
+        """The members whose heads run on a row: those that contribute, and the base if it is compared."""
+        if self.reporting_R is None:
+            return self.counting_RM
+        return np.column_stack([self.counting_RM[:, 0] | self.reporting_R, self.counting_RM[:, 1:]])
 
     @classmethod
-    def alike(cls, counting_M: Sequence[bool], rows: int, *, filtered: bool) -> "Needs":
+    def alike(
+        cls, counting_M: Sequence[bool], rows: int, *, filtered: bool, reporting: bool = False
+    ) -> "Needs":
         """The same needs for all rows."""
-        return cls(np.tile(np.array(counting_M), (rows, 1)), np.full(rows, filtered))
+        reporting_R = np.full(rows, True) if reporting else None
+        return cls(np.tile(np.array(counting_M), (rows, 1)), np.full(rows, filtered), reporting_R)
 
 
 def usual_needs(members: int) -> Iterator[Needs]:
@@ -45,6 +59,8 @@ def usual_needs(members: int) -> Iterator[Needs]:
     for counting_RM in (*alike, *differing):
         for filtered in (False, True):
             yield Needs(counting_RM, np.full(2, filtered))
+    for reporting in ([True, True], [True, False]):
+        yield Needs(np.stack([alone[-1]] * 2), np.full(2, False), np.array(reporting))
 
 
 class KernelBlender:
@@ -62,6 +78,12 @@ class KernelBlender:
 
     def __init__(self, heads_M: Sequence[Head], vocabulary: SharedIds) -> None:
         self._heads_M, self._vocabulary = heads_M, vocabulary
+        self._figures: torch.Tensor | None = None
+
+    def take_figures(self) -> torch.Tensor | None:
+        """The comparison of the rows that were reported last, as `reporting.compare` returns it, on the device."""
+        figures, self._figures = self._figures, None
+        return figures
 
     def blend(self, hidden_M: Sequence[torch.Tensor], vector_RW: torch.Tensor) -> torch.Tensor | None:
         """Blend rows as `blend.blend` does: float32 (R, V), or None off the first rank."""
@@ -78,22 +100,36 @@ class KernelBlender:
         filtered = np.flatnonzero(needs.filtered_R)
         rows = Rows.of(filtered, len(vector_RW), device) if len(filtered) else None
         blending = Blending(self._vocabulary, vector_RW, rows)
-        members = np.flatnonzero(needs.counting_RM.any(axis=0)).tolist()
+        members = np.flatnonzero(needs.running_RM.any(axis=0)).tolist()
+        compared = None if needs.reporting_R is None else _Compared.of(needs.reporting_R, device)
         whole = True
         while members:
             at_once = blending.at_once(members[0])
-            whole &= self._add(blending, hidden_M, needs, members[:at_once])
+            whole &= self._add(blending, hidden_M, needs, members[:at_once], compared)
             members = members[at_once:]
-        return blending.finish() if whole else None
+        if not whole:
+            return None
+        blended_RV = blending.finish()
+        if compared is not None:
+            self._figures = compared.figures(blended_RV)
+        return blended_RV
 
     def _add(
-        self, blending: Blending, hidden_M: Sequence[torch.Tensor], needs: Needs, members: Sequence[int]
+        self,
+        blending: Blending,
+        hidden_M: Sequence[torch.Tensor],
+        needs: Needs,
+        members: Sequence[int],
+        compared: "_Compared | None",
     ) -> bool:
         """Add some members and free their logits; False off the first rank, which has none."""
-        logits = self._logits(hidden_M, needs.counting_RM, members)
-        if logits is not None:
-            blending.add(*logits)
-        return logits is not None
+        logits = self._logits(hidden_M, needs.running_RM, members)
+        if logits is None:
+            return False
+        if compared is not None and not members[0]:
+            compared.keep(logits[0])
+        blending.add(*logits)
+        return True
 
     def score(
         self, hidden_M: Sequence[torch.Tensor], vectors: Sequence[Sequence[float]], targets_R: torch.Tensor
@@ -185,6 +221,31 @@ class KernelBlender:
             rows = Rows.of(np.flatnonzero(counts_R), len(counts_R), hidden_RH.device)
             values_NV = self._heads_M[member](hidden_RH[rows.rows_N.long()])
         return None if values_NV is None else Logits(member, values_NV, rows)
+
+
+@dataclass
+class _Compared:
+    """The rows to compare with the base's, which are kept, since the blend may overwrite them.
+
+    Attributes:
+        rows_N: int32; the rows.
+        base_NV: the base's logits there, once they are known.
+    """
+
+    rows_N: torch.Tensor
+    base_NV: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, reporting_R: np.ndarray, device: torch.device) -> "_Compared":
+        return cls(async_tensor_h2d(np.flatnonzero(reporting_R).astype(np.int32), device=device))
+
+    def keep(self, base: Logits) -> None:
+        places_N = self.rows_N if base.rows is None else base.rows.places_R.index_select(0, self.rows_N)
+        self.base_NV = base.values_NV.index_select(0, places_N)
+
+    def figures(self, blended_RV: torch.Tensor) -> torch.Tensor:
+        assert self.base_NV is not None, "the base's head runs on the rows that are compared"
+        return compare(blended_RV, self.rows_N, self.base_NV)
 
 
 def _sent(vectors: Sequence[Sequence[float]], device: torch.device) -> torch.Tensor:

@@ -38,8 +38,9 @@ from eft_server.engine.message import EngineRequest, Explaining, Manifest, Promp
 from eft_server.engine.patches import overwrite, retype
 from eft_server.engine.worker.columns import is_filtered
 from eft_server.engine.worker.kv_cache import WholeWindows
+from eft_server.engine.worker.measures.reporting import ReportingRows, StepFigures
+from eft_server.engine.worker.measures.scoring import Scores, explained_at_once, scored_at_once
 from eft_server.engine.worker.member_prompts import Step
-from eft_server.engine.worker.scoring import Scores, explained_at_once, scored_at_once
 from eft_server.engine.worker.v2.drafting import MemberSpeculator
 from eft_server.engine.worker.v2.graphs import MemberGraphs, Replay
 from eft_server.engine.worker.v2.members import Members, Pass
@@ -68,6 +69,7 @@ class EftModelState(DefaultModelState):
         self._table_QW = StagedWriteTensor((self.max_num_reqs, width), torch.float32, device)
         self._tokens_TW = torch.zeros((self.max_num_tokens, width), dtype=torch.float32, device=device)
         self._filtered_Q = np.zeros(self.max_num_reqs, dtype=bool)
+        self._reporting_Q = np.zeros(self.max_num_reqs, dtype=bool)
         shape = (self.max_num_reqs, len(self._manifest.names))
         self._needed_QM = np.zeros(shape, dtype=bool)
         self._counting_QM = np.zeros(shape, dtype=bool)
@@ -112,6 +114,7 @@ class EftModelState(DefaultModelState):
         self._table_QW.stage_write(req_index, 0, asked.vector)
         self._sent_offset_QM.stage_write(req_index, 0, asked.offsets)
         self._filtered_Q[req_index] = is_filtered(asked.vector)
+        self._reporting_Q[req_index] = asked.reporting
         self._needed_QM[req_index] = asked.needed
         self._counting_QM[req_index] = asked.counting
         self._offset_QM[req_index] = asked.offsets
@@ -196,12 +199,27 @@ class EftModelState(DefaultModelState):
         counting_M, filtered = self._of_step
         return Needs.alike(counting_M, rows, filtered=filtered)
 
-    def of_samples(self, input_batch: InputBatch) -> Needs:
+    def of_samples(self, input_batch: InputBatch, reporting: ReportingRows | None = None) -> Needs:
         """The needs of the rows from which a step's tokens are sampled."""
         count = input_batch.num_reqs
         slots = input_batch.idx_mapping_np[:count]
         rows_R = np.diff(input_batch.cu_num_logits_np[: count + 1])
-        return Needs(self._counting_QM[slots].repeat(rows_R, axis=0), self._filtered_Q[slots].repeat(rows_R))
+        return Needs(
+            self._counting_QM[slots].repeat(rows_R, axis=0),
+            self._filtered_Q[slots].repeat(rows_R),
+            None if reporting is None else reporting.rows_R,
+        )
+
+    def reporting(self, input_batch: InputBatch) -> ReportingRows | None:
+        """Those of these rows that are compared with the base's: none of a prompt that has not been read to its end."""
+        count = input_batch.num_reqs
+        reporting_P = self._reporting_Q[input_batch.idx_mapping_np[:count]]
+        if not reporting_P.any():
+            return None
+        read_P = input_batch.num_computed_tokens_np[:count] + input_batch.num_scheduled_tokens[:count]
+        reporting_P &= read_P >= input_batch.prefill_len_np[:count]
+        counts_P = np.diff(input_batch.cu_num_logits_np[: count + 1])
+        return ReportingRows.of(input_batch.req_ids, reporting_P, counts_P)
 
     @contextmanager
     def sampling(self, needs: Needs) -> Iterator[None]:
@@ -278,16 +296,21 @@ class EftRunner(WholeWindows, GPUModelRunner):
     def sample(
         self, hidden_states: torch.Tensor, input_batch: InputBatch, *args: Any
     ) -> tuple[SamplerOutput, torch.Tensor, torch.Tensor]:
-        """As in vLLM, but run each member's head only on the rows that need it."""
-        state: Any = self.model_state
-        with state.sampling(state.of_samples(input_batch)):
-            return super().sample(hidden_states, input_batch, *args)
+        """As in vLLM, but run each member's head only on the rows that need it; and report on those that ask."""
+        state, model = cast(Any, self.model_state), cast(Any, self.model)
+        reporting = state.reporting(input_batch)
+        with state.sampling(state.of_samples(input_batch, reporting)):
+            sampled = super().sample(hidden_states, input_batch, *args)
+        if reporting is not None and (figures_N2 := model.blender.take_figures()) is not None:
+            overwrite(sampled[0], "sampling_mask_tensors", StepFigures(figures_N2, reporting))
+        return sampled
 
     @override
     def _dummy_sampler_run(self, hidden_states: torch.Tensor) -> None:
         """Measure vLLM's sampler, and then cases that may need more memory.
 
-        These are a filter on every row, the additional rows of drafts, and the log-probabilities of prompts and scores.
+        These are a filter on every row, the additional rows of drafts, a report on all of these, the log-probabilities
+        of prompts, scores and explanations.
         """
         super()._dummy_sampler_run(hidden_states)
         model, state = cast(Any, self.model), cast(Any, self.model_state)
@@ -297,16 +320,21 @@ class EftRunner(WholeWindows, GPUModelRunner):
         with state.filtering():
             model.compute_logits(hidden_RC)
             compute_prompt_logprobs_with_chunking(targets_R, hidden_RC, model.compute_logits, 1)
+        sampled = min(self.max_num_reqs * self.decode_query_len, len(hidden_RC))
+        everything = Needs.alike((True,) * len(model.names), sampled, filtered=True, reporting=True)
+        with state.sampling(everything):
+            model.compute_logits(hidden_RC[:sampled])
         # This compiles their kernels now, not while requests wait.
         for needs in usual_needs(len(model.names)):
             with state.sampling(needs):
                 model.compute_logits(hidden_RC[: len(needs.filtered_R)])
+        model.blender.take_figures()
         scored = scored_at_once(len(model.names), model.vocabulary)
         model.score(hidden_RC[:scored], [state.defaults], targets_R[:scored])
         explained = explained_at_once(len(model.names), model.vocabulary)
-        everything = [state.defaults, *state.alone]
-        asked = Explaining(likely=min(20, model.vocabulary), leading=len(everything), base=1, top_p=0.9)
-        model.explain(hidden_RC[:explained], everything, targets_R[:explained], asked)
+        vectors = [state.defaults, *state.alone]
+        asked = Explaining(likely=min(20, model.vocabulary), leading=len(vectors), base=1, top_p=0.9)
+        model.explain(hidden_RC[:explained], vectors, targets_R[:explained], asked)
 
     @override
     def profile_cudagraph_memory(self) -> int:

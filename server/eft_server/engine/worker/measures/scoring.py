@@ -16,7 +16,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.outputs import LogprobsTensors
 
 from eft_server.engine.message import Scoring
-from eft_server.engine.worker.explaining import ROWS_TO_EXPLAIN, RowExplanation
+from eft_server.engine.worker.measures.explaining import ROWS_TO_EXPLAIN, RowExplanation
 from eft_server.engine.worker.rows import RowScores
 
 _ROWS_AT_ONCE = 256

@@ -1,0 +1,1 @@
+"""What is measured of rows beside the tokens that are sampled from them: scores, explanations, reports."""
