@@ -17,7 +17,7 @@ ARGS ?=
 # Two engines at once where there are cores for them; what shares an engine runs in one process (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: help install install-bench serve test test-fast test-full check bench bench-start gpu-check exact demo-family image sbom deploy-check lock clean
+.PHONY: help install install-bench browser serve test test-fast test-full check bench bench-start gpu-check exact demo-family screenshots image sbom deploy-check lock clean
 
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ $(BENCHING): deploy/requirements-dev.txt $(SERVING)
 $(TESTING): deploy/requirements-dev.txt $(SERVING)
 	@PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $< >&2
 	@touch $@
+
+browser: ## Install the browser that the playground's tests drive (Debian's Chromium, as root)
+	@sh deploy/install-browser.sh
 
 serve: $(SERVING) ## Serve the demo family on 127.0.0.1:8000 (FAMILY=file.yaml for yours, ARGS="--port 9000")
 	$(BIN)/eft serve $(FAMILY) $(ARGS)
@@ -72,6 +75,9 @@ exact: $(TESTING) ## Compare the engine with plain transformers, on the device t
 
 demo-family: $(TESTING) ## Rebuild the demo family from nothing and evaluate it (under two hours on two cores)
 	$(BIN)/python -m eft_demo $(ARGS)
+
+screenshots: $(TESTING) ## Take the pictures of the playground in docs/images again (needs the browser of `make browser`)
+	EFT_TEST_BROWSER=$${EFT_TEST_BROWSER:-chromium} $(BIN)/python -m pytest -q tests/e2e/playground/screenshots.py
 
 image: ## Build the image eft-server:cpu (docker, or buildah without a daemon; TARGET=cuda, BASE=image to build on)
 	BASE=$(BASE) sh deploy/build-image.sh $(TARGET)

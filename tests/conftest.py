@@ -6,6 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
+from .e2e.playground.browser import NO_BROWSER
 from .leftovers import watch
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # The other workers have the other cores.
@@ -25,6 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 _SERVER = "the server of tests/e2e"
 _OTHER_SERVER = "/test_vllm_serve.py"
+_PLAYGROUND = "tests/e2e/playground/"
 _LONGEST_FIRST = ("tests/engine/", "tests/e2e/", "tests/server/", "tests/clients/")
 
 
@@ -49,10 +51,19 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
         os.environ.update(before)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in plain words that there is no browser, since a skipped test is only a letter."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if any(NO_BROWSER in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(NO_BROWSER, yellow=True)
+
+
 def _group(item: pytest.Item) -> str:
     """A running engine is shared by all tests that ask for it, other fixtures by those of their file."""
     module = item.nodeid.partition("::")[0]
     fixtures = getattr(item, "fixturenames", ())
+    if module.startswith(_PLAYGROUND):
+        return _PLAYGROUND
     if "running" in fixtures and "/engine/" in module:
         module = "tests/engine/running"
     elif "server" in fixtures and "/e2e/" in module and not module.endswith(_OTHER_SERVER):

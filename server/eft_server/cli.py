@@ -115,6 +115,14 @@ def serve(  # noqa: PLR0913 (one for each option)
     api_key_file: Annotated[
         Path | None, typer.Option(help="File of accepted API keys, one per line.")
     ] = None,
+    playground: Annotated[
+        bool | None,
+        typer.Option(
+            "--playground/--no-playground",
+            help="Serve the page at /playground. Default: the family file's server.playground.",
+            show_default=False,
+        ),
+    ] = None,
     supervise: Annotated[
         bool,
         typer.Option(
@@ -145,7 +153,7 @@ def serve(  # noqa: PLR0913 (one for each option)
     with errors_in_words(), suppress(KeyboardInterrupt):
         use_hub(offline=offline, cache_dir=cache_dir)
         log_vllm(LogLevel.INFO if verbose and log_level is None else log_level)
-        flags: dict[str, Any] = {"host": host, "port": port}
+        flags: dict[str, Any] = {"host": host, "port": port, "playground": playground}
         # A path on the command line is relative to the working directory; one in the family file, to that file.
         flags["api_key_file"] = str(api_key_file.absolute()) if api_key_file else None
         given = [f"server.{key}={json.dumps(v)}" for key, v in flags.items() if v is not None]

@@ -16,6 +16,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from eft_server import __version__
+from eft_server.api.edge.admission import PROBES
 from eft_server.api.edge.auth import ApiKeyAuth
 from eft_server.api.edge.keys import read_api_keys
 from eft_server.api.routes.operations import router
@@ -228,7 +229,7 @@ def test_probes_ask_for_what_the_server_answers_without_a_key(probe):
     path = pod_of(rendered(), "demo")["containers"][0][probe]["httpGet"]["path"]
     assert path in {route.path for route in router.routes}
     application = Starlette(routes=[Mount("/", Response("ours"))])
-    with TestClient(ApiKeyAuth(application, ["a-key"])) as client:
+    with TestClient(ApiKeyAuth(application, ["a-key"], PROBES)) as client:
         assert client.get(path).status_code == 200
         assert client.get("/metrics").status_code == 401
 

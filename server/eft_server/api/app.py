@@ -8,7 +8,7 @@ from starlette.types import ASGIApp
 from typing_extensions import override
 from vllm.engine.protocol import EngineClient
 
-from eft_server.api.edge.admission import Admission
+from eft_server.api.edge.admission import PROBES, Admission
 from eft_server.api.edge.auth import ApiKeyAuth
 from eft_server.api.edge.deadlines import UnderWay
 from eft_server.api.edge.errors import install_error_handlers
@@ -16,7 +16,16 @@ from eft_server.api.edge.limits import BodyLimit, Places
 from eft_server.api.edge.metrics import waiting
 from eft_server.api.edge.rooms import Room
 from eft_server.api.requests.openapi import describe_app
-from eft_server.api.routes import chat, completions, explanations, responses, routers, scores, tokens
+from eft_server.api.routes import (
+    chat,
+    completions,
+    explanations,
+    playground,
+    responses,
+    routers,
+    scores,
+    tokens,
+)
 from eft_server.api.serving.current import RequestScope
 from eft_server.api.serving.renderer import voices_of
 from eft_server.api.serving.service import Service
@@ -106,5 +115,6 @@ def _add_limits(app: FastAPI, config: ServerConfig, api_keys: Sequence[str]) -> 
         under_way=under_way,
     )
     if api_keys:
-        app.add_middleware(ApiKeyAuth, keys=api_keys)
+        open_paths = PROBES | playground.paths() if options.playground else PROBES
+        app.add_middleware(ApiKeyAuth, keys=api_keys, open_paths=open_paths)
     app.add_middleware(Admission, under_way=under_way)

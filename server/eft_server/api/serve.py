@@ -18,6 +18,7 @@ from eft_server.api.edge.admission import OPERATORS_PATHS
 from eft_server.api.edge.connection import Connection
 from eft_server.api.edge.deadlines import UnderWay
 from eft_server.api.edge.signals import stop_at_once_on_signals
+from eft_server.api.routes import playground
 from eft_server.api.serving.pulse import Pulse
 from eft_server.api.supervise import report_ready
 from eft_server.api.watch import keep_watch
@@ -117,11 +118,12 @@ def _log_config() -> dict[str, Any]:
 
 
 def _without_routine() -> Callable[[logging.LogRecord], bool]:
-    """A filter of the access log: probes and scrapes come every few seconds, and only one that failed says anything."""
+    """A filter of the access log: of probes, scrapes and the playground's files only one that failed says anything."""
 
     def worth_a_line(record: logging.LogRecord) -> bool:
         _, _, path, _, status = cast("tuple[str, str, str, str, int]", record.args)
-        return status >= 400 or path.partition("?")[0] not in OPERATORS_PATHS
+        path = path.partition("?")[0]
+        return status >= 400 or not (path in OPERATORS_PATHS or path.startswith(f"{playground.PATH}/"))
 
     return worth_a_line
 

@@ -241,6 +241,7 @@ class ServerOptions(_Section):
     body_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 30.0
     request_timeout_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = 600.0
     drain_s: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = 5.0
+    playground: bool = True
     tool_parser: ParserName | None = None
     reasoning_parser: ParserName | None = None
 

@@ -186,6 +186,17 @@ async def test_models_list_the_composite_its_aliases_and_the_members(client: htt
     assert cards[0]["eft"]["bounds"]["weights"]["helpful"] == {"min": 0.0, "max": 2.0}
 
 
+async def test_the_familys_card_names_its_members_and_only_that(client: httpx.AsyncClient) -> None:
+    cards = (await client.get("/v1/models")).json()["data"]
+    assert cards[0]["eft"]["members"] == {
+        "base": {"kind": "base", "reference": None, "description": ""},
+        "small": {"kind": "reference", "reference": None, "description": ""},
+        "helpful": {"kind": "expert", "reference": "small", "description": ""},
+        "harmless": {"kind": "expert", "reference": "small", "description": ""},
+    }
+    assert not any("members" in card["eft"] for card in cards[1:])
+
+
 async def test_one_model_can_be_asked_for_by_its_name_with_a_slash(client: httpx.AsyncClient) -> None:
     assert (await client.get("/v1/models/demo/base")).json()["id"] == "demo/base"
     assert (await client.get("/v1/models/demo/nobody")).status_code == 404

@@ -2,12 +2,12 @@
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from eft_server.api.edge.admission import PROBES, path_of
+from eft_server.api.edge.admission import path_of
 from eft_server.api.edge.api_error import ApiError
 from eft_server.api.serving.current import current
 
@@ -15,15 +15,22 @@ __all__ = ["ApiKeyAuth"]
 
 
 class ApiKeyAuth:
-    """ASGI middleware: every path but hosts' probes needs ``Authorization: Bearer <key>``."""
+    """ASGI middleware: every path but the open ones needs ``Authorization: Bearer <key>``.
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    Args:
+        app: The application behind it.
+        keys: The accepted keys.
+        open_paths: What needs no key: hosts' probes, and the files of the playground.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], open_paths: Set[str]) -> None:
         self.app = app
+        self._open_paths = open_paths
         self._digests = tuple(_digest(key) for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and path_of(scope) not in PROBES:
+        if scope["type"] == "http" and path_of(scope) not in self._open_paths:
             key = self._admitted(scope)
             if key is None:
                 await _refusal("authorization" in Headers(scope=scope)).response()(scope, receive, send)

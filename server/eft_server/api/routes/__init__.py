@@ -6,6 +6,7 @@ from eft_server.api.routes import (
     explanations,
     models,
     operations,
+    playground,
     responses,
     scores,
     tokens,
@@ -22,5 +23,6 @@ routers = (
     models.router,
     tokens.router,
     operations.router,
+    playground.router,
 )
 """Every endpoint of the application."""

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 
 from eft_server.api.serving.service import Service, service_of
 from eft_server.behaviour.resolve import ServedModel
+from eft_server.family.family import Member, Role
 
 __all__ = ["router"]
 
@@ -14,7 +15,7 @@ router = APIRouter(tags=["models"])
 
 @router.get("/v1/models", summary="List the models")
 async def list_models(raw: Request) -> dict[str, Any]:
-    """All models that requests can name, with their weights and bounds under ``eft``."""
+    """All models that requests can name, with weights and bounds under ``eft``; the family's also has its members."""
     service = service_of(raw)
     cards = [_card(model, service) for model in service.behaviours.served_models()]
     return {"object": "list", "data": cards}
@@ -31,7 +32,7 @@ async def show_model(model: str, raw: Request) -> dict[str, Any]:
 
 
 def _card(model: ServedModel, service: Service) -> dict[str, Any]:
-    return {
+    card: dict[str, Any] = {
         "id": model.id,
         "object": "model",
         "created": service.started_s,
@@ -48,3 +49,11 @@ def _card(model: ServedModel, service: Service) -> dict[str, Any]:
             "description": model.description,
         },
     }
+    if model.kind == "composite":
+        card["eft"]["members"] = {member.name: _member(member) for member in service.config.family}
+    return card
+
+
+def _member(member: Member) -> dict[str, Any]:
+    reference = member.reference if member.role is Role.EXPERT else None
+    return {"kind": member.role.value, "reference": reference, "description": member.description}
