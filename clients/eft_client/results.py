@@ -557,12 +557,14 @@ class Likely(_Result):
         id: Its id.
         text: Its text; U+FFFD stands for a part of a character.
         bytes: Its bytes.
+        special: Whether it controls a model, such as one that ends a turn.
         logprob: The log-probability.
     """
 
     id: int
     text: _Said = ""
     bytes: _Bytes = b""
+    special: bool = False
     logprob: _Logprob
 
 
@@ -628,7 +630,6 @@ class ExplainedToken(Likely):
 
     Attributes:
         index: Its place in the completion.
-        special: Whether it controls a model, such as one that ends a turn.
         sampled_logprob: As in `LikelyToken`.
         rank: 1 = most likely.
         entropy: Of the composite, in nats.
@@ -642,7 +643,6 @@ class ExplainedToken(Likely):
     """
 
     index: int
-    special: bool
     sampled_logprob: _Logprob
     rank: int
     entropy: float

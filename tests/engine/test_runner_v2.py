@@ -9,6 +9,7 @@ from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner as RunnerV1
 from vllm.v1.worker.gpu_worker import Worker
 
+from eft_server.engine.message import Explaining
 from eft_server.engine.worker.v1.runner import EftGPUWorker
 from eft_server.engine.worker.v2 import runner as runner_v2
 from eft_server.engine.worker.v2.runner import EftModelState, EftRunner
@@ -26,7 +27,8 @@ def test_memory_is_measured_with_the_most_that_a_step_may_ask_for(
     reported: list[tuple[int, bool]] = []
     state: Any = EftModelState.__new__(EftModelState)
     state._of_step, state._of_samples = ((True,) * 3, False), None
-    state._manifest = SimpleNamespace(defaults=(1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+    names, defaults = ("base", "ref", "a"), (1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    state._manifest = SimpleNamespace(names=names, width=len(defaults), defaults=defaults)
 
     def compute_logits(hidden_RC: torch.Tensor) -> None:
         needs = state.needs(len(hidden_RC))
@@ -45,6 +47,10 @@ def test_memory_is_measured_with_the_most_that_a_step_may_ask_for(
     def score(hidden_RC: torch.Tensor, vectors: Any, targets_R: torch.Tensor) -> None:
         asked.append(("score", len(hidden_RC), False))
 
+    def explain(hidden_RC: torch.Tensor, vectors: Any, targets_R: torch.Tensor, about: Explaining) -> None:
+        assert vectors[about.base] == (1.0, *(0.0,) * 7)
+        asked.append(("explain", len(hidden_RC), False))
+
     monkeypatch.setattr(
         GPUModelRunner, "_dummy_sampler_run", lambda *_: asked.append(("vllm", requests, False))
     )
@@ -54,10 +60,11 @@ def test_memory_is_measured_with_the_most_that_a_step_may_ask_for(
     runner.model_state = state
     runner.model = SimpleNamespace(
         columns_TC=torch.zeros((10_000, 1)),
-        names=("base", "ref", "a"),
+        names=names,
         vocabulary=152_064,
         compute_logits=compute_logits,
         score=score,
+        explain=explain,
         blender=SimpleNamespace(take_figures=lambda: None),
     )
     runner._dummy_sampler_run(torch.zeros((requests, 1)))
@@ -66,6 +73,7 @@ def test_memory_is_measured_with_the_most_that_a_step_may_ask_for(
         ("logits", rows, True),
         ("logits", rows, True),
         ("score", 256, False),
+        ("explain", 98, False),  # Of three members' logits, and six more rows of floats each.
     ]
     for rows_alike in ([True, False, False], [False, False, True], [True, True, True]):
         assert [rows_alike, rows_alike] in usual, "its kernels are compiled before requests wait for them"

@@ -49,8 +49,9 @@ class Likeliest(BaseModel):
     """A token with a log-probability."""
 
     id: int
-    text: str
+    text: str = Field(description="U+FFFD stands for a part of a character.")
     bytes: list[int]
+    special: bool = Field(description="Whether it controls a model, such as one that ends a turn.")
     logprob: float | None
 
 
@@ -96,15 +97,10 @@ class LikelyToken(Likeliest):
     contributions: Parts
 
 
-class ExplainedToken(BaseModel):
-    """One token of the completion."""
+class ExplainedToken(Likeliest):
+    """One token of the completion; `logprob` is of the composite's own distribution."""
 
     index: int
-    id: int
-    text: str = Field(description="U+FFFD stands for a part of a character.")
-    bytes: list[int]
-    special: bool
-    logprob: float | None = Field(description="Of the composite's own distribution; null is minus infinity.")
     sampled_logprob: float | None = Field(description="After temperature, min_p, top_k and top_p.")
     rank: int
     entropy: float
@@ -402,7 +398,6 @@ class _Rows:
         return {
             "index": about.first + c,
             **self._named(token),
-            "special": token in about.token_bytes.special,
             "logprob": self._own_listed[c][0],
             "sampled_logprob": self._sampled[c][0],
             "rank": about.scores[0].ranks[c],
@@ -418,7 +413,12 @@ class _Rows:
 
     def _named(self, token: int) -> dict[str, Any]:
         token_bytes = self._about.token_bytes
-        return {"id": token, "text": token_bytes.text(token), "bytes": list(token_bytes.of(token))}
+        return {
+            "id": token,
+            "text": token_bytes.text(token),
+            "bytes": list(token_bytes.of(token)),
+            "special": token in token_bytes.special,
+        }
 
     def _likeliest(self, place: int, c: int) -> dict[str, Any]:
         score = self._about.scores[place]

@@ -9,9 +9,6 @@ const nats = (value) => `${value <= -0.005 ? "−" : value >= 0.005 ? "+" : ""}$
 const differs = (one, other) => Math.abs(chance(one) - chance(other)) >= 5e-4;
 const hexadecimal = (bytes) => bytes.map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
 
-/** How special tokens are written, for those of which nothing else says so. */
-const SPECIAL = /^<(\|.*\||\/?\w+)>$/;
-
 /** A token's glyphs, as they are shown in lists. */
 export const Glyphs = ({ token }) => html`<span class=${token.special ? "glyphs special" : "glyphs"}>${shownToken(token) || "∅"}</span>`;
 
@@ -20,8 +17,7 @@ export function alternativesOf(token) {
   const { explained } = token;
   if (!explained) return [];
   const { top } = explained;
-  const rows = top.some((row) => row.id === explained.id) ? top : [...top, explained];
-  return rows.map((row) => ({ ...row, special: row.id === explained.id ? explained.special : row.special ?? SPECIAL.test(row.text) }));
+  return top.some((row) => row.id === explained.id) ? top : [...top, explained];
 }
 
 /**
@@ -29,7 +25,7 @@ export function alternativesOf(token) {
  *   onSteer: (row: object) => void, onMove: (step: number) => void, onPin: () => void, onClose: () => void}} props
  */
 export function Card({ token, index, count, pinned, onSteer, onMove, onPin, onClose }) {
-  const [compared, setCompared] = useState(null);
+  const [chosen, setCompared] = useState(null);
   const section = useRef(null);
   useEffect(() => {
     setCompared(null);
@@ -38,7 +34,9 @@ export function Card({ token, index, count, pinned, onSteer, onMove, onPin, onCl
   }, [token.id, index]);
   const { explained } = token;
   const rows = alternativesOf(token);
-  const other = rows.find((row) => row.id === compared && row.id !== token.id);
+  const others = rows.filter((row) => row.id !== token.id && row.logprob !== null);
+  const other = others.find((row) => row.id === chosen) ?? others[0];
+  const compared = other?.id ?? null;
   return html`<section ref=${section} tabindex="-1" class="card" data-testid="card" data-index=${index} data-id=${token.id} aria-label=${`Token ${index + 1}: ${shownToken(token)}`}>
     <header>
       <h2><${Glyphs} token=${token} /></h2>
@@ -149,36 +147,38 @@ export function partsOf(contributions) {
   return [["base", base, "The base's own log-probability"], ...own, ...extra];
 }
 
+/** Each part's difference between two tokens: they sum to the difference of the log-probabilities, exactly. */
 function Contributions({ token, other }) {
   const mine = partsOf(token.explained.contributions);
-  const theirs = other ? partsOf(other.contributions) : null;
-  const values = [...mine, ...(theirs ?? [])].map(([, value]) => Math.abs(value ?? 0)).filter(Number.isFinite);
-  const most = Math.max(1, ...values);
+  const theirs = other ? new Map(partsOf(other.contributions).map(([name, value]) => [name, value])) : null;
+  const difference = (name, value) => {
+    const their = theirs ? (theirs.has(name) ? theirs.get(name) : 0) : 0;
+    return value === null || their === null ? null : value - their;
+  };
+  const rows = mine.map(([name, value, about]) => ({ name, value, about, push: difference(name, value) }));
+  const most = Math.max(1, ...rows.map(({ push }) => Math.abs(push ?? 0)));
+  const total = other && token.explained.logprob !== null ? token.explained.logprob - other.logprob : null;
   return html`<section aria-labelledby="card-pushes">
-    <h3 id="card-pushes">Who pushed it <span class="quiet">in nats</span></h3>
+    <h3 id="card-pushes">
+      ${other ? html`Who chose it <span class="quiet">over</span> <${Glyphs} token=${other} />` : "Who pushed it"} <span class="quiet">in nats</span>
+    </h3>
     <div class="pushes" role="list">
-      ${mine.map(([name, value, about], at) => {
-        const their = theirs?.find(([other]) => other === name)?.[1] ?? (theirs ? 0 : undefined);
-        return html`<${Push} key=${name} ...${{ name, value, about, most, their, other }} />`;
-      })}
+      ${rows.map((row) => html`<${Push} key=${row.name} ...${row} most=${most} compared=${Boolean(other)} />`)}
+      ${total !== null && html`<${Push} name="together" value=${null} push=${total} most=${Math.max(most, Math.abs(total))} compared=${true} sum=${true} about="The difference of the two log-probabilities" />`}
     </div>
-    ${other &&
-    html`<p class="note"><span class="key solid"></span> <${Glyphs} token=${token} /> <span class="key light"></span> <${Glyphs} token=${other} />; the last column is the difference.</p>`}
+    ${other && html`<p class="note">Orange is for <${Glyphs} token=${token} />, blue for <${Glyphs} token=${other} />; the last column is the part of this token by itself.</p>`}
   </section>`;
 }
 
-function Push({ name, value, about, most, their, other }) {
-  const width = (part) => `${(Math.min(Math.abs(part ?? most), most) / most) * 50}%`;
-  const side = (part) => (part === null || part < 0 ? "minus" : "plus");
-  const words = value === null ? "removed" : nats(value);
-  return html`<div class="push" role="listitem" data-testid="card-contribution" data-name=${name} data-value=${value} title=${about}>
+function Push({ name, value, about, most, push, compared, sum = false }) {
+  const width = `${(Math.min(Math.abs(push ?? most), most) / most) * 50}%`;
+  const words = push === null ? "removed" : nats(push);
+  const hook = sum ? "card-together" : "card-contribution";
+  return html`<div class=${sum ? "push sum" : "push"} role="listitem" data-testid=${hook} data-name=${name} data-value=${sum ? push : value} data-push=${push} title=${about}>
     <span class="name">${name}</span>
-    <span class="axis" aria-hidden="true">
-      <span class=${`part ${side(value)}`} style=${{ width: width(value) }}></span>
-      ${other && html`<span class=${`part light ${side(their)}`} style=${{ width: width(their) }}></span>`}
-    </span>
-    <span class="figure">${words}</span>
-    ${other && html`<span class="figure difference">${value === null || their === null ? "–" : nats(value - their)}</span>`}
+    <span class="axis" aria-hidden="true"><span class=${`part ${push === null || push < 0 ? "minus" : "plus"}`} style=${{ width }}></span></span>
+    <span class="figure difference">${words}</span>
+    ${compared && html`<span class="figure quiet">${sum ? "" : value === null ? "–" : nats(value)}</span>`}
   </div>`;
 }
 
