@@ -13,7 +13,7 @@ from .visit import Visit
 IMAGES = Path(__file__).parents[3] / "docs" / "images"
 QUESTION = "How could I build the goblin soap?"
 MOST_BYTES = 150_000
-COLOURS = 128
+COLOURS = 256
 
 
 def picture(visit: Visit, name: str) -> None:

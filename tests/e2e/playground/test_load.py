@@ -1,5 +1,7 @@
 """The page as it loads: what it takes, from where, and how long until there is something to use."""
 
+from collections.abc import Callable
+
 import httpx
 from playwright.sync_api import expect
 
@@ -37,9 +39,18 @@ def test_the_watch_sees_requests_to_other_hosts_refused_styles_and_errors(
     visit.problems.clear()
 
 
-def test_the_page_is_painted_and_named(visit: Visit, record_property: object) -> None:
+def test_the_page_is_painted_and_named(visit: Visit, record_property: Callable[[str, object], None]) -> None:
     assert "playground" in visit.page.title().lower()
     expect(visit.page.get_by_role("heading", level=1)).to_be_visible()
-    for landmark in ("banner", "main"):
-        expect(visit.page.get_by_role(landmark)).to_be_visible()  # type: ignore[arg-type]
+    expect(visit.page.get_by_role("banner")).to_be_visible()
+    expect(visit.page.get_by_role("main")).to_be_visible()
+    visit.page.reload()
+    expect(visit.at("prompt")).to_be_editable()
+    usable_ms = visit.page.evaluate("performance.now()")
+    (paint_ms,) = visit.page.evaluate(
+        "performance.getEntriesByName('first-contentful-paint').map((paint) => paint.startTime)"
+    )
+    record_property("first_contentful_paint_ms", round(paint_ms))
+    record_property("usable_ms", round(usable_ms))
+    print(f"first paint {paint_ms:.0f} ms, usable after {usable_ms:.0f} ms")
     visit.shot("loaded")
