@@ -135,6 +135,14 @@ def test_rejected_drafts_are_not_reported(running: Running) -> None:
     assert drafts["vllm:spec_decode_num_draft_tokens"] > drafts["vllm:spec_decode_num_accepted_tokens"]
 
 
+def test_accepted_drafts_behind_the_last_token_are_not_reported(running: Running) -> None:
+    """Where b drafts for itself, all are accepted, and the limit falls between them."""
+    alone = [0.0, 0.0, 0.0, 1.0]
+    for count in (5, 6, 7):
+        output = check_reports(running, [greedy(prompt(715, 9), alone, count, report=True)])[0]
+        assert len(output["choices"][0]["figures"]) == count
+
+
 def test_a_request_that_fails_leaves_its_neighbours_their_reports(running: Running) -> None:
     broken = greedy([1, POISON, 3], MIXED, 5, report=True)
     good = greedy(prompt(720, 9), UP_SCALED, 5, report=True)
