@@ -826,3 +826,24 @@ def test_objects_keep_their_prototypes(page: Page) -> None:
     polluted = text.replace('"saved_at"', '"__proto__": {"polluted": 1}, "saved_at"', 1)
     expression = "[m.importSession(...x).polluted ?? null, ({}).polluted ?? null]"
     assert _call(page, "session", expression, [polluted, CARDS]) == [None, None]
+
+
+# Tokens
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [
+        ({"text": " the "}, "·the·"),
+        ({"text": "\n\t"}, "⏎⇥"),
+        ({"text": "\x1b"}, "⟨1B⟩"),
+        ({"text": "\u200b\r"}, "⟨E2 80 8B 0D⟩"),
+        ({"text": ""}, "∅"),
+        ({"text": "\ufffd", "bytes": [226, 130]}, "⟨E2 82⟩"),
+        ({"text": "\ufffd"}, "⟨…⟩"),
+        ({"text": "<|end|>", "special": True}, "<|end|>"),
+        ({"text": "é\x07"}, "é\x07"),
+    ],
+)
+def test_every_token_can_be_seen(page: Page, token: dict[str, Any], shown: str) -> None:
+    assert _call(page, "tokens", "m.shownToken(x)", token) == shown

@@ -10,7 +10,7 @@ const differs = (one, other) => Math.abs(chance(one) - chance(other)) >= 5e-4;
 const hexadecimal = (bytes) => bytes.map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
 
 /** A token's glyphs, as they are shown in lists. */
-export const Glyphs = ({ token }) => html`<span class=${token.special ? "glyphs special" : "glyphs"}>${shownToken(token) || "∅"}</span>`;
+export const Glyphs = ({ token }) => html`<span class=${token.special ? "glyphs special" : "glyphs"}>${shownToken(token)}</span>`;
 
 /** The alternatives of a token, with itself among them. */
 export function alternativesOf(token) {
@@ -114,7 +114,7 @@ function Alternatives({ token, rows, compared, onSteer, onCompare }) {
 function Alternative({ row, place, both, token, compared, onSteer, onCompare }) {
   const here = row.id === token.id;
   const raw = chance(row.logprob);
-  const name = shownToken(row) || "nothing";
+  const name = shownToken(row);
   return html`<tr class=${here ? "here" : ""} data-testid="card-top" data-id=${row.id} data-value=${raw}>
     <td class="quiet">${place < 9 ? html`<kbd>${place + 1}</kbd>` : ""}</td>
     <td>

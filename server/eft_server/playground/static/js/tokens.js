@@ -10,12 +10,21 @@ const PARTIAL = "\ufffd";
 /** Whether a token is a part of a character. */
 export const isPartial = (token) => token.text.includes(PARTIAL);
 
+/** Whether a token would show nothing: no text at all, or control and format characters only. */
+const isInvisible = ({ text }) => /^\p{C}*$/u.test(text) && !/[\n\t]/.test(text);
+
+/** Whether a token is drawn in a frame, by what it is rather than by its text. */
+const isOdd = (token) => Boolean(token.special) || isPartial(token) || isInvisible(token);
+
 const hexadecimal = (byte) => byte.toString(16).toUpperCase().padStart(2, "0");
+
+const inBytes = (bytes) => `⟨${Array.from(bytes, hexadecimal).join(" ")}⟩`;
 
 /** A token in words for a list or a label: white space, specials and parts of characters can be seen. */
 export function shownToken({ text, bytes, special }) {
   if (special) return text || "end of turn";
-  if (text.includes(PARTIAL)) return bytes ? `⟨${bytes.map(hexadecimal).join(" ")}⟩` : "⟨…⟩";
+  if (text.includes(PARTIAL)) return bytes ? inBytes(bytes) : "⟨…⟩";
+  if (isInvisible({ text })) return text ? inBytes(new TextEncoder().encode(text)) : "∅";
   return text
     .replace(/^ +| +$/g, (spaces) => "·".repeat(spaces.length))
     .replaceAll("\n", "⏎")
@@ -55,7 +64,7 @@ function isWhole(bytes) {
 
 /** "pepper, probability 92 %" for a screen reader. */
 function spoken(token, measure, value) {
-  const words = shownToken(token) || "nothing";
+  const words = shownToken(token);
   return value === null ? words : `${words}, ${measure.group} ${measure.name} ${measure.show(value)}`.replace("  ", " ");
 }
 
@@ -87,7 +96,7 @@ class Chunk extends Component {
     const names = ["tok", tint(measure, value)];
     if (/^ /.test(plain)) names.push("sp");
     if (plain.includes("\n")) names.push("nl");
-    if (token.special || isPartial(token)) names.push("odd");
+    if (isOdd(token)) names.push("odd");
     if (index === selected) names.push("on");
     if (marks[index - this.props.first]) names.push(marks[index - this.props.first]);
     return html`<span
@@ -98,7 +107,7 @@ class Chunk extends Component {
       data-testid="token"
       data-index=${index}
       data-id=${token.id}
-      data-shown=${token.special || isPartial(token) ? shownToken(token) : undefined}
+      data-shown=${isOdd(token) ? shownToken(token) : undefined}
       aria-label=${spoken(token, measure, value)}
       aria-pressed=${index === selected ? "true" : "false"}
       >${plain}</span
@@ -110,7 +119,7 @@ class Chunk extends Component {
 function resting(shown) {
   const parts = [];
   for (const { token, plain } of shown) {
-    if (token.special || isPartial(token)) parts.push(html`<span class="tok odd" data-shown=${shownToken(token)}>${plain}</span>`);
+    if (isOdd(token)) parts.push(html`<span class="tok odd" data-shown=${shownToken(token)}>${plain}</span>`);
     else if (typeof parts.at(-1) === "string") parts.push(parts.pop() + plain);
     else parts.push(plain);
   }

@@ -19,7 +19,7 @@ export function Elsewhere({ at, result, looked }) {
   const other = OTHER[at.side];
   return html`<section class="elsewhere" aria-label="What the other would have said" data-testid="compare-there" data-side=${at.side} data-index=${at.index}>
     <h2>
-      At token ${at.index + 1} of ${NAMES[at.side]}'s text <span class=${token.special ? "glyphs special" : "glyphs"}>${shownToken(token) || "∅"}</span>
+      At token ${at.index + 1} of ${NAMES[at.side]}'s text <span class=${token.special ? "glyphs special" : "glyphs"}>${shownToken(token)}</span>
     </h2>
     <div class="sides" aria-live="polite">
       <${View} side=${other} mine=${false} token=${token} explained=${looked[at.side + other]?.[at.index]} />
@@ -40,7 +40,7 @@ function View({ side, mine, token, explained }) {
         ${rows.map(
           (row) =>
             html`<tr key=${row.id} class=${row.id === token.id ? "here" : ""} data-id=${row.id} data-value=${chance(row.logprob)}>
-              <td><span class=${row.special ? "glyphs special" : "glyphs"}>${shownToken(row) || "∅"}</span>${row.id === token.id && html`<span class="quiet"> stands here${rankOf(row, top, explained)}</span>`}</td>
+              <td><span class=${row.special ? "glyphs special" : "glyphs"}>${shownToken(row)}</span>${row.id === token.id && html`<span class="quiet"> stands here${rankOf(row, top, explained)}</span>`}</td>
               <td class="figure"><span class="bar" style=${{ width: `${chance(row.logprob) * 100}%` }}></span><span class="over">${percent(chance(row.logprob))}</span></td>
             </tr>`,
         )}
