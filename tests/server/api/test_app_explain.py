@@ -168,3 +168,11 @@ async def test_more_numbers_than_allowed_are_refused_with_what_would_fit(engine:
         assert engine.asked == []
         await client.post(PATH, json=fields | {"span": [0, 2]})
         assert len(engine.asked) == 1
+
+
+async def test_a_member_without_a_weight_may_have_a_prompt_of_its_own_while_generating(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    helpful = {"weights": {"helpful": 1}}
+    await client.post(PATH, json={"prompt": [1, 2, 3], "prompts": {"harmless": [4, 5, 6, 7]}, "eft": helpful})
+    assert engine.asked[0].max_tokens == min(256, engine.model_config.max_model_len - 4)

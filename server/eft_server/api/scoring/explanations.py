@@ -318,8 +318,8 @@ async def _generated(
     """Generate a completion: its token ids, with the one that ended it, and why it ended."""
     count = request.max_tokens
     if count is None:
-        switches, counting = request.chat_template_kwargs, resolved.coefficients.counting
-        prompt, _ = await read_prompt(service, request.item([]), switches, counting)
+        everybody = frozenset(range(len(plan.names)))
+        prompt, _ = await read_prompt(service, request.item([]), request.chat_template_kwargs, everybody)
         room = service.engine.model_config.max_model_len - len(prompt)
         count = max(1, min(_MAX_TOKENS, room, service.config.server.max_scores // plan.numbers_a_token))
     _require_room(service.config, plan, count, "max_tokens")
