@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.e2e.random_family import write_tokenizer
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from eft_server.api.scoring.token_bytes import TokenBytes
@@ -80,3 +80,13 @@ def test_bytes_and_spaces_of_sentencepiece_are_kept(byte_fallback: PreTrainedTok
 def test_a_tokenizer_without_an_end_has_bytes_as_well(byte_level: PreTrainedTokenizerFast) -> None:
     endless = PreTrainedTokenizerFast(tokenizer_object=byte_level.backend_tokenizer)
     assert TokenBytes(endless, 400).of(endless("fox")["input_ids"][0]) in (b"f", b"fo", b"fox")
+
+
+def test_a_special_token_without_a_role_is_special_as_well(byte_level: PreTrainedTokenizerFast) -> None:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(byte_level.backend_tokenizer.to_str())
+    )
+    tokenizer.backend_tokenizer.add_special_tokens([AddedToken("<¦header¦>", special=True)])
+    header = tokenizer.convert_tokens_to_ids("<¦header¦>")
+    assert header not in tokenizer.all_special_ids
+    assert header in TokenBytes(tokenizer, 400).special

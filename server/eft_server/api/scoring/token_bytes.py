@@ -40,7 +40,11 @@ class TokenBytes:
     @cached_property
     def special(self) -> frozenset[int]:
         """The tokens that control a model, such as those that end a turn."""
-        return frozenset(self._tokenizer.all_special_ids)
+        # Some that have no role by name, such as those around a role in a chat, are only marked where they are added.
+        added = getattr(self._tokenizer, "added_tokens_decoder", {})
+        return frozenset(
+            {*self._tokenizer.all_special_ids, *(id for id, token in added.items() if token.special)}
+        )
 
     @cached_property
     def _bytes(self) -> Sequence[bytes]:
