@@ -43,7 +43,7 @@ class TokenBytes:
         # Some that have no role by name, such as those around a role in a chat, are only marked where they are added.
         added = getattr(self._tokenizer, "added_tokens_decoder", {})
         return frozenset(
-            {*self._tokenizer.all_special_ids, *(id for id, token in added.items() if token.special)}
+            {*self._tokenizer.all_special_ids, *(token for token, about in added.items() if about.special)}
         )
 
     @cached_property
