@@ -40,18 +40,16 @@ def chromium() -> str:
     return find_browser() or pytest.skip(NO_BROWSER)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def browser(chromium: str, request: pytest.FixtureRequest) -> Browser:
-    stash = request.session.stash
-    if _BROWSING not in stash:
-        playwright = sync_playwright().start()
-        # No name but the server's leads anywhere, so that nothing depends on what is answered from outside.
-        options = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--force-color-profile=srgb"]
-        stash[_BROWSING] = Browsing(
-            playwright, playwright.chromium.launch(executable_path=chromium, args=options)
-        )
-        expect.set_options(timeout=PATIENCE_MS)
-    return stash[_BROWSING].browser
+    """Ended by the hook below, which is earlier than the end of the session."""
+    playwright = sync_playwright().start()
+    # No name but the server's leads anywhere, so that nothing depends on what is answered from outside.
+    options = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--force-color-profile=srgb"]
+    browser = playwright.chromium.launch(executable_path=chromium, args=options)
+    request.session.stash[_BROWSING] = Browsing(playwright, browser)
+    expect.set_options(timeout=PATIENCE_MS)
+    return browser
 
 
 @pytest.hookimpl(trylast=True)

@@ -82,7 +82,7 @@ def static_url() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(browser: Browser, static_url: str) -> Iterator[Page]:
     """A page beside the modules."""
     context = browser.new_context()
