@@ -1,7 +1,7 @@
 /** Fills tokens in with explanations: a span at a time, those that are looked at first, cancelled when superseded. */
 
 import { cardOf, eftOf, extended, promptFor } from "./settings.js";
-import { answerOf, explained, promptOf } from "./tree.js";
+import { answerOf, explained, lightened, promptOf } from "./tree.js";
 
 const SPAN = 128;
 
@@ -60,7 +60,7 @@ export function createExplainer({ store, api, onFailure }) {
     const body = explanationBody(cardOf(cards, settings.model), settings, promptOf(tree, end), ids, [start, stop]);
     const answered = await ask(body, signal);
     if (signal?.aborted) return;
-    store.set(({ tree: now }) => ({ tree: explained(now, owner.id, owner.at, answered.tokens) }));
+    store.set(({ tree: now }) => ({ tree: lightened(explained(now, owner.id, owner.at, answered.tokens)) }));
   }
 
   /** Ask with as many alternatives as the server's `max_logprobs` allows, which is found by trying. */

@@ -81,6 +81,24 @@ export function explained(tree, id, first, items) {
   return changed(tree, id, { tokens });
 }
 
+/** How many explained tokens are kept. With eight alternatives, one takes about 10 kB. */
+const MOST_EXPLAINED = 10_000;
+
+/** Without the explanations of the oldest pieces that are not in sight, if there are too many: they can be asked for again. */
+export function lightened(tree, most = MOST_EXPLAINED) {
+  const inSight = new Set();
+  for (let node = tree.nodes[tree.current]; node; node = tree.nodes[node.parent]) inSight.add(node.id);
+  const counts = Object.values(tree.nodes).map(({ tokens = [] }) => tokens.filter(({ explained: known }) => known).length);
+  let surplus = counts.reduce((sum, count) => sum + count, 0) - most;
+  let lighter = tree;
+  Object.values(tree.nodes).forEach((node, at) => {
+    if (surplus <= 0 || !counts[at] || inSight.has(node.id)) return;
+    surplus -= counts[at];
+    lighter = changed(lighter, node.id, { tokens: node.tokens.map(({ explained: _, ...token }) => token) });
+  });
+  return lighter;
+}
+
 /** Another current node; the one before can be gone back to. */
 export function goTo(tree, id) {
   if (id === tree.current) return tree;
