@@ -10,7 +10,7 @@ export const FORMAT = "eft-playground";
 export const VERSION = 1;
 
 /** The largest file that is read, in bytes. */
-export const LARGEST = 20_000_000;
+export const LARGEST = 40_000_000;
 
 const MOST_TOKENS = 1_000_000;
 const MOST_NODES = 100_000;
@@ -39,7 +39,7 @@ export function exportSession({ settings, conversation, tree, compare = null, sw
     compare,
     sweep,
   };
-  return `${JSON.stringify(session, kept, 1)}\n`;
+  return `${JSON.stringify(session, kept)}\n`;
 }
 
 /** What can be asked for again, or was of the moment, is left out. */
