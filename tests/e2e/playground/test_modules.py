@@ -794,21 +794,28 @@ def test_a_session_that_cannot_be_is_refused_with_the_place(
         ("{}", "The file is no session of this page"),
         ('{"__proto__": {"format": "eft-playground"}}', "The file is no session of this page"),
         ('{"format": "eft-playground", "version": 1}', "saved_at is missing; expected text"),
-        ('{"format": "' + "x" * 20_000_001 + '"}', "The file is too large; allowed: up to 20 MB"),
     ],
 )
 def test_another_file_is_refused(page: Page, file: str, message: str) -> None:
     assert message in _refusal(page, file)
 
 
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(page: Page) -> None:
+    """The page makes it, since bringing it there takes long."""
+    expression = """(() => {
+        try { m.importSession("x".repeat(40_000_001), x); } catch ({ message }) { return message; }
+    })()"""
+    assert _call(page, "session", expression, CARDS) == "The file is too large; allowed: up to 40 MB"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"scale": 1,', '"scale": 1e999,', "settings.scale is Infinity; expected a finite number"),
-        ('"scale": 1,', '"scale": NaN,', "The file is no JSON"),
+        ('"scale":1,', '"scale":1e999,', "settings.scale is Infinity; expected a finite number"),
+        ('"scale":1,', '"scale":NaN,', "The file is no JSON"),
         (
-            '"helpful": 0.5,',
-            '"__proto__": 0.5,',
+            '"helpful":0.5,',
+            '"__proto__":0.5,',
             'settings.weights has the name "__proto__", which is not allowed',
         ),
     ],
@@ -847,3 +854,98 @@ def test_objects_keep_their_prototypes(page: Page) -> None:
 )
 def test_every_token_can_be_seen(page: Page, token: dict[str, Any], shown: str) -> None:
     assert _call(page, "tokens", "m.shownToken(x)", token) == shown
+
+
+# Plays: a conversation that changes while answers come
+
+
+_PLAY = """(async () => {
+    const { createStore } = await import("/playground/js/store.js");
+    const t = await import("/playground/js/tree.js");
+    const start = { cards: x.cards, settings: x.settings, mode: "chat", system: "", draft: "", tree: t.emptyTree() };
+    const store = createStore({ ...start, look: null, running: null, explaining: null, trouble: null });
+    const stopped = (signal, wait = 0) => new Promise((_, reject) => signal.addEventListener("abort", () =>
+        setTimeout(() => reject(Object.assign(new Error("stopped"), { kind: "stopped" })), wait)));
+    const soon = (wait = 0) => new Promise((resolve) => setTimeout(resolve, wait));
+    const api = {
+        tokenize: async () => ({ tokens: [1] }),
+        explain: async ({ completion, span }) => ({ tokens: completion.slice(...span).map((id) => ({ id })) }),
+        complete: ({ signal, onEvent }) => {
+            onEvent({ index: 0, tokens: [{ id: 9, text: "late", logprob: 0 }], finish_reason: null });
+            return stopped(signal);
+        },
+    };
+    const play = m.createPlay({ store, api });
+    const say = (draft) => (store.set({ draft }), play.send());
+    %s
+})()"""
+
+
+def _play(page: Page, script: str) -> Any:
+    return _call(page, "play", _PLAY % script, {"cards": CARDS, "settings": SETTINGS})
+
+
+def test_what_still_comes_for_a_session_is_not_put_into_the_one_that_was_opened(page: Page) -> None:
+    """Its nodes have the same numbers."""
+    script = """
+    say("Hello!");
+    await soon(5);
+    let { tree } = t.addPrompt(t.emptyTree(), { mode: "text", text: "other", ids: [2], parent: null });
+    const kept = { tokens: [{ id: 5, text: "kept", explained: {} }], state: "done", settings: x.settings };
+    play.replace({ tree: t.addPieces(tree, 1, 0, 1, kept).tree });
+    await soon(150);
+    const { running, trouble, tree: now } = store.get();
+    return [now.nodes[2].tokens.map(({ id }) => id), now.nodes[2].state, running, trouble];
+    """
+    assert _play(page, script) == [[5], "done", None, None]
+
+
+def test_a_question_that_was_superseded_does_not_end_the_one_behind_it(page: Page) -> None:
+    script = """
+    api.tokenize = (_, { signal }) => stopped(signal, 20);
+    say("Hello!");
+    say("Hello again!");
+    await soon(60);
+    return Boolean(store.get().running);
+    """
+    assert _play(page, script) is True
+
+
+def test_explanations_out_of_sight_are_dropped_when_there_are_many(page: Page) -> None:
+    explained = """[1, 2, 3].map((id) => ({ id, text: "x", explained: { id } }))"""
+    script = f"""
+    let {{ tree }} = t.addPrompt(t.emptyTree(), {{ mode: "text", text: "a", ids: [2], parent: null }});
+    for (let at = 0; at < 3; at++) ({{ tree }} = t.addPieces(tree, 1, 0, 1, {{ tokens: {explained} }}));
+    const count = ({{ tokens }}) => tokens.filter(({{ explained }}) => explained).length;
+    const known = (tree) => [2, 3, 4].map((id) => count(tree.nodes[id]));
+    const all = t.goTo(tree, 2);
+    const few = t.lightened(all, 1);
+    return [known(t.lightened(all, 9)), known(t.lightened(all, 8)), known(few), few.nodes[3].tokens[0]];
+    """
+    assert _play(page, script) == [[3, 3, 3], [3, 0, 3], [3, 0, 0], {"id": 1, "text": "x"}]
+
+
+def test_answers_beside_the_chat_are_no_longer_than_the_context_has_room_for(page: Page) -> None:
+    """As in the chat."""
+    expression = """(async () => {
+        let asked = null;
+        const api = { complete: async ({ settings }) => void (asked = settings.max_tokens) };
+        const prompt = { ids: Array(500).fill(1), prompts: null };
+        await m.answer({ api, cards: x.cards, settings: x.settings, prompt, onTokens: () => {} });
+        return asked;
+    })()"""
+    assert _call(page, "runs/answers", expression, {"cards": CARDS, "settings": SETTINGS}) == 12
+
+
+def test_a_long_day_can_be_opened_again(page: Page) -> None:
+    expression = """(() => {
+        const bytes = [32, 112, 101, 112, 112, 101, 114];
+        const token = { id: 1145, text: " pepper", logprob: -0.123456, bytes, special: false };
+        const tokens = Array(100000).fill(token);
+        const tree = { ...x.state.tree, nodes: { ...x.state.tree.nodes } };
+        const piece = Object.values(tree.nodes).find(({ kind }) => kind === "piece");
+        tree.nodes[piece.id] = { ...piece, tokens: [...piece.tokens, ...tokens] };
+        const again = m.importSession(m.exportSession({ ...x.state, tree }, x.cards), x.cards);
+        return again.tree.nodes[piece.id].tokens.length - piece.tokens.length;
+    })()"""
+    assert _call(page, "session", expression, {"state": _state(), "cards": CARDS}) == 100_000

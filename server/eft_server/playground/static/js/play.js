@@ -1,7 +1,7 @@
 /** What one can do: ask, steer, continue, stop, go back. Everything changes the store; nothing draws. */
 
 import { continuationOf, createExplainer } from "./explain.js";
-import { cardOf, eftOf, newSeed } from "./settings.js";
+import { cardOf, eftOf, newSeed, roomFor } from "./settings.js";
 import { plainText } from "./tokens.js";
 import {
   addPieces,
@@ -17,12 +17,6 @@ import {
   undo,
   versionsOf,
 } from "./tree.js";
-
-/** How many tokens the context has room for behind a prompt; the server says what is wrong where there is none. */
-function roomFor({ max_model_len: context }, { ids, prompts }) {
-  const longest = Math.max(ids.length, ...Object.values(prompts ?? {}).map((own) => own.length));
-  return Math.max(1, context - longest);
-}
 
 const DRAW_EVERY_MS = 60;
 
@@ -54,6 +48,7 @@ export function conversationOf({ tree, mode, system, draft }) {
  */
 export function createPlay({ store, api }) {
   let controller = null;
+  let session = 0;
   const setTree = (change) => store.set(({ tree }) => ({ tree: change(tree) }));
   const explainer = createExplainer({ store, api, onFailure: (failure) => notExplained(failure) });
 
@@ -105,8 +100,10 @@ export function createPlay({ store, api }) {
     try {
       const body = mode === "text" ? { model: settings.model, prompt: text } : { model: settings.model, messages: full };
       const { tokens: ids, prompts = null } = await api.tokenize(body, { signal: mine.signal });
+      if (controller !== mine) return false;
       setTree((tree) => addPrompt(tree, { mode, text, messages: full, ids, prompts, parent }).tree);
     } catch (failure) {
+      if (controller !== mine) return false;
       store.set({ running: null, trouble: failure.kind === "stopped" ? null : { failure, retry: () => ask({ mode, text, messages, parent, system }) } });
       return false;
     }
@@ -153,7 +150,8 @@ export function createPlay({ store, api }) {
     const prompt = promptOf(tree, ids[0]);
     const asked = continuationOf(card, prompt, tokens);
     const since = performance.now();
-    const buffer = createBuffer(store, ids, since);
+    const own = session;
+    const buffer = createBuffer({ store, ids, since, isHere: () => session === own });
     store.set({ running: { tokens: 0, since } });
     let failure = null;
     try {
@@ -172,6 +170,7 @@ export function createPlay({ store, api }) {
       failure = error;
     }
     buffer.flush();
+    if (session !== own) return;
     settle(ids, failure);
     if (controller !== mine) return;
     controller = null;
@@ -243,10 +242,11 @@ export function createPlay({ store, api }) {
     beside: (step) => navigate((tree) => goTo(tree, sibling(tree, tree.current, step) ?? tree.current)),
     up: () => navigate((tree) => goTo(tree, tree.nodes[tree.current]?.parent ?? tree.current)),
     /** Another session in the place of this one. */
-    replace(session) {
+    replace(opened) {
       halt();
-      store.set({ ...session, look: null, running: null, trouble: null, notices: [] });
-      if (session.tree.nodes[session.tree.current]?.kind === "piece") explainer.answer(session.tree.current);
+      session++; // What still comes for nodes of the old tree is not for the new one's.
+      store.set({ ...opened, look: null, running: null, trouble: null, notices: [] });
+      if (opened.tree.nodes[opened.tree.current]?.kind === "piece") explainer.answer(opened.tree.current);
     },
     /** Explain a token that is looked at and is not yet explained, before the others. */
     explain: explainer.one,
@@ -254,7 +254,7 @@ export function createPlay({ store, api }) {
 }
 
 /** Gathers what comes in, and puts it into the tree a few times a second. */
-function createBuffer(store, ids, since) {
+function createBuffer({ store, ids, since, isHere }) {
   let waiting = ids.map(() => []);
   let finished = {};
   let timer = null;
@@ -262,6 +262,7 @@ function createBuffer(store, ids, since) {
   function flush() {
     clearTimeout(timer);
     timer = null;
+    if (!isHere()) return;
     let { tree } = store.get();
     ids.forEach((id, index) => {
       if (waiting[index].length) tree = append(tree, id, waiting[index]);
@@ -270,7 +271,7 @@ function createBuffer(store, ids, since) {
     waiting = ids.map(() => []);
     finished = {};
     const { running } = store.get();
-    store.set({ tree, ...(running ? { running: { tokens: count, since } } : {}) });
+    store.set({ tree, ...(running?.since === since ? { running: { tokens: count, since } } : {}) });
   }
   return {
     flush,

@@ -61,6 +61,12 @@ export function promptFor(card, { ids, prompts = null }) {
   return { ids, prompts: prompts ?? null };
 }
 
+/** How many tokens the context has room for behind a prompt; the server says what is wrong where there is none. */
+export function roomFor({ max_model_len: context }, { ids, prompts }) {
+  const longest = Math.max(ids.length, ...Object.values(prompts ?? {}).map((own) => own.length));
+  return Math.max(1, context - longest);
+}
+
 /** The same with more token ids behind every prompt. */
 export function extended({ ids, prompts }, more) {
   const longer = prompts && Object.fromEntries(Object.entries(prompts).map(([name, own]) => [name, [...own, ...more]]));

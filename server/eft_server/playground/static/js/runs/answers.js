@@ -1,6 +1,6 @@
 /** Answers beside the conversation: the same prompt, under other settings. Nothing here draws. */
 
-import { cardOf, eftOf, familyOf, memberOf, promptFor } from "../settings.js";
+import { cardOf, eftOf, familyOf, memberOf, promptFor, roomFor } from "../settings.js";
 
 const DRAW_EVERY_MS = 60;
 
@@ -23,6 +23,7 @@ export async function prepare({ api, cards, conversation, signal }) {
  */
 export async function answer({ api, cards, settings, prompt, signal, onTokens }) {
   const card = cardOf(cards, settings.model);
+  const asked = promptFor(card, prompt);
   let [tokens, finish, timer] = [[], null, null];
   const draw = () => {
     clearTimeout(timer);
@@ -33,8 +34,8 @@ export async function answer({ api, cards, settings, prompt, signal, onTokens })
     await api.complete({
       model: settings.model,
       eft: eftOf(settings, card),
-      ...promptFor(card, prompt),
-      settings,
+      ...asked,
+      settings: { ...settings, max_tokens: Math.min(settings.max_tokens, roomFor(card, asked)) },
       signal,
       onEvent: (progress) => {
         tokens = [...tokens, ...progress.tokens];
