@@ -949,3 +949,23 @@ def test_a_long_day_can_be_opened_again(page: Page) -> None:
         return again.tree.nodes[piece.id].tokens.length - piece.tokens.length;
     })()"""
     assert _call(page, "session", expression, {"state": _state(), "cards": CARDS}) == 100_000
+
+
+def test_a_part_of_a_character_can_be_seen_before_it_is_explained(page: Page) -> None:
+    """A stream has no text for it, and the whole character for the last part."""
+    choice = {
+        "index": 0,
+        "token_ids": [5, 6, 7],
+        "logprobs": {"tokens": ["", "é", ""], "token_logprobs": [-1, -1, -1]},
+        "finish_reason": "stop",
+    }
+    events = f"data: {json.dumps({'choices': [choice]})}\n\ndata: [DONE]\n\n"
+    expression = """(async () => {
+        globalThis.fetch = async () => new Response(x.events);
+        const tokens = [];
+        await m.createApi().complete({ ...x, ids: [1], onEvent: (progress) => tokens.push(...progress.tokens) });
+        const t = await import("/playground/js/tokens.js");
+        return [tokens.map(t.shownToken), t.plainText(tokens)];
+    })()"""
+    found = _call(page, "api", expression, {"events": events, "settings": SETTINGS})
+    assert found == [["⟨…⟩", "é", "end of turn"], "é"]

@@ -86,9 +86,10 @@ function progressOf(choice) {
   const logprobs = choice.logprobs?.token_logprobs ?? [];
   const ended = choice.finish_reason === "stop";
   const tokens = ids.map((id, at) => {
-    const text = texts[at] ?? "";
-    const token = { id, text, logprob: logprobs[at] ?? null };
-    return ended && at === ids.length - 1 && (choice.stop_reason ?? null) === null ? { ...token, special: true } : token;
+    const special = ended && at === ids.length - 1 && (choice.stop_reason ?? null) === null;
+    // A part of a character has no text here; the character's last part has all of it.
+    const text = texts[at] || (special ? "" : "\ufffd");
+    return { id, text, logprob: logprobs[at] ?? null, ...(special ? { special } : {}) };
   });
   return { index: choice.index, tokens, finish_reason: choice.finish_reason ?? null };
 }
