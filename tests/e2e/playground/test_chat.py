@@ -42,6 +42,23 @@ def test_a_preset_sets_the_sliders_and_a_member_has_none(visit: Visit) -> None:
     assert visit.ids() == complete(visit.url, KEY, asked)
 
 
+def test_a_double_click_asks_and_does_not_stop_at_once(visit: Visit) -> None:
+    visit.at("prompt").fill(QUESTION)
+    visit.at("send").dblclick()
+    expect(visit.at("answer")).to_have_attribute("data-state", "done")
+    assert len(visit.completions()) == 1
+
+
+def test_the_browser_asks_before_a_conversation_in_no_file_goes(visit: Visit) -> None:
+    leaving = "() => { const leave = new Event('beforeunload', { cancelable: true }); return !dispatchEvent(leave) }"
+    assert not visit.page.evaluate(leaving)
+    visit.ask(QUESTION)
+    assert visit.page.evaluate(leaving)
+    with visit.page.expect_download():
+        visit.at("session-save").click()
+    assert not visit.page.evaluate(leaving)
+
+
 def test_an_answer_streams_and_can_be_stopped(visit: Visit) -> None:
     visit.answers_go_on()
     visit.set("max-tokens", 450)

@@ -115,6 +115,7 @@ def test_another_file_is_refused_in_words(visit: Visit, tmp_path: Path, content:
     file.write_text(content)
     visit.set("max-tokens", 21)
     open_session(visit, file)
+    expect(visit.at("error")).to_contain_text("The file was not opened")
     expect(visit.at("error")).to_contain_text(words)
     expect(visit.at("max-tokens")).to_have_value("21")
 

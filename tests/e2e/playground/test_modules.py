@@ -543,6 +543,13 @@ BOUND = "eft.weights.helpful: 3.0 is out of bounds; allowed: 0 to 2"
             "stopping. Try again; if it stays, tell whoever runs the server.",
             True,
         ),
+        (
+            "file",
+            {"message": "The file is no JSON"},
+            "The file was not opened",
+            "The file is no JSON.",
+            False,
+        ),
         ("stopped", {}, "Stopped", "You stopped this answer.", True),
     ],
 )
@@ -558,6 +565,7 @@ def test_what_had_come_is_said_to_be_kept(page: Page) -> None:
         _words(page, "stopped", received=12)["text"]
         == "You stopped this answer. What had come is kept: 12 tokens."
     )
+    assert "kept" not in _words(page, "file", received=12)["text"]
 
 
 def test_a_servers_words_are_bounded_and_can_be_read(page: Page) -> None:

@@ -6,7 +6,7 @@ import { LEVELS, measuresFor } from "./measures.js";
 import { conversationOf } from "./play.js";
 import { cardOf, eftOf, expertsOf, SettingsPanel } from "./settings.js";
 import { baseUrl, snippets } from "./snippets.js";
-import { memo } from "./store.js";
+import { memo, unlessDouble } from "./store.js";
 import { BranchTree, Transcript } from "./transcript.js";
 import { answerOf } from "./tree.js";
 import { counted, inWords, waiting } from "./words.js";
@@ -70,10 +70,10 @@ function useFollowing({ running, tree }) {
     return () => removeEventListener("scroll", onScroll);
   }, []);
   const began = running && !running.tokens;
+  useEffect(() => void (following.current = true), [tree.current]);
   useEffect(() => {
     if (running && following.current) document.querySelector(".caret")?.scrollIntoView({ block: "nearest" });
-  }, [running?.tokens, began]);
-  useEffect(() => void (following.current = true), [tree.current]);
+  }, [running?.tokens, began, tree.current]);
 }
 
 const receivedIn = (tree) => (tree.nodes[tree.current]?.kind === "piece" ? answerOf(tree, tree.current).tokens.length : 0);
@@ -163,7 +163,7 @@ function Composer({ state, store, play }) {
       <${Status} state=${state} />
       <${Snippets} state=${state} />
       ${running
-        ? html`<button key="stop" type="button" class="danger" data-testid="stop" onClick=${play.stop}>Stop <kbd>Esc</kbd></button>`
+        ? html`<button key="stop" type="button" class="danger" data-testid="stop" onClick=${unlessDouble(play.stop)}>Stop <kbd>Esc</kbd></button>`
         : html`<button key="send" type="submit" class="primary" data-testid="send">${mode === "chat" ? "Send" : "Continue"} <kbd>Ctrl ⏎</kbd></button>`}
     </div>
   </form>`;
@@ -205,10 +205,12 @@ export function Trouble({ trouble, received = 0, onDismiss }) {
     const timer = setInterval(() => setLeft((seconds) => Math.max(0, seconds - 1)), 1000);
     return () => clearInterval(timer);
   }, [trouble]);
+  const box = useRef(null);
+  useEffect(() => box.current?.scrollIntoView({ block: "nearest" }), [trouble]);
   if (!trouble) return null;
   const { failure, retry } = trouble;
   const { title, text } = inWords(failure, { received });
-  return html`<div class="trouble" role="alert" data-testid="error" data-kind=${failure.kind}>
+  return html`<div ref=${box} class="trouble" role="alert" data-testid="error" data-kind=${failure.kind}>
     <h2>${title}</h2>
     ${text && html`<p>${text}</p>`}
     <p class="row">

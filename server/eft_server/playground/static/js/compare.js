@@ -10,6 +10,7 @@ import { ChoiceOfA, ChoiceOfB, startOfB } from "./runs/choice.js";
 import { Elsewhere } from "./runs/elsewhere.js";
 import { onKeys } from "./runs/keys.js";
 import { Merged } from "./runs/merged.js";
+import { unlessDouble } from "./store.js";
 import { TokenText, shownToken } from "./tokens.js";
 import { counted, inOneSentence } from "./words.js";
 
@@ -63,7 +64,7 @@ function Actions({ state, ready, run, stop, swap, use }) {
   const busy = state.phase === "streaming";
   return html`<div class="row actions">
     ${busy
-      ? html`<button type="button" class="danger" data-testid="compare-stop" onClick=${stop}>Stop</button>`
+      ? html`<button type="button" class="danger" data-testid="compare-stop" onClick=${unlessDouble(stop)}>Stop</button>`
       : html`<button type="button" class="primary" data-testid="compare-run" disabled=${!ready} onClick=${run}>Compare</button>`}
     ${use && html`<button type="button" data-testid="compare-swap" disabled=${busy} onClick=${swap}>Swap A and B</button>
       <button type="button" data-testid="compare-use-b" disabled=${busy} onClick=${use}>Use B as the settings</button>`}

@@ -46,6 +46,8 @@ async function load() {
     store.set({ cards, settings, notices });
     store.subscribe(writeAddress);
     addEventListener("hashchange", readAddress);
+    addEventListener("beforeunload", askBeforeLeaving);
+    setTimeout(focusPrompt);
   } catch (failure) {
     store.set({ trouble: { failure, retry: load } });
     if (failure.kind === "busy" || failure.kind === "lost") setTimeout(() => store.get().cards || load(), READY_EVERY_MS);
@@ -65,6 +67,19 @@ function readAddress() {
   store.set({ settings, notices });
 }
 
+/** Whoever has a keyboard can write at once; on a phone its own would cover half of the page. */
+function focusPrompt() {
+  if (document.activeElement === document.body && matchMedia("(hover: hover)").matches) document.getElementById("prompt")?.focus({ preventScroll: true });
+}
+
+let saved = emptyTree().next;
+
+/** The conversation is in the page's memory only: the browser asks before what is in no file goes. */
+function askBeforeLeaving(event) {
+  const { tree, running } = store.get();
+  if (running || tree.next !== saved) event.preventDefault();
+}
+
 function save() {
   const { settings, mode, system, draft, tree, compare, sweep, cards } = store.get();
   const file = exportSession({ settings, conversation: { mode, system, draft }, tree, compare, sweep }, cards);
@@ -72,6 +87,7 @@ function save() {
   link.href = URL.createObjectURL(new Blob([file], { type: "application/json" }));
   link.download = fileName(cards);
   link.click();
+  saved = tree.next;
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
@@ -80,8 +96,9 @@ async function open(file) {
     if (file.size > LARGEST) throw new Error(`The file is too large; allowed: up to ${LARGEST / 1e6} MB`);
     const { settings, conversation, tree, compare, sweep } = importSession(await file.text(), store.get().cards);
     play.replace({ settings, ...conversation, tree, compare, sweep });
+    saved = tree.next;
   } catch (error) {
-    const failure = { name: "Failure", kind: "refused", status: 400, code: null, param: "the file", message: error.message, retryAfter: null };
+    const failure = { name: "Failure", kind: "file", message: error.message, retryAfter: null };
     store.set({ trouble: { failure, retry: null }, tab: "chat" });
   }
 }

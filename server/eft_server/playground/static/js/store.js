@@ -59,3 +59,8 @@ export function memo(View, rests = () => false) {
     }
   };
 }
+
+/** A handler of clicks that does nothing at the second click of a double one: it was meant for the button before. */
+export const unlessDouble = (act) => (event) => {
+  if (event.detail < 2) act();
+};

@@ -8,6 +8,7 @@ import { useRun } from "./runs/kept.js";
 import { Plot } from "./runs/plot.js";
 import { Question } from "./runs/question.js";
 import { STEPS, cardFor, createSeries, expertOf, nameOf, rangeFor, settingsAt, sweepable, valueIn, valuesOf } from "./runs/series.js";
+import { unlessDouble } from "./store.js";
 import { TokenText } from "./tokens.js";
 import { counted, inOneSentence } from "./words.js";
 
@@ -45,7 +46,7 @@ export function Sweep({ api, cards, settings, conversation, sweep = null, onSwee
     <${Plan} ...${{ plan, card, settings, cards, keep }} />
     <div class="row actions">
       ${state.running
-        ? html`<button type="button" class="danger" data-testid="sweep-stop" onClick=${series.stop}>Stop</button>`
+        ? html`<button type="button" class="danger" data-testid="sweep-stop" onClick=${unlessDouble(series.stop)}>Stop</button>`
         : html`<button type="button" class="primary" data-testid="sweep-run" disabled=${!ready} onClick=${run}>Sweep</button>`}
       <span class="quiet" role="status" data-testid="sweep-status">${progress(state)}</span>
     </div>

@@ -15,7 +15,7 @@ const LONGEST = 600;
  */
 export function inWords(failure, { received = 0 } = {}) {
   const { title, sentences, again } = described(failure);
-  const kept = received > 0 ? [`What had come is kept: ${counted(received, "token")}.`] : [];
+  const kept = received > 0 && failure?.kind !== "file" ? [`What had come is kept: ${counted(received, "token")}.`] : [];
   return { title, text: [...sentences, ...kept].join(" "), again };
 }
 
@@ -69,6 +69,7 @@ const KINDS = {
     sentences: [said(message) || "It gave no reason; its log has one.", "Try again; if it stays, tell whoever runs the server."],
     again: true,
   }),
+  file: ({ message }) => ({ title: "The file was not opened", sentences: [said(message)], again: false }),
   stopped: () => ({ title: "Stopped", sentences: ["You stopped this answer."], again: true }),
 };
 
