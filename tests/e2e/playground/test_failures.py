@@ -28,6 +28,17 @@ server: {max_concurrent_requests: 4, max_waiting_requests: 0, drain_s: 120}
 vllm: {dtype: float32, max_model_len: 4096, max_num_seqs: 8, kv_cache_memory_bytes: 134217728}
 """
 STREAMED, TOKENS = 450, 2000
+PLAIN_IN_VIEW = """() => {
+    for (const chunk of document.querySelectorAll('.chunk:not(:has([data-index]))'))
+      for (const { left, top, width, height } of chunk.getClientRects()) {
+        const place = [left + width / 2, top + height / 2];
+        if (document.elementFromPoint(...place)?.closest('.chunk') === chunk) return place;
+      }
+    return null }"""
+"""A place in the window where an answer is plain text, since more tokens are in view than are drawn as such."""
+TOKENS_AT = (
+    "place => Boolean(document.elementFromPoint(...place)?.closest('.chunk')?.querySelector('[data-index]'))"
+)
 MOST_ELEMENTS = 400
 
 
@@ -96,6 +107,10 @@ def test_two_thousand_tokens_are_a_few_hundred_elements(entering: Visiting, tmp_
         visit.page.wait_for_timeout(200)
         elements.append(visit.tokens().count())
     assert all(0 < count <= MOST_ELEMENTS for count in elements), elements
+    place = visit.page.evaluate(PLAIN_IN_VIEW)
+    visit.page.mouse.move(*place)
+    visit.page.wait_for_function(TOKENS_AT, arg=place)
+    assert visit.tokens().count() <= MOST_ELEMENTS
     visit.shot("long")
     visit.at("copy").last.click()
     copied = visit.page.evaluate("navigator.clipboard.readText()")

@@ -126,6 +126,11 @@ function resting(shown) {
   return parts;
 }
 
+const middleOf = (element) => {
+  const { top, bottom } = element.getBoundingClientRect();
+  return (top + bottom) / 2;
+};
+
 /** The classes of a chunk's marked tokens as one text, which is quick to compare. */
 function marksIn(marks, first) {
   if (!marks?.size) return "";
@@ -142,6 +147,7 @@ export class TokenText extends Component {
     super(props);
     this.state = { live: new Set([0, 1]), focus: 0 };
     this.near = new Set();
+    this.pointed = null;
     this.chunks = new Map();
     this.watch = (element, number) => {
       this.chunks.set(element, number);
@@ -165,16 +171,30 @@ export class TokenText extends Component {
       if (isIntersecting) this.near.add(number);
       else this.near.delete(number);
     }
+    this.enliven();
+  }
+
+  enliven() {
     const live = this.chosen();
     const before = this.state.live;
     if (live.size !== before.size || [...live].some((number) => !before.has(number))) this.setState({ live });
   }
 
-  /** The chunks near the window, those in its middle first if they are too many. */
+  /** The chunks near the window; if they are too many, those nearest to what is pointed at, or to the window's middle. */
   chosen() {
-    const numbers = [...this.near].sort((a, b) => a - b);
-    const surplus = numbers.length - MOST_CHUNKS;
-    return new Set(surplus > 0 ? numbers.slice(Math.floor(surplus / 2), Math.floor(surplus / 2) + MOST_CHUNKS) : numbers);
+    if (this.near.size <= MOST_CHUNKS) return new Set(this.near);
+    const places = [...this.chunks].filter(([, number]) => this.near.has(number)).map(([element, number]) => [number, middleOf(element)]);
+    const centre = places.find(([number]) => number === this.pointed)?.[1] ?? innerHeight / 2;
+    places.sort(([, one], [, other]) => Math.abs(one - centre) - Math.abs(other - centre));
+    return new Set(places.slice(0, MOST_CHUNKS).map(([number]) => number));
+  }
+
+  /** A chunk at rest that is pointed at or touched becomes one of tokens. */
+  point({ target }) {
+    const number = this.chunks.get(target.closest?.(".chunk")) ?? null;
+    if (number === null || this.state.live.has(number)) return;
+    this.pointed = number;
+    this.enliven();
   }
 
   indexOf(event) {
@@ -245,7 +265,10 @@ export class TokenText extends Component {
       class="tokens"
       role="group"
       aria-label=${label}
-      onPointerOver=${(event) => event.pointerType !== "touch" && onHover?.(this.indexOf(event))}
+      onPointerOver=${(event) => {
+        this.point(event);
+        if (event.pointerType !== "touch") onHover?.(this.indexOf(event));
+      }}
       onPointerLeave=${(event) => event.pointerType !== "touch" && onHover?.(null)}
       onfocusin=${(event) => {
         const index = this.indexOf(event);
