@@ -180,7 +180,7 @@ function Side({ side, cards, answer, tokens, marks, failure, measure, at, onLook
       onPick=${(index) => onLook({ side, index })}
     />
     ${failure && html`<p class="failure" role="alert" data-testid="error">${inOneSentence(failure, { received: tokens.length })}</p>`}
-    <p class="quiet">${counted(tokens.length, "token")}${answer.finish === "length" ? ", cut off at max tokens" : ""}</p>
+    <p class="quiet">${counted(tokens.length, "token")}${answer.finish === "length" ? ", cut off at max tokens, or where the context ends" : ""}</p>
   </article>`;
 }
 

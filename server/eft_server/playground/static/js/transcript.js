@@ -122,7 +122,7 @@ function summaryOf(tokens) {
   return { changed, kl };
 }
 
-const ENDS = { stop: "", length: "cut at max tokens" };
+const ENDS = { stop: "", length: "cut off at max tokens, or where the context ends" };
 
 function Doings({ tree, prompt, end, piece, tokens, last, play, look }) {
   const [count, setCount] = useState(3);
