@@ -37,6 +37,10 @@ class TokenBytes:
         """The text of several tokens."""
         return b"".join(map(self.of, tokens)).decode(errors="replace")
 
+    def prepare(self) -> None:
+        """Find all of them now: that takes a second for large vocabularies, and tokenizers are not thread-safe."""
+        _ = self._bytes, self.special
+
     @cached_property
     def special(self) -> frozenset[int]:
         """The tokens that control a model, such as those that end a turn."""

@@ -62,6 +62,7 @@ class Service:
         pulse = Pulse(engine)
         handlers = build_handlers(engine, config, chat_template, voices, keys, pulse.heard)
         token_bytes = TokenBytes(engine.renderer.get_tokenizer(), engine.model_config.get_vocab_size())
+        token_bytes.prepare()
         return cls(engine, config, Behaviours(config), handlers, pulse, token_bytes)
 
     def weigh(self, request: WeightedRequest, payload: dict[str, Any]) -> Resolved:

@@ -16,6 +16,7 @@ export function createExplainer({ store, api, onFailure }) {
   let controller = null;
   let single = null;
   let alternatives = ALTERNATIVES;
+  let most = SPAN;
 
   function cancel() {
     controller?.abort();
@@ -31,7 +32,13 @@ export function createExplainer({ store, api, onFailure }) {
     try {
       for (let next; (next = nextSpan(end)); ) {
         store.set({ explaining: { done: next.start, total: next.total } });
-        await span(end, next.start, next.stop, mine.signal);
+        try {
+          await span(end, next.start, next.stop, mine.signal);
+        } catch (failure) {
+          // The server's `max_scores` allows fewer tokens at a time.
+          if (failure.param !== "span" || most === 1) throw failure;
+          most = Math.ceil(most / 2);
+        }
       }
     } catch (failure) {
       if (failure.kind !== "stopped") onFailure(failure);
@@ -45,7 +52,7 @@ export function createExplainer({ store, api, onFailure }) {
     const start = tokens.findIndex((token) => !token.explained);
     if (start < 0) return null;
     let stop = start + 1;
-    while (stop < tokens.length && stop < start + SPAN && owners[stop].id === owners[start].id && !tokens[stop].explained) stop++;
+    while (stop < tokens.length && stop < start + most && owners[stop].id === owners[start].id && !tokens[stop].explained) stop++;
     return { start, stop, total: tokens.length };
   }
 
