@@ -720,6 +720,7 @@ BY_TYPES_ALONE = {
         "engine/bounds.py",
         "engine/message.py",
     ),
+    "bench/reports.py",
     "engine/worker/measures/explaining.py",
     "engine/worker/v2/rows.py",
 }

@@ -107,7 +107,10 @@ def test_two_thousand_tokens_are_a_few_hundred_elements(entering: Visiting, tmp_
         visit.page.wait_for_timeout(200)
         elements.append(visit.tokens().count())
     assert all(0 < count <= MOST_ELEMENTS for count in elements), elements
+    visit.page.set_viewport_size({"width": 1280, "height": 3000})
+    expect(visit.page.locator(".chunk:not(:has([data-index]))").first).to_be_visible()
     place = visit.page.evaluate(PLAIN_IN_VIEW)
+    assert place, "more tokens are in view than are drawn as such"
     visit.page.mouse.move(*place)
     visit.page.wait_for_function(TOKENS_AT, arg=place)
     assert visit.tokens().count() <= MOST_ELEMENTS
