@@ -163,26 +163,31 @@ class RowBlender:
         if any(runs and logits_RV is None for runs, logits_RV in zip(running_M, found, strict=True)):
             return None
         logits_M = [None if logits_RV is None else _Logits(logits_RV) for logits_RV in found]
-        members = tuple(member for member, counts in enumerate(counted_M) if counts)
-        [alone, *others] = members or (None,)
-        if alone is not None and not others and numbers[alone] == 1 and not is_filtered(numbers):
-            blended_RV = self._alone(logits_M[alone], alone)
-        else:
-            blended_RV = self._blend(logits_M, *split_vectors(vector_RW), members)
+        blended_RV = self._blend_by(numbers, logits_M, len(vector_RW))
         if reporting_R is not None and (base := logits_M[0]) is not None:
             self._compare(blended_RV, base, reporting_R)
         return blended_RV
 
-    def _alone(self, logits: _Logits | None, member: int) -> torch.Tensor:
-        """Rows of a single member: its unchanged logits, with ids treated as in `blend.blend`."""
-        assert logits is not None
-        own_RV = logits.logits_NV[:, : self._vocabulary].float().contiguous()
-        if member:
-            beyond = self._vocabulary - own_RV.shape[-1]
-            own_RV = torch.nn.functional.pad(own_RV, (0, beyond)) if beyond else own_RV
-            own_RV.index_fill_(-1, self._unshared_U, -torch.inf)
-        broken_R1 = ~own_RV.amax(dim=-1, keepdim=True).isfinite()
-        return own_RV.masked_fill_(broken_R1, torch.nan) if broken_R1.any() else own_RV
+    def _blend_by(
+        self, vector: Sequence[float], logits_M: Sequence[_Logits | None], rows: int
+    ) -> torch.Tensor:
+        """Blend rows that all have one vector: what `blend.blend` does, without a filter in fewer passes."""
+        if is_filtered(vector):
+            vector_RW = torch.tensor([vector], dtype=torch.float32).expand(rows, -1)
+            members = tuple(place for place, counts in enumerate(counting(vector)) if counts)
+            return self._blend(logits_M, *split_vectors(vector_RW), members)
+        terms = {
+            place: logits.logits_NV
+            for place, (number, logits) in enumerate(zip(vector, logits_M, strict=False))
+            if number and logits is not None
+        }
+        if terms.keys() == {0} and vector[0] == 1:
+            return _nan_if_broken(terms[0][:, : self._vocabulary].float().contiguous())
+        total_RV = torch.zeros((rows, self._vocabulary))
+        for place, logits_RV in terms.items():
+            width = min(self._vocabulary, logits_RV.shape[-1])
+            total_RV[:, :width].add_(logits_RV[:, :width], alpha=vector[place])
+        return _nan_if_broken(total_RV.index_fill_(-1, self._unshared_U, -torch.inf))
 
     def score(
         self, hidden_M: Sequence[torch.Tensor], vectors: Sequence[Sequence[float]], targets_R: torch.Tensor
@@ -220,30 +225,9 @@ class RowBlender:
             return None
 
         def blended(vector: Sequence[float]) -> torch.Tensor:
-            if not is_filtered(vector):
-                return self._sum(logits_M, vector, rows)
-            vector_RW = torch.tensor([vector], dtype=torch.float32).expand(rows, -1)
-            members = tuple(place for place, counts in enumerate(counting(vector)) if counts)
-            return self._blend(logits_M, *split_vectors(vector_RW), members)
+            return self._blend_by(vector, logits_M, rows)
 
         return blended
-
-    def _sum(self, logits_M: Sequence[_Logits | None], vector: Sequence[float], rows: int) -> torch.Tensor:
-        """Blend rows that all have one vector, without a filter: what `blend.blend` does, in fewer passes."""
-        terms = {
-            place: logits.logits_NV
-            for place, (number, logits) in enumerate(zip(vector, logits_M, strict=False))
-            if number and logits is not None
-        }
-        if len(terms) == 1 and vector[place := next(iter(terms))] == 1:
-            return self._alone(_Logits(terms[place].clone()), place)
-        total_RV = torch.zeros((rows, self._vocabulary))
-        for place, logits_RV in terms.items():
-            width = min(self._vocabulary, logits_RV.shape[-1])
-            total_RV[:, :width].add_(logits_RV[:, :width], alpha=vector[place])
-        total_RV.index_fill_(-1, self._unshared_U, -torch.inf)
-        broken_R1 = ~total_RV.amax(dim=-1, keepdim=True).isfinite()
-        return total_RV.masked_fill_(broken_R1, torch.nan) if broken_R1.any() else total_RV
 
     def _logits(
         self, hidden_M: Sequence[torch.Tensor], counted_RM: torch.Tensor
@@ -289,6 +273,12 @@ def scored_rows(blended_RV: torch.Tensor, targets_R: torch.Tensor) -> RowScores:
     likelier_R1 = (blended_RV > chosen_R1).sum(dim=-1, keepdim=True, dtype=torch.int32)
     likeliest_R1 = blended_RV.amax(dim=-1, keepdim=True) - total_R1
     return RowScores((chosen_R1 - total_R1).T, likeliest_R1.T, likelier_R1.T + 1)
+
+
+def _nan_if_broken(blended_RV: torch.Tensor) -> torch.Tensor:
+    """The same rows, except that one without a finite maximum becomes NaN throughout."""
+    broken_R1 = ~blended_RV.amax(dim=-1, keepdim=True).isfinite()
+    return blended_RV.masked_fill(broken_R1, torch.nan) if broken_R1.any() else blended_RV
 
 
 def _with_base(counted_RM: torch.Tensor, reporting_R: torch.Tensor | None) -> torch.Tensor:
