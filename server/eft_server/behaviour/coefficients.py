@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from eft_server.family.family import BASE
 from eft_server.family.file import Filter, ServerConfig
 
-__all__ = ["BASE_FILTER", "EXPERT_FILTER", "Coefficients", "float32", "mix", "without"]
+__all__ = ["BASE_FILTER", "EXPERT_FILTER", "Coefficients", "alone", "float32", "mix", "without"]
 
 EXPERT_FILTER = 1
 """The filter that drops the up-scaling delta outside the emulated small model's nucleus."""
@@ -99,6 +99,12 @@ def mix(
             delta = {m: float32(amplify * part) for m, part in upscaling.items()}
     coefficients = tuple(float32(math.fsum(terms[m])) for m in config.family.names)
     return Coefficients(coefficients, tuple(delta.values()), keep if filtered else None)
+
+
+def alone(config: ServerConfig, member: str) -> Coefficients:
+    """The coefficients of one member by itself."""
+    members = tuple(float(name == member) for name in config.family.names)
+    return Coefficients(members, (0.0,) * len(members))
 
 
 def without(

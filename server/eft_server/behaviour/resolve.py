@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from eft_server.behaviour import model_name
-from eft_server.behaviour.coefficients import Coefficients, float32, mix
+from eft_server.behaviour.coefficients import Coefficients, alone, float32, mix
 from eft_server.behaviour.request import BehaviourRequest
 from eft_server.errors import BehaviourError, UnknownModelError, shown
 from eft_server.family.file import Filter, Range, ServerConfig, Setting
@@ -204,9 +204,8 @@ class Behaviours:
         return ", ".join([*self._settings, *self._members])
 
     def _plain(self, model: str) -> Resolved:
-        alone = self._members[model]
-        coefficients = tuple(float(member == alone) for member in self._config.family.names)
-        return Resolved(model, model, {}, 1.0, 1.0, None, _linear(coefficients), plain=True)
+        coefficients = alone(self._config, self._members[model])
+        return Resolved(model, model, {}, 1.0, 1.0, None, coefficients, plain=True)
 
     def _composite(self, model: str, asked: BehaviourRequest) -> Resolved:
         setting = self._settings[model]
@@ -249,7 +248,7 @@ class Behaviours:
             raise BehaviourError(message, asked.param("filter"))
         values = self._checked_coefficients(asked, coefficients, allowed)
         keep = keep if keep is not None and keep.top_p < 1 else None
-        combined = replace(_linear(values), filter=keep)
+        combined = Coefficients(values, (0.0,) * len(values), keep)
         return Resolved(
             model,
             model,
@@ -276,7 +275,3 @@ class Behaviours:
         if not any(values):
             raise BehaviourError("at least one must not be 0", asked.param("coefficients"))
         return values
-
-
-def _linear(coefficients: tuple[float, ...]) -> Coefficients:
-    return Coefficients(coefficients, (0.0,) * len(coefficients))

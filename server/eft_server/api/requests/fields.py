@@ -305,16 +305,14 @@ def _span(value: Any, options: ServerOptions) -> None:
         raise FieldError(f"{value} holds no token: the first place has to be below the second")
 
 
-def _explained(key: str) -> Check:
-    """Check a field as that of an item to score."""
+def _one_prompt(value: Any, options: ServerOptions) -> None:
+    _one_text(value, "", options)
 
-    def check(value: Any, options: ServerOptions) -> None:
-        if key in {"completion", "prompt"}:
-            _one_text(value, "", options)
-        elif not isinstance(value, dict):
-            raise FieldError(f"{shown(value)} is not an object of prompts by member")
 
-    return check
+def _prompts(value: Any, _options: ServerOptions) -> None:
+    """Check what `check_member_prompts` needs to say more."""
+    if not isinstance(value, dict):
+        raise FieldError(f"{shown(value)} is not an object of prompts by member")
 
 
 EXPLAIN: Table = {
@@ -322,9 +320,9 @@ EXPLAIN: Table = {
     "eft": _object,
     "vllm_xargs": _object,
     "messages": check_messages,
-    "prompt": _explained("prompt"),
-    "prompts": _explained("prompts"),
-    "completion": _explained("completion"),
+    "prompt": _one_prompt,
+    "prompts": _prompts,
+    "completion": _one_prompt,
     "end": flag,
     "span": _span,
     "top_logprobs": _SAMPLING["prompt_logprobs"],

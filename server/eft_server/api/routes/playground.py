@@ -30,8 +30,7 @@ _HEADERS = {
 @cache
 def _table() -> dict[str, Asset]:
     """Every path with what it serves; there are no others."""
-    files = {f"{PATH}/{name}": asset for name, asset in assets().items() if name != PAGE}
-    return {PATH: assets()[PAGE], **files}
+    return {PATH if name == PAGE else f"{PATH}/{name}": asset for name, asset in assets().items()}
 
 
 def paths() -> frozenset[str]:

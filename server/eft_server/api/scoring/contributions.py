@@ -20,7 +20,7 @@ from eft_server.behaviour.resolve import Resolved
 from eft_server.family.family import BASE
 from eft_server.family.file import ServerConfig
 
-__all__ = ["Contributions"]
+__all__ = ["Contributions", "reward"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Contributions:
             members = {name: c * alone[name] for name, c in coefficients if c}
             return cls(members, None, {}, None, added)
         experts = {
-            name: resolved.scale * weight * _difference(alone, name, config.family.reference_of(name))
+            name: resolved.scale * weight * reward(config, alone, name)
             if weight and resolved.scale
             else nothing
             for name, weight in resolved.weights.items()
@@ -85,9 +85,15 @@ class Contributions:
         return total
 
 
-def _difference(alone: Mapping[str, np.ndarray], expert: str, reference: str) -> np.ndarray:
-    """An expert's implicit reward; what both exclude is impossible, and counts as minus infinity."""
+def reward(config: ServerConfig, alone: Mapping[str, np.ndarray], expert: str) -> np.ndarray:
+    """An expert's implicit reward; what both it and its reference exclude counts as minus infinity.
+
+    Args:
+        config: the family.
+        alone: log-probabilities under every member.
+        expert: the expert.
+    """
     with np.errstate(invalid="ignore"):
-        gains = alone[expert] - alone[reference]
+        gains = alone[expert] - alone[config.family.reference_of(expert)]
     found: np.ndarray = np.where(np.isnan(gains), -np.inf, gains)
     return found

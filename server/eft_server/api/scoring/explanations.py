@@ -14,13 +14,13 @@ import numpy as np
 from pydantic import BaseModel, Field
 from vllm.sampling_params import SamplingParams
 
-from eft_server.api.requests.fields import check_member_prompts
 from eft_server.api.requests.schemas import ChatRequest, ExplainRequest, TextRequest
-from eft_server.api.scoring.contributions import Contributions
+from eft_server.api.scoring.contributions import Contributions, reward
 from eft_server.api.scoring.texts import (
     Text,
+    completed,
+    member_prompts,
     read_prompt,
-    read_text,
     refusal,
     require_scoring,
     require_switches,
@@ -30,7 +30,7 @@ from eft_server.api.scoring.token_bytes import TokenBytes
 from eft_server.api.serving.current import current
 from eft_server.api.serving.service import Service, resolved_fields
 from eft_server.api.serving.stream import outcome
-from eft_server.behaviour.coefficients import without
+from eft_server.behaviour.coefficients import alone, without
 from eft_server.behaviour.resolve import Resolved
 from eft_server.engine.message import Explained, Explaining, Scored, Scoring, explained
 from eft_server.family.family import BASE
@@ -186,7 +186,6 @@ class _Plan:
     @classmethod
     def of(cls, config: ServerConfig, resolved: Resolved, likely: int, sampling: Sampling) -> "_Plan":
         names = config.family.names
-        alone = [tuple(float(name == member) for member in names) for name in names]
         weighted = [name for name, weight in resolved.weights.items() if weight * resolved.scale]
         fewer = [
             without(config, resolved.coefficients, name, resolved.weights[name], resolved.scale).numbers
@@ -199,7 +198,7 @@ class _Plan:
             filtered=resolved.coefficients.filter is not None,
             **sampling.model_dump(),
         )
-        vectors = (resolved.coefficients.numbers, *alone, *fewer)
+        vectors = (resolved.coefficients.numbers, *(alone(config, name).numbers for name in names), *fewer)
         places = {name: 1 + len(names) + index for index, name in enumerate(weighted)}
         return cls(names, places, vectors, explaining)
 
@@ -228,11 +227,12 @@ async def explain(service: Service, request: ExplainRequest, resolved: Resolved)
     sampling = _sampling(service, request)
     likely = min(request.top_logprobs, service.engine.model_config.get_vocab_size())
     plan = _Plan.of(service.config, resolved, likely, sampling)
+    everybody = frozenset(range(len(plan.names)))
+    prompt = await read_prompt(service, request.item([]), switches, everybody)
     given, finish_reason = request.completion, None
     if given is None:
-        given, finish_reason = await _generated(service, request, resolved, plan)
-    everybody = frozenset(range(len(plan.names)))
-    text = await read_text(service, request.item(given), switches, everybody)
+        given, finish_reason = await _generated(service, request, resolved, plan, prompt)
+    text = await completed(service, prompt, request.item(given))
     first, stop = _span(request, text)
     _require_room(service.config, plan, stop - first, "span")
     part = text.part(first, stop)
@@ -313,14 +313,12 @@ def _require_room(config: ServerConfig, plan: _Plan, tokens: int, param: str) ->
 
 
 async def _generated(
-    service: Service, request: ExplainRequest, resolved: Resolved, plan: _Plan
+    service: Service, request: ExplainRequest, resolved: Resolved, plan: _Plan, prompt: Text
 ) -> tuple[list[int], str]:
     """Generate a completion: its token ids, with the one that ended it, and why it ended."""
     count = request.max_tokens
     if count is None:
-        everybody = frozenset(range(len(plan.names)))
-        prompt, _ = await read_prompt(service, request.item([]), request.chat_template_kwargs, everybody)
-        room = service.engine.model_config.max_model_len - len(prompt)
+        room = service.engine.model_config.max_model_len - prompt.length
         count = max(1, min(_MAX_TOKENS, room, service.config.server.max_scores // plan.numbers_a_token))
     _require_room(service.config, plan, count, "max_tokens")
     current_request = current()
@@ -342,14 +340,8 @@ async def _chat(service: Service, request: ExplainRequest, body: dict[str, Any])
 async def _text(service: Service, request: ExplainRequest, body: dict[str, Any]) -> Any:
     plain = TextRequest.read(body | {"prompt": request.prompt}, service.config.server)
     plain.model = service.config.name
-    if request.prompts is not None:
-        current().member_prompts = check_member_prompts(
-            request.prompts, request.prompt, service.config.family.places, service.config.server, "prompts"
-        )
-    try:
+    with member_prompts(service, request.prompt, request.prompts):
         return (await outcome(service.handlers.completion.create_completion(plain, None))).choices[0]
-    finally:
-        current().member_prompts = {}
 
 
 @dataclass(frozen=True)
@@ -374,14 +366,14 @@ class _Rows:
         plan, found, scores = about.plan, about.explained, about.scores
         chosen = [np.array(score.logprobs)[:, None] for score in scores[: plan.explaining.leading]]
         whole = [np.concatenate(pair, axis=1) for pair in zip(chosen, found.logprobs_LCN, strict=True)]
-        self._own, alone = whole[0], dict(zip(plan.names, whole[1:], strict=True))
-        self._parts = Contributions.of(about.config, about.resolved, alone, found.filter_CN1)
+        self._own, by_member = whole[0], dict(zip(plan.names, whole[1:], strict=True))
+        self._parts = Contributions.of(about.config, about.resolved, by_member, found.filter_CN1)
         with np.errstate(invalid="ignore"):
             self._constant = _listed(self._parts.total - self._own)
         self._ids = [
             [token, *ids] for token, ids in zip(about.text.completion, found.ids_CN.tolist(), strict=True)
         ]
-        self._alone = {name: _listed(values) for name, values in alone.items()}
+        self._alone = {name: _listed(values) for name, values in by_member.items()}
         sampled = self._own if found.sampled_CN1 is None else found.sampled_CN1
         self._sampled, self._own_listed = _listed(sampled), _listed(self._own)
         self._members = {name: _listed(part) for name, part in self._parts.members.items()}
@@ -389,7 +381,10 @@ class _Rows:
         self._base = None if self._parts.base is None else _listed(self._parts.base)
         self._amplify = None if self._parts.amplify is None else _listed(self._parts.amplify)
         self._filter = _listed(self._parts.filter)
-        self._rewards = _rewards(about)
+        self._rewards = {
+            name: [row[0] for row in _listed(reward(about.config, by_member, name)[:, :1])]
+            for name in about.config.experts
+        }
 
     def token(self, c: int) -> dict[str, Any]:
         """An `ExplainedToken`."""
@@ -473,22 +468,6 @@ class _Rows:
                 for name, gains in self._rewards.items()
             },
         }
-
-
-def _rewards(about: _Material) -> dict[str, list[float | None]]:
-    """Each expert's implicit reward for each token."""
-    of_member = dict(zip(about.plan.names, about.scores[1:], strict=False))
-    return {
-        name: [
-            _rounded(own - other)
-            for own, other in zip(
-                of_member[name].logprobs,
-                of_member[about.config.family.reference_of(name)].logprobs,
-                strict=True,
-            )
-        ]
-        for name in about.config.experts
-    }
 
 
 def _listed(values: np.ndarray) -> list[list[float | None]]:

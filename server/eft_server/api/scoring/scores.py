@@ -26,6 +26,7 @@ from eft_server.api.scoring.texts import (
 )
 from eft_server.api.scoring.token_bytes import TokenBytes
 from eft_server.api.serving.service import Service, resolved_fields
+from eft_server.behaviour.coefficients import alone
 from eft_server.behaviour.resolve import Resolved
 from eft_server.engine.message import Scored, Scoring
 from eft_server.errors import shown
@@ -141,13 +142,16 @@ class _Columns:
     def of(cls, config: ServerConfig, resolved: Resolved, names: Sequence[str]) -> "_Columns":
         experts = {name: config.family.reference_of(name) for name in names if name in config.experts}
         needed = dict.fromkeys((*names, *experts.values()))
-        alone = {name: tuple(float(name == member) for member in config.family.names) for name in needed}
-        vectors = tuple(dict.fromkeys((resolved.coefficients.numbers, *alone.values())))
+        vector_of = {name: alone(config, name).numbers for name in needed}
+        vectors = tuple(dict.fromkeys((resolved.coefficients.numbers, *vector_of.values())))
         return cls(
             vectors,
             resolved.coefficients.counting | {config.family[name].place for name in needed},
-            {name: vectors.index(alone[name]) for name in names},
-            {name: (vectors.index(alone[name]), vectors.index(alone[ref])) for name, ref in experts.items()},
+            {name: vectors.index(vector_of[name]) for name in names},
+            {
+                name: (vectors.index(vector_of[name]), vectors.index(vector_of[ref]))
+                for name, ref in experts.items()
+            },
         )
 
     def shown(self, scored: Sequence[Scored]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """A text whose completion is scored: from the request's words to token ids, and through the engine."""
 
 import math
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm.inputs import tokens_input
@@ -21,7 +22,9 @@ from eft_server.engine.message import Scored, Scoring, scored, scoring_params
 
 __all__ = [
     "Text",
+    "completed",
     "finite",
+    "member_prompts",
     "read_prompt",
     "read_text",
     "refusal",
@@ -82,13 +85,17 @@ async def read_text(
     Raises:
         ApiError: The item cannot be scored.
     """
-    prompt, own = await read_prompt(service, item, switches, counting)
+    return await completed(service, await read_prompt(service, item, switches, counting), item)
+
+
+async def completed(service: Service, prompt: Text, item: ScoreItem) -> Text:
+    """The second half of `read_text`, behind what `read_prompt` gave."""
     completion = await _completion(service, item)
-    text = Text(prompt, own, completion)
+    text = replace(prompt, completion=completion)
     most = service.engine.model_config.max_model_len
     if text.length > most:
         message = (
-            f"a prompt of {len(prompt)} tokens and a completion of {len(completion)} are too long; allowed: "
+            f"a prompt of {prompt.length} tokens and a completion of {len(completion)} are too long; allowed: "
             f"{most} together"
         )
         raise refusal("completion", message)
@@ -108,11 +115,10 @@ def require_switches(service: Service, switches: dict[str, Any] | None, items: I
 
 async def read_prompt(
     service: Service, item: ScoreItem, switches: dict[str, Any] | None, counting: frozenset[int]
-) -> tuple[list[int], list[list[int]] | None]:
-    """The longest of the members' prompts, and all of them where they differ; for the arguments see `read_text`."""
+) -> Text:
+    """The first half of `read_text`: the prompts, with no completion yet."""
     options, handlers = service.config.server, service.handlers
-    current_request = current()
-    current_request.counting = counting
+    current().counting = counting
     if item.messages is not None:
         body = {"messages": item.messages, "chat_template_kwargs": switches, "max_completion_tokens": 1}
         chat = ChatRequest.read(body, options)
@@ -121,17 +127,30 @@ async def read_prompt(
     else:
         plain = TextRequest.read({"prompt": item.prompt, "max_tokens": 1}, options)
         plain.model = service.config.name
-        if item.prompts is not None:
-            places = service.config.family.places
-            current_request.member_prompts = check_member_prompts(
-                item.prompts, item.prompt, places, options, "prompts"
-            )
-            _require_counting(service.config.family.names, counting, item.prompts)
-        try:
+        with member_prompts(service, item.prompt, item.prompts):
+            _require_counting(service.config.family.names, counting, item.prompts or ())
             [engine_input] = await outcome(handlers.completion.render_completion_request(plain))
-        finally:
-            current_request.member_prompts = {}  # All members read the same completion.
-    return list(engine_input["prompt_token_ids"]), engine_input.get(MEMBER_PROMPTS)
+    return Text(list(engine_input["prompt_token_ids"]), engine_input.get(MEMBER_PROMPTS), [])
+
+
+@contextmanager
+def member_prompts(
+    service: Service, shared: Any, prompts: Mapping[str, str | list[int]] | None
+) -> Iterator[None]:
+    """While a prompt is rendered, these members read others; all of them read the same completion.
+
+    Raises:
+        ApiError: A member is unknown, or a prompt is not valid.
+    """
+    if prompts is not None:
+        config = service.config
+        current().member_prompts = check_member_prompts(
+            prompts, shared, config.family.places, config.server, "prompts"
+        )
+    try:
+        yield
+    finally:
+        current().member_prompts = {}
 
 
 def _require_counting(names: Iterable[str], counting: Collection[int], prompts: Iterable[str]) -> None:

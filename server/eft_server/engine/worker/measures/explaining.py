@@ -15,6 +15,7 @@ from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 
 from eft_server.behaviour.equation import nucleus
 from eft_server.engine.message import Explaining
+from eft_server.engine.worker.measures.reporting import divergence
 from eft_server.engine.worker.rows import RowScores, scored_rows
 
 __all__ = ["ROWS_TO_EXPLAIN", "RowExplanation", "explain_rows"]
@@ -79,7 +80,7 @@ def explain_rows(
         if place < asked.leading:
             logprobs.append(row_RV.gather(-1, ids_RN) - total_R1)
         if place == asked.base:
-            divergence_R = _divergence(p_RV, log_p_RV, row_RV - total_R1)
+            divergence_R = divergence(p_RV, log_p_RV, row_RV - total_R1)
     assert divergence_R is not None, "the base is one of the vectors"
     return RowExplanation(
         RowScores.together(scores),
@@ -109,12 +110,6 @@ def _filter_part(
     # at a token that is always in the nucleus.
     inside_R1 = blended([*always, *nothing]).argmax(dim=-1, keepdim=True)
     return added_RN1 - (own_RV.gather(-1, inside_R1) - unfiltered_RV.gather(-1, inside_R1))
-
-
-def _divergence(p_RV: torch.Tensor, log_p_RV: torch.Tensor, log_q_RV: torch.Tensor) -> torch.Tensor:
-    """KL(p‖q) in nats; an impossible token of p adds nothing. Shape (R,)."""
-    terms_RV = log_q_RV.neg_().add_(log_p_RV).mul_(p_RV)
-    return torch.where(p_RV == 0, 0.0, terms_RV).sum(dim=-1).clamp(min=0)
 
 
 def _sampled(logits_RV: torch.Tensor, asked: Explaining) -> torch.Tensor:

@@ -29,10 +29,14 @@ def compare(blended_NV: torch.Tensor, base_NV: torch.Tensor) -> torch.Tensor:
     """
     log_p_NV = blended_NV.log_softmax(dim=-1)
     log_q_NV = base_NV[:, : blended_NV.shape[-1]].float().log_softmax(dim=-1)
-    p_NV = log_p_NV.exp()
-    terms_NV = torch.where(p_NV == 0, 0.0, p_NV * (log_p_NV - log_q_NV))
     changed_N = log_p_NV.argmax(dim=-1) != log_q_NV.argmax(dim=-1)
-    return torch.stack([changed_N.float(), terms_NV.sum(dim=-1).clamp(min=0)], dim=-1)
+    return torch.stack([changed_N.float(), divergence(log_p_NV.exp(), log_p_NV, log_q_NV)], dim=-1)
+
+
+def divergence(p_NV: torch.Tensor, log_p_NV: torch.Tensor, log_q_NV: torch.Tensor) -> torch.Tensor:
+    """KL(p‖q) in nats, of shape (N,); an impossible token of p adds nothing. It overwrites log q."""
+    terms_NV = log_q_NV.neg_().add_(log_p_NV).mul_(p_NV)
+    return torch.where(p_NV == 0, 0.0, terms_NV).sum(dim=-1).clamp(min=0)
 
 
 @dataclass(frozen=True)
