@@ -1,10 +1,9 @@
 /** The card of a token: how likely it was, what else there was, and who pushed it. */
 
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
-import { percent } from "./measures.js";
+import { chance, percent } from "./measures.js";
 import { shownToken } from "./tokens.js";
 
-const chance = (logprob) => (logprob === null || logprob === undefined ? 0 : Math.exp(logprob));
 const nats = (value) => `${value <= -0.005 ? "−" : value >= 0.005 ? "+" : ""}${Math.abs(value).toFixed(2)}`;
 const differs = (one, other) => Math.abs(chance(one) - chance(other)) >= 5e-4;
 const hexadecimal = (bytes) => bytes.map((byte) => byte.toString(16).padStart(2, "0")).join(" ");

@@ -12,7 +12,7 @@ import { onKeys } from "./runs/keys.js";
 import { Merged } from "./runs/merged.js";
 import { unlessDouble } from "./store.js";
 import { TokenText, shownToken } from "./tokens.js";
-import { counted, inOneSentence } from "./words.js";
+import { CUT_OFF, counted, inOneSentence } from "./words.js";
 
 const OTHER = { a: "b", b: "a" };
 const NAMES = { a: "A", b: "B" };
@@ -180,7 +180,7 @@ function Side({ side, cards, answer, tokens, marks, failure, measure, at, onLook
       onPick=${(index) => onLook({ side, index })}
     />
     ${failure && html`<p class="failure" role="alert" data-testid="error">${inOneSentence(failure, { received: tokens.length })}</p>`}
-    <p class="quiet">${counted(tokens.length, "token")}${answer.finish === "length" ? ", cut off at max tokens, or where the context ends" : ""}</p>
+    <p class="quiet">${counted(tokens.length, "token")}${answer.finish === "length" ? `, ${CUT_OFF}` : ""}</p>
   </article>`;
 }
 

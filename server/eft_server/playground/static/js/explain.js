@@ -1,6 +1,6 @@
 /** Fills tokens in with explanations: a span at a time, those that are looked at first, cancelled when superseded. */
 
-import { cardOf, eftOf, extended, promptFor } from "./settings.js";
+import { cardOf, extended, promptFor, subjectOf } from "./settings.js";
 import { answerOf, explained, lightened, promptOf } from "./tree.js";
 
 const SPAN = 128;
@@ -98,18 +98,9 @@ export function createExplainer({ store, api, onFailure }) {
 
 /** The request that explains some tokens of a completion behind a prompt. */
 export function explanationBody(card, settings, prompt, completion, span) {
-  const { ids, prompts } = promptFor(card, prompt);
-  const eft = eftOf(settings, card);
-  return {
-    model: settings.model,
-    ...(eft ? { eft } : {}),
-    prompt: ids,
-    ...(prompts ? { prompts } : {}),
-    completion,
-    span,
-    temperature: settings.temperature,
-    top_p: settings.top_p,
-  };
+  const { behaviour, read } = subjectOf(card, settings, prompt);
+  const { temperature, top_p } = settings;
+  return { ...behaviour, ...read, completion, span, temperature, top_p };
 }
 
 /** What to continue: the prompt of a model with the ids of tokens behind it. */

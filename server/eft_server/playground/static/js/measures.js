@@ -11,6 +11,9 @@ export const LEVELS = 8;
 const nats = (value) => `${signedNumber(value)} nats`;
 const signedNumber = (value) => `${value <= -0.005 ? "−" : ""}${Number.isInteger(value) ? Math.abs(value) : Math.abs(value).toFixed(2)}`;
 
+/** The probability of a log-probability; null, which is impossible, is 0. */
+export const chance = (logprob) => (logprob === null || logprob === undefined ? 0 : Math.exp(logprob));
+
 /** "92 %", "0.3 %", "< 0.01 %". */
 export function percent(probability) {
   const hundredths = probability * 100;

@@ -1,7 +1,7 @@
 /** What one can do: ask, steer, continue, stop, go back. Everything changes the store; nothing draws. */
 
 import { continuationOf, createExplainer } from "./explain.js";
-import { cardOf, eftOf, newSeed, roomFor } from "./settings.js";
+import { cardOf, completionOf, newSeed } from "./settings.js";
 import { plainText } from "./tokens.js";
 import {
   addPieces,
@@ -156,10 +156,7 @@ export function createPlay({ store, api }) {
     let failure = null;
     try {
       await api.complete({
-        model: settings.model,
-        eft: eftOf(settings, card),
-        ...asked,
-        settings: { ...settings, max_tokens: Math.min(settings.max_tokens, roomFor(card, asked)) },
+        ...completionOf(card, settings, asked),
         n: ids.length,
         signal: mine.signal,
         onEvent: (progress) => {

@@ -67,6 +67,19 @@ export function roomFor({ max_model_len: context }, { ids, prompts }) {
   return Math.max(1, context - longest);
 }
 
+/** What `complete` of api.js takes of a model that continues a prompt of its own, with no more tokens than there is room for. */
+export function completionOf(card, settings, prompt) {
+  const most = Math.min(settings.max_tokens, roomFor(card, prompt));
+  return { model: settings.model, eft: eftOf(settings, card), ...prompt, settings: { ...settings, max_tokens: most } };
+}
+
+/** What a model and its prompt are in a request for scores or explanations. */
+export function subjectOf(card, settings, prompt) {
+  const eft = eftOf(settings, card);
+  const { ids, prompts } = promptFor(card, prompt);
+  return { behaviour: { model: settings.model, ...(eft ? { eft } : {}) }, read: { prompt: ids, ...(prompts ? { prompts } : {}) } };
+}
+
 /** The same with more token ids behind every prompt. */
 export function extended({ ids, prompts }, more) {
   const longer = prompts && Object.fromEntries(Object.entries(prompts).map(([name, own]) => [name, [...own, ...more]]));

@@ -10,7 +10,7 @@ import { Question } from "./runs/question.js";
 import { STEPS, cardFor, createSeries, expertOf, nameOf, rangeFor, settingsAt, sweepable, valueIn, valuesOf } from "./runs/series.js";
 import { unlessDouble } from "./store.js";
 import { TokenText } from "./tokens.js";
-import { counted, inOneSentence } from "./words.js";
+import { CUT_OFF, counted, inOneSentence } from "./words.js";
 
 const PLAIN = { id: "none", group: "", name: "nothing", signed: false, full: 1, of: () => null, show: String };
 
@@ -163,7 +163,7 @@ function Said({ row, before, flip, same, name }) {
   if (row.state === "waiting") return html`<span class="quiet">waiting</span>`;
   return html`${flip && html`<span class="flip" title="Differs from the answer above">≠</span>`}${same && html`<span class="quiet as-above"><span aria-hidden="true">″</span> as above</span> `}
     <${TokenText} tokens=${row.tokens} measure=${PLAIN} marks=${marks} label=${`Answer at ${name} ${row.value}`} />
-    ${row.finish === "length" && html` <span class="quiet">(cut off at max tokens)</span>`}
+    ${row.finish === "length" && html` <span class="quiet">(${CUT_OFF})</span>`}
     ${row.state === "stopped" && html` <span class="quiet">(stopped${row.tokens.length ? `, ${counted(row.tokens.length, "token")} kept` : ""})</span>`}
     ${row.failure && html`<p class="failure" role="alert" data-testid="error">${inOneSentence(row.failure, { received: row.tokens.length })}</p>`}`;
 }

@@ -4,6 +4,7 @@ import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact.js"
 import { plainText, shownToken, TokenText } from "./tokens.js";
 import { percent } from "./measures.js";
 import { answerOf, childrenOf, promptsBeside, startOf, turnsOf, versionsOf } from "./tree.js";
+import { CUT_OFF } from "./words.js";
 
 const MOST_AT_ONCE = 8;
 
@@ -122,7 +123,7 @@ function summaryOf(tokens) {
   return { changed, kl };
 }
 
-const ENDS = { stop: "", length: "cut off at max tokens, or where the context ends" };
+const ENDS = { stop: "", length: CUT_OFF };
 
 function Doings({ tree, prompt, end, piece, tokens, last, play, look }) {
   const [count, setCount] = useState(3);

@@ -2,6 +2,9 @@
 
 const LONGEST = 600;
 
+/** Why an answer ended that its model had not ended. */
+export const CUT_OFF = "cut off at max tokens, or where the context ends";
+
 /**
  * @typedef {{title: string, text: string, again: boolean}} Words
  *   title: what happened, in a few words; text: sentences with what can be done; again: whether the same may work later.

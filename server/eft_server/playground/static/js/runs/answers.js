@@ -1,6 +1,6 @@
 /** Answers beside the conversation: the same prompt, under other settings. Nothing here draws. */
 
-import { cardOf, eftOf, familyOf, memberOf, promptFor, roomFor } from "../settings.js";
+import { cardOf, completionOf, familyOf, memberOf, promptFor } from "../settings.js";
 
 const DRAW_EVERY_MS = 60;
 
@@ -23,7 +23,6 @@ export async function prepare({ api, cards, conversation, signal }) {
  */
 export async function answer({ api, cards, settings, prompt, signal, onTokens }) {
   const card = cardOf(cards, settings.model);
-  const asked = promptFor(card, prompt);
   let [tokens, finish, timer] = [[], null, null];
   const draw = () => {
     clearTimeout(timer);
@@ -32,10 +31,7 @@ export async function answer({ api, cards, settings, prompt, signal, onTokens })
   };
   try {
     await api.complete({
-      model: settings.model,
-      eft: eftOf(settings, card),
-      ...asked,
-      settings: { ...settings, max_tokens: Math.min(settings.max_tokens, roomFor(card, asked)) },
+      ...completionOf(card, settings, promptFor(card, prompt)),
       signal,
       onEvent: (progress) => {
         tokens = [...tokens, ...progress.tokens];
@@ -46,14 +42,6 @@ export async function answer({ api, cards, settings, prompt, signal, onTokens })
   } finally {
     draw();
   }
-}
-
-/** What a model and its prompt are in a request for scores or explanations. */
-export function subject(cards, settings, prompt) {
-  const card = cardOf(cards, settings.model);
-  const eft = eftOf(settings, card);
-  const { ids, prompts } = promptFor(card, prompt);
-  return { behaviour: { model: settings.model, ...(eft ? { eft } : {}) }, read: { prompt: ids, ...(prompts ? { prompts } : {}) } };
 }
 
 export const idsOf = (tokens) => tokens.map(({ id }) => id);

@@ -1,7 +1,8 @@
 /** A comparison: two answers at once, then what each setting makes of the other's text. Nothing here draws. */
 
-import { expertsOf, familyOf, isMember, cardOf, newSeed } from "../settings.js";
-import { answer, idsOf, prepare, subject } from "./answers.js";
+import { explanationBody } from "../explain.js";
+import { behaviourOf, cardOf, expertsOf, familyOf, isMember, newSeed, subjectOf } from "../settings.js";
+import { answer, idsOf, prepare } from "./answers.js";
 
 /** How many tokens are explained at once. */
 export const SPAN = 64;
@@ -101,11 +102,10 @@ export function createComparison({ api, cards, result = null, onChange }) {
 
   async function explain(text, under, span, name) {
     const { result } = state;
-    const { behaviour, read } = subject(cards, result[under].settings, result.prompt);
-    const { temperature, top_p } = result[under].settings;
-    const body = { ...behaviour, ...read, completion: idsOf(result[text].tokens), span, top_logprobs: ALTERNATIVES, temperature, top_p };
+    const { settings } = result[under];
+    const body = explanationBody(cardOf(cards, settings.model), settings, result.prompt, idsOf(result[text].tokens), span);
     try {
-      const { tokens } = await api.explain(body);
+      const { tokens } = await api.explain({ ...body, top_logprobs: ALTERNATIVES });
       if (state.result !== result) return;
       const known = [...(state.looked[`${text}${under}`] ?? [])];
       tokens.forEach((token, at) => (known[span[0] + at] = token));
@@ -125,7 +125,7 @@ async function scoresOf({ api, cards, result, signal }) {
   const texts = ["a", "b"].filter((side) => result[side].tokens.length);
   const completions = texts.map((side) => idsOf(result[side].tokens));
   const under = (settings, members) => {
-    const { behaviour, read } = subject(cards, settings, result.prompt);
+    const { behaviour, read } = subjectOf(cardOf(cards, settings.model), settings, result.prompt);
     const items = completions.map((completion) => ({ ...read, completion }));
     return api.score({ ...behaviour, items, members }, { signal });
   };
@@ -144,6 +144,6 @@ async function scoresOf({ api, cards, result, signal }) {
 }
 
 function familySettings(cards) {
-  const { id, eft } = familyOf(cards);
-  return { model: id, weights: eft.weights, scale: eft.scale, amplify: eft.amplify, filter: eft.filter };
+  const family = familyOf(cards);
+  return { model: family.id, ...behaviourOf(family) };
 }

@@ -1,12 +1,11 @@
 /** What the other setting would have said at a token of one side. */
 
 import { html } from "../../vendor/preact.js";
-import { percent } from "../measures.js";
-import { shownToken } from "../tokens.js";
+import { Glyphs, alternativesOf } from "../card.js";
+import { chance, percent } from "../measures.js";
 
 const NAMES = { a: "A", b: "B" };
 const OTHER = { a: "b", b: "a" };
-const chance = (logprob) => (logprob === null || logprob === undefined ? 0 : Math.exp(logprob));
 
 /** @param {{at: {side: "a"|"b", index: number}|null, result: object, looked: object}} props */
 export function Elsewhere({ at, result, looked }) {
@@ -19,7 +18,7 @@ export function Elsewhere({ at, result, looked }) {
   const other = OTHER[at.side];
   return html`<section class="elsewhere" aria-label="What the other would have said" data-testid="compare-there" data-side=${at.side} data-index=${at.index}>
     <h2>
-      At token ${at.index + 1} of ${NAMES[at.side]}'s text <span class=${token.special ? "glyphs special" : "glyphs"}>${shownToken(token)}</span>
+      At token ${at.index + 1} of ${NAMES[at.side]}'s text <${Glyphs} token=${token} />
     </h2>
     <div class="sides" aria-live="polite">
       <${View} side=${other} mine=${false} token=${token} explained=${looked[at.side + other]?.[at.index]} />
@@ -31,8 +30,7 @@ export function Elsewhere({ at, result, looked }) {
 function View({ side, mine, token, explained }) {
   const title = html`<h3><span class=${`badge ${side}`}>${NAMES[side]}</span> ${mine ? "itself had" : "would have said"}</h3>`;
   if (!explained) return html`<div>${title}<p class="note">Being computed …</p></div>`;
-  const { top } = explained;
-  const rows = top.some(({ id }) => id === token.id) ? top : [...top, explained];
+  const rows = alternativesOf({ explained });
   return html`<div data-testid=${`compare-view-${side}`}>
     ${title}
     <table class="choices">
@@ -40,7 +38,7 @@ function View({ side, mine, token, explained }) {
         ${rows.map(
           (row) =>
             html`<tr key=${row.id} class=${row.id === token.id ? "here" : ""} data-id=${row.id} data-value=${chance(row.logprob)}>
-              <td><span class=${row.special ? "glyphs special" : "glyphs"}>${shownToken(row)}</span>${row.id === token.id && html`<span class="quiet"> stands here${rankOf(row, top, explained)}</span>`}</td>
+              <td><${Glyphs} token=${row} />${row.id === token.id && html`<span class="quiet"> stands here${rankOf(row, explained)}</span>`}</td>
               <td class="figure"><span class="bar" style=${{ width: `${chance(row.logprob) * 100}%` }}></span><span class="over">${percent(chance(row.logprob))}</span></td>
             </tr>`,
         )}
@@ -50,4 +48,4 @@ function View({ side, mine, token, explained }) {
 }
 
 /** ", rank 17" of a token that is not among the likeliest. */
-const rankOf = (row, top, explained) => (top.includes(row) || !explained.rank ? "" : `, rank ${explained.rank}`);
+const rankOf = (row, explained) => (explained.top.includes(row) || !explained.rank ? "" : `, rank ${explained.rank}`);

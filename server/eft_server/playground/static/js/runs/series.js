@@ -1,8 +1,8 @@
 /** A sweep: one prompt under a series of values of one setting, a few at a time. Nothing here draws. */
 
 import { rangesOf } from "../checks/ranges.js";
-import { cardOf, newSeed } from "../settings.js";
-import { answer, idsOf, prepare, subject } from "./answers.js";
+import { cardOf, newSeed, subjectOf } from "../settings.js";
+import { answer, idsOf, prepare } from "./answers.js";
 
 export const AT_ONCE = 4;
 export const STEPS = { min: 3, max: 11 };
@@ -131,7 +131,7 @@ const withStates = (result) => ({ ...result, rows: result.rows.map((row) => ({ .
 
 /** @returns {Promise<Scores>} */
 async function scoresOf({ api, cards, settings, prompt, tokens, signal }) {
-  const { behaviour, read } = subject(cards, settings, prompt);
+  const { behaviour, read } = subjectOf(cardOf(cards, settings.model), settings, prompt);
   const body = { ...behaviour, ...read, completion: idsOf(tokens), top_logprobs: 0 };
   const { summary } = await api.explain(body, { signal });
   const mean = (total) => (total === null || total === undefined ? null : total / summary.tokens);
