@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = [ROOT / "server" / "eft_server", ROOT / "clients" / "eft_client", ROOT / "clients" / "eft_demo"]
+PACKAGES = [
+    ROOT / "server" / "eft_server",
+    *(ROOT / "clients" / name for name in ("eft_client", "eft_demo", "eft_train")),
+]
 MOST_MODULES = 16
 
 
