@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SERVING := $(VENV)/.serving
 BENCHING := $(VENV)/.benching
+TRAINING := $(VENV)/.training
 TESTING := $(VENV)/.testing
 COMPILE := uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_31 --only-binary :all: \
   --no-annotate --no-header --generate-hashes --upgrade
@@ -17,14 +18,16 @@ ARGS ?=
 # Two engines at once where there are cores for them; what shares an engine runs in one process (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: help install install-bench browser serve test test-fast test-full check bench bench-start gpu-check exact demo-family screenshots image sbom deploy-check lock clean
+.PHONY: help install install-bench install-train browser serve test test-fast test-full check bench bench-start gpu-check exact demo-family screenshots image sbom deploy-check lock clean
 
 help: ## List these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(SERVING) ## Create .venv with what serving needs (CPU build); does nothing when the lock is unchanged
 
-install-bench: $(BENCHING) ## Add to .venv what `eft bench` measures and draws with
+install-bench: $(BENCHING) ## Add to .venv what `eft bench`, `eft dynamics` and `eft probe` measure and draw with
+
+install-train: $(TRAINING) ## Add to .venv what `eft train` makes experts with
 
 # On stderr, so that what a command prints, such as the list of `make sbom`, can be piped.
 INSTALLS := pyproject.toml deploy/install-cpu.sh deploy/requirements-install.txt
@@ -34,7 +37,11 @@ $(SERVING): deploy/requirements-cpu.txt $(INSTALLS)
 	@touch $@
 
 $(BENCHING): deploy/requirements-dev.txt $(SERVING)
-	@PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $< bench >&2
+	@PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $< bench,probe >&2
+	@touch $@
+
+$(TRAINING): deploy/requirements-dev.txt $(SERVING)
+	@PYTHON=$(PYTHON) sh deploy/install-cpu.sh $(VENV) $< train >&2
 	@touch $@
 
 $(TESTING): deploy/requirements-dev.txt $(SERVING)

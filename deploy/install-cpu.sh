@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the CPU build into a virtual environment from a lock, and nothing that the lock does not name.
-# Usage: install-cpu.sh VENV LOCK [EXTRA]     (PYTHON names the interpreter, python3 by default)
-# With an extra of pyproject.toml: what that needs instead of the whole lock, in the lock's versions.
+# Usage: install-cpu.sh VENV LOCK [EXTRAS]    (PYTHON names the interpreter, python3 by default)
+# With extras of pyproject.toml, such as bench,probe: what that needs instead of the whole lock, in the lock's versions.
 set -eu
 venv=$1 lock=$2 extra=${3:-} python=${PYTHON:-python3} here=$(dirname "$0")
 
