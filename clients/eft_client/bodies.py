@@ -121,22 +121,26 @@ def text_body(
 def score_body(
     items: Sequence[ScoreItem | Mapping[str, Any]],
     members: bool | Sequence[str],
+    statistics: bool,
     behaviour: Behaviour,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The body of a request for scores, less its model.
 
     Raises:
-        WrongArgument: There are no items, one has not exactly one of messages and prompt, or a weight is no
-            finite number.
+        WrongArgument: There are no items, one has not exactly one of messages and prompt, statistics is neither True
+            nor False, or a weight is no finite number.
     """
+    if not isinstance(statistics, bool):
+        raise WrongArgument(f"statistics must be True or False, not {statistics!r:.200}")
     if isinstance(items, str | Mapping | ScoreItem) or not items:
         raise WrongArgument(
             "items must be a list of at least one object with completion and messages or prompt"
         )
     wanted = members if isinstance(members, bool) else list(members)
     asked = [_item(index, item) for index, item in enumerate(items)]
-    return {"items": asked, "members": wanted, **_fields(behaviour, options)}
+    further = {"statistics": True} if statistics else {}
+    return {"items": asked, "members": wanted, **further, **_fields(behaviour, options)}
 
 
 def explain_body(

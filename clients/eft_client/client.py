@@ -281,6 +281,7 @@ class AsyncEftClient:
         filter: Filter = UNSET,  # noqa: A002 (the field's name)
         coefficients: Mapping[str, float] | None = None,
         members: bool | Sequence[str] = True,
+        statistics: bool = False,
         **options: Any,
     ) -> ScoreResult:
         """Log-probabilities of given completions, under the weights and under members, and implicit rewards.
@@ -294,6 +295,7 @@ class AsyncEftClient:
             filter: As in `chat`.
             coefficients: As in `chat`.
             members: The members whose own scores are wanted beside the composite's: all, none, or those named.
+            statistics: Whether every column also gets the `statistics` of each token's whole distribution.
             **options: Any further field of the request.
 
         Raises:
@@ -301,7 +303,7 @@ class AsyncEftClient:
             EftError: There was no answer, or one that is an error (NotFound from a server that does not score).
         """
         asked = _asked(options, weights, scale, amplify, filter, coefficients)
-        body = score_body(items, members, asked, options)
+        body = score_body(items, members, statistics, asked, options)
         return score_result(await self._post("/eft/score", body, model), len(items))
 
     async def explain(  # noqa: PLR0913 (one for each option)

@@ -48,6 +48,7 @@ __all__ = [
     "Reward",
     "ScoreResult",
     "ScoredItem",
+    "Statistics",
     "TextResult",
     "Usage",
     "WithoutExpert",
@@ -444,6 +445,20 @@ class Behaviours:
 # Scores
 
 
+class Statistics(_Result):
+    """What the whole distribution that predicts each token of a completion is like.
+
+    Attributes:
+        entropy: In nats.
+        sum_of_squares: The sum of the squared probabilities of all tokens.
+        log_rest: log(1 − p), where p is the likeliest token's probability; −inf where no other is possible.
+    """
+
+    entropy: _List[float]
+    sum_of_squares: _List[float]
+    log_rest: _List[_Logprob]
+
+
 class MemberScores(_Result):
     """What one model gives a completion, a number for each of its tokens.
 
@@ -452,12 +467,14 @@ class MemberScores(_Result):
         total: Their sum.
         ranks: The rank of each token, 1 = most likely.
         top_logprobs: the log-probability of the likeliest token in the same place.
+        statistics: What the whole distributions are like, if that was asked for.
     """
 
     logprobs: _List[_Logprob]
     total: _Logprob
     ranks: _List[int]
     top_logprobs: _List[_Logprob]
+    statistics: Statistics | None = None
 
     @override
     def __repr__(self) -> str:

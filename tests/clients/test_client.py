@@ -339,6 +339,22 @@ async def test_scores_come_back_as_numbers() -> None:
     assert "Hello" in repr(result)
 
 
+async def test_statistics_come_back_as_numbers() -> None:
+    measured = SCORES | {
+        "statistics": {"entropy": [0.5, 0.25], "sum_of_squares": [0.5, 1], "log_rest": [-2, None]}
+    }
+    answer = {**SCORE, "data": [{**SCORE["data"][0], "composite": measured}]}
+    asking, script = client(ok(answer))
+    [item] = await asking.score([ScoreItem(prompt="Say ", completion="Hello")], statistics=True)
+    assert script.bodies[0]["statistics"] is True
+    assert item.composite.statistics.entropy == (0.5, 0.25)
+    assert item.composite.statistics.sum_of_squares == (0.5, 1.0)
+    assert item.composite.statistics.log_rest == (-2.0, -math.inf)
+    assert item.members["base"].statistics is None
+    with pytest.raises(WrongArgument, match="statistics"):
+        await asking.score([ScoreItem(prompt="Say ", completion="Hello")], statistics="yes")
+
+
 async def test_items_may_be_plain_objects_and_members_named() -> None:
     asking, script = client(ok(SCORE))
     messages = [{"role": "user", "content": "Hi"}]
@@ -722,7 +738,7 @@ def test_signatures_stay_as_they_are(face: str) -> None:
     assert names("chat_many") == f"chats *at_once=None {report} **options"
     assert names("complete_many") == f"prompts *at_once=None {report} **options"
     assert names("answer_many") == "calls *at_once=None"
-    assert names("score") == f"items {asked} *members=True **options"
+    assert names("score") == f"items {asked} *members=True *statistics=False **options"
     assert names("explain") == f"messages=None *prompt=None *completion=None {asked} **options"
     assert names("models") == names("behaviours") == ""
     assert names("__init__") == (

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -264,7 +265,13 @@ def _scoring(asked: dict[str, Any]) -> Any:
     from eft_server.engine.message import Explaining, Scoring
 
     explaining = Explaining(**asked["explaining"]) if "explaining" in asked else None
-    return Scoring(asked["first"], tuple(asked["targets"]), tuple(asked["vectors"]), explaining)
+    return Scoring(
+        asked["first"],
+        tuple(asked["targets"]),
+        tuple(asked["vectors"]),
+        explaining,
+        asked.get("statistics", False),
+    )
 
 
 def _scored(output: Any, asked: dict[str, Any] | None) -> dict[str, Any]:
@@ -273,7 +280,7 @@ def _scored(output: Any, asked: dict[str, Any] | None) -> dict[str, Any]:
     if asked is None or output.outputs[0].finish_reason == "error":
         return {}
     scoring = _scoring(asked)
-    found = {"prompt_logprobs": None, "scored": [vars(item) for item in scored(output, scoring)]}
+    found = {"prompt_logprobs": None, "scored": [asdict(item) for item in scored(output, scoring)]}
     if scoring.explaining is not None:
         values = vars(explained(output, scoring))
         found["explained"] = {name: None if item is None else item.tolist() for name, item in values.items()}

@@ -27,6 +27,9 @@ _PROMPTS_KEY = "eft_prompts"
 _SCORING_KEY = "eft_scoring"
 _REPORT_KEY = "eft_report"
 
+STATISTICS = ("entropies", "sums_of_squares", "log_rests")
+"""The names in `Scoring.shapes` of `ScoredStatistics`, in their order."""
+
 
 @dataclass(frozen=True)
 class MemberWeights:
@@ -173,12 +176,18 @@ class Scoring:
         targets: the C tokens to score.
         vectors: the K vectors under which they are scored (`Coefficients.numbers`); the first is the request's.
         explaining: what is reported beside the scores, if anything is.
+        statistics: whether each row's `ScoredStatistics` are, under every vector; not beside an explanation.
     """
 
     first: int
     targets: tuple[int, ...]
     vectors: tuple[tuple[float, ...], ...]
     explaining: Explaining | None = None
+    statistics: bool = False
+
+    def __post_init__(self) -> None:
+        if self.explaining is not None and self.statistics:
+            raise ValueError("a request is explained or measured, not both")
 
     @property
     def stop(self) -> int:
@@ -189,13 +198,16 @@ class Scoring:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The numbers that the engine sends back, by name and in order, with their shapes.
 
-        `chosen` and `likeliest` are log-probabilities of the targets and of each row's likeliest token, `entropy` and
-        `divergence` are the request's; `likely` holds log-probabilities of its likeliest tokens under the leading
-        vectors. Of the target, and then of those, `filter` holds what the request's filter adds to the logit, and
-        `sampled` the log-probability after temperature, min_p, top_k and top_p.
+        `chosen` and `likeliest` are log-probabilities of the targets and of each row's likeliest token, and
+        `STATISTICS` are those of each row. `entropy` and `divergence` are the request's; `likely` holds
+        log-probabilities of its likeliest tokens under the leading vectors. Of the target, and then of those, `filter`
+        holds what the request's filter adds to the logit, and `sampled` the log-probability after temperature, min_p,
+        top_k and top_p.
         """
         columns, vectors, asked = len(self.targets), len(self.vectors), self.explaining
         shapes: dict[str, tuple[int, ...]] = {"chosen": (vectors, columns), "likeliest": (vectors, columns)}
+        if self.statistics:
+            shapes |= dict.fromkeys(STATISTICS, (vectors, columns))
         if asked is None:
             return shapes
         shapes |= {"entropy": (columns,), "divergence": (columns,)}
@@ -233,6 +245,8 @@ def extra_args(
         }
         if scoring.explaining is not None:
             written[_SCORING_KEY]["explaining"] = asdict(scoring.explaining)
+        if scoring.statistics:
+            written[_SCORING_KEY]["statistics"] = True
     if report:
         written[_REPORT_KEY] = True
     return written
@@ -342,7 +356,23 @@ def scoring_of(extra_args: Mapping[str, Any] | None, width: int) -> Scoring | No
         tuple(given["targets"]),
         vectors,
         None if explaining is None else Explaining(**explaining),
+        bool(given.get("statistics")),
     )
+
+
+@dataclass(frozen=True)
+class ScoredStatistics:
+    """What the whole distribution p that predicts each of C tokens is like.
+
+    Attributes:
+        entropy: in nats.
+        sum_of_squares: Σp².
+        log_rest: log(1 − p_max), the log-probability of all tokens but the most likely one; −inf if that is certain.
+    """
+
+    entropy: tuple[float, ...]
+    sum_of_squares: tuple[float, ...]
+    log_rest: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -354,12 +384,14 @@ class Scored:
         ranks: rank of the token, 1 = most likely.
         likeliest: the log-probability of the most likely token.
         likeliest_ids: that token; 0 unless the request is to be explained.
+        statistics: those of the rows, if the request asks for them.
     """
 
     logprobs: tuple[float, ...]
     ranks: tuple[int, ...]
     likeliest: tuple[float, ...]
     likeliest_ids: tuple[int, ...] = field(default=())
+    statistics: ScoredStatistics | None = None
 
 
 @dataclass(frozen=True)
@@ -412,11 +444,20 @@ def scored(output: RequestOutput, scoring: Scoring) -> tuple[Scored, ...]:
     assert isinstance(flat, FlatLogprobs) and len(flat.logprobs) == sum(map(prod, scoring.shapes.values()))
     found = []
     for begin in range(0, count * width, width):
-        own = slice(begin, begin + width)
-        tops = slice(begin + count * width, begin + (count + 1) * width)
+        blocks = [slice(at, at + width) for at in range(begin, len(flat.logprobs), count * width)]
+        own, tops, *further = blocks[: 2 + len(STATISTICS) * scoring.statistics]
         ranks = tuple(rank or 0 for rank in flat.ranks[own])
         values, likeliest, ids = flat.logprobs[own], flat.logprobs[tops], flat.token_ids[tops]
-        found.append(Scored(tuple(values), ranks, tuple(likeliest), tuple(ids)))
+        statistics = [tuple(flat.logprobs[block]) for block in further]
+        found.append(
+            Scored(
+                tuple(values),
+                ranks,
+                tuple(likeliest),
+                tuple(ids),
+                ScoredStatistics(*statistics) if scoring.statistics else None,
+            )
+        )
     return tuple(found)
 
 

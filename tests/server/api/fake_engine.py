@@ -42,6 +42,7 @@ class FakeEngine:
         most_running: How many requests were under way at the same time.
         heeds: Whether it samples none but allowed tokens; vLLM does not where nothing is left of them.
         unlikely: Log-probabilities of tokens to be scored, in place of the usual ones.
+        log_rest: What is left to all but the likeliest token, in every statistic.
         raises: What `generate` raises instead of answering, if anything.
     """
 
@@ -73,6 +74,7 @@ class FakeEngine:
         self.fail_at: int | None = None
         self.speculation: RequestSpecDecodeMetrics | None = None
         self.unlikely: dict[int, float] = {}
+        self.log_rest = -0.75
         self.running = self.most_running = 0
         self.raises: Exception | None = None
         self.dead = False
@@ -178,8 +180,10 @@ class FakeEngine:
             for vector in asked["vectors"]
             for token in asked["targets"]
         ]
+        statistics = [value for value in (2.5, 0.125, self.log_rest) for _ in range(count)]
+        values = [*own, *[-0.25] * count, *(statistics if asked.get("statistics") else [])]
         flat = FlatLogprobs()
-        for value, rank in zip([*own, *[-0.25] * count], [*range(1, count + 1), *[1] * count], strict=True):
+        for value, rank in zip(values, [*range(1, count + 1), *[1] * (len(values) - count)], strict=True):
             flat.append_fast([0], [value], iter([rank]), [None])
         return flat
 

@@ -153,6 +153,37 @@ async def test_what_cannot_be_is_null(client: httpx.AsyncClient, engine: FakeEng
     assert item["rewards"]["helpful"]["total"] is None
 
 
+async def test_every_column_has_statistics_where_they_are_asked_for(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    item = (await ask(client, ITEM, statistics=True, members=["base"])).json()["data"][0]
+    assert engine.asked[0].extra_args["eft_scoring"]["statistics"] is True
+    for column in (item["composite"], item["members"]["base"]):
+        assert column["statistics"] == {
+            "entropy": [2.5, 2.5],
+            "sum_of_squares": [0.125, 0.125],
+            "log_rest": [-0.75, -0.75],
+        }
+    engine.log_rest = -math.inf
+    item = (await ask(client, ITEM, statistics=True)).json()["data"][0]
+    assert item["members"]["small"]["statistics"]["log_rest"] == [None, None]
+    plain = (await ask(client, ITEM)).json()["data"][0]
+    assert "statistics" not in plain["composite"].keys() | engine.asked[-1].extra_args["eft_scoring"].keys()
+
+
+async def test_statistics_count_as_scores(engine: FakeEngine) -> None:
+    async with client_of(create_app(engine, family(max_scores=40))) as client:
+        assert (await ask(client, ITEM, statistics=True)).status_code == 200
+        response = await ask(client, {"prompt": [1], "completion": [5, 6, 7]}, statistics=True)
+        assert (await ask(client, {"prompt": [1], "completion": [5, 6, 7]})).status_code == 200
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert message.startswith(
+        "items: 3 tokens under 5 combinations of members, each with 3 statistics, are 60 "
+    )
+    assert "allowed: up to 40; " in message and "do without statistics" in message
+
+
 async def test_members_read_prompts_of_their_own(engine: FakeEngine, tokenizer: AutoTokenizer) -> None:
     voices = (
         Voice(MemberTemplate(PLAIN, "plain text", plain=True), tokenizer, "base", (0, 1)),
@@ -224,6 +255,8 @@ async def test_a_prompt_for_a_member_that_does_not_count_is_refused(
         ({"items": [ITEM, {"prompt": [1] * 500, "completion": [2] * 13}]}, "items.1.completion"),
         ({"items": [ITEM], "members": ["base", "nobody"]}, "members.1"),
         ({"items": [ITEM], "members": 1}, "members"),
+        ({"items": [ITEM], "statistics": 1}, "statistics"),
+        ({"items": [{"prompt": [1], "completion": [2] * 90}], "statistics": True}, "items"),
         ({"items": [ITEM], "temperature": 0.5}, "temperature"),
         ({"items": [ITEM], "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
         ({"items": [ITEM], "chat_template_kwargs": {"wibble": False}}, "chat_template_kwargs.wibble"),

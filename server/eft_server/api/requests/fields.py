@@ -289,6 +289,7 @@ SCORE: Table = {
     "vllm_xargs": _object,
     "items": _score_items,
     "members": _members,
+    "statistics": flag,
     "chat_template_kwargs": check_template_kwargs,
     "cache_salt": _SAMPLING["cache_salt"],
     "user": text(256),

@@ -247,6 +247,11 @@ class ScoreRequest(_Weighted, BaseModel):
         description="Members whose log-probabilities are returned beside the composite's, for experts also their "
         "implicit rewards: all members, none, or those that are listed.",
     )
+    statistics: bool = Field(
+        default=False,
+        description="Also return each column's entropy, sum of squared probabilities and log(1 − the greatest "
+        "probability), for each token.",
+    )
     chat_template_kwargs: dict[str, Any] | None = None
     cache_salt: str | None = Field(default=None, description="Separates cached prompts from other clients'.")
     user: str | None = None

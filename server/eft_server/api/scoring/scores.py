@@ -28,7 +28,7 @@ from eft_server.api.scoring.token_bytes import TokenBytes
 from eft_server.api.serving.service import Service, resolved_fields
 from eft_server.behaviour.coefficients import alone
 from eft_server.behaviour.resolve import Resolved
-from eft_server.engine.message import Scored, Scoring
+from eft_server.engine.message import STATISTICS, Scored, Scoring
 from eft_server.errors import shown
 from eft_server.family.file import ServerConfig
 
@@ -71,6 +71,16 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
+class ColumnStatistics(BaseModel):
+    """What the whole distribution that predicts each token is like, however likely the token itself is."""
+
+    entropy: list[float] = Field(description="In nats.")
+    sum_of_squares: list[float] = Field(description="The sum of the squared probabilities of all tokens.")
+    log_rest: list[float | None] = Field(
+        description="log(1 − p), where p is the probability of the likeliest token; null is minus infinity."
+    )
+
+
 class Column(BaseModel):
     """The scores of each token under one combination of members. Null is minus infinity: an impossible token."""
 
@@ -78,6 +88,12 @@ class Column(BaseModel):
     total: float | None
     ranks: list[int]
     top_logprobs: list[float]
+
+
+class MeasuredColumn(Column):
+    """The same with the statistics for which a request asks."""
+
+    statistics: ColumnStatistics
 
 
 class Reward(BaseModel):
@@ -95,8 +111,8 @@ class ScoredItem(BaseModel):
     token_ids: list[int]
     tokens: list[str] = Field(description="As text; U+FFFD stands for a part of a character.")
     bytes: list[list[int]] = Field(description="The bytes of each token, from 0 to 255.")
-    composite: Column
-    members: dict[str, Column]
+    composite: MeasuredColumn | Column
+    members: dict[str, MeasuredColumn | Column]
     rewards: dict[str, Reward]
 
 
@@ -175,7 +191,7 @@ async def score(service: Service, request: ScoreRequest, resolved: Resolved) -> 
     names = _names(service.config, request.members)
     columns = _Columns.of(service.config, resolved, names)
     texts = [await _read(service, request, columns, place) for place in range(len(request.items))]
-    _check_amount(service.config, columns, texts)
+    _check_amount(service.config, columns, texts, request.statistics)
     found = await _run(service, request, columns, texts)
     data = await asyncio.to_thread(_items, service.token_bytes, columns, texts, found)
     tokens = sum(text.length for text in texts)
@@ -200,14 +216,19 @@ def _names(config: ServerConfig, asked: bool | list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(asked))
 
 
-def _check_amount(config: ServerConfig, columns: _Columns, texts: Iterable[Text]) -> None:
+def _check_amount(config: ServerConfig, columns: _Columns, texts: Iterable[Text], statistics: bool) -> None:
     width, most = len(columns.vectors), config.server.max_scores
     tokens = sum(len(text.completion) for text in texts)
-    if tokens * width > most:
+    numbers = 1 + len(STATISTICS) * statistics
+    if tokens * width * numbers > most:
+        each = f", each with {numbers - 1} statistics," if statistics else ""
+        fewer = (
+            "do without statistics, or ask for fewer members" if statistics else "or ask for fewer members"
+        )
         raise refusal(
             "items",
-            f"{tokens} tokens under {width} combinations of members are {tokens * width} scores; allowed: up to "
-            f"{most}; send fewer items at a time, or ask for fewer members",
+            f"{tokens} tokens under {width} combinations of members{each} are {tokens * width * numbers} scores; "
+            f"allowed: up to {most}; send fewer items at a time, {fewer}",
         )
 
 
@@ -230,7 +251,9 @@ async def _run(
     async def one(index: int, text: Text) -> tuple[Scored, ...]:
         async with places:
             request_id = f"{request.request_id}-{index}"
-            scoring = Scoring(len(text.prompt) - 1, tuple(text.completion), columns.vectors)
+            scoring = Scoring(
+                len(text.prompt) - 1, tuple(text.completion), columns.vectors, statistics=request.statistics
+            )
             try:
                 _, found = await score_text(service, request_id, request.cache_salt, scoring, text)
             except ApiError as error:
@@ -267,12 +290,20 @@ def _items(
 
 
 def _column(found: Scored) -> Column:
-    return Column(
+    column = Column(
         logprobs=[finite(value) for value in found.logprobs],
         total=total(found.logprobs),
         ranks=list(found.ranks),
         top_logprobs=list(found.likeliest),
     )
+    if (own := found.statistics) is None:
+        return column
+    statistics = ColumnStatistics(
+        entropy=list(own.entropy),
+        sum_of_squares=list(own.sum_of_squares),
+        log_rest=[finite(value) for value in own.log_rest],
+    )
+    return MeasuredColumn(**dict(column), statistics=statistics)
 
 
 def _reward(expert: Scored, reference: Scored) -> Reward:

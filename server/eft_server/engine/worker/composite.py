@@ -31,6 +31,7 @@ from eft_server.engine.worker.columns import attach, columns, detach
 from eft_server.engine.worker.compiled import separate_compiled_code
 from eft_server.engine.worker.heads import in_float32
 from eft_server.engine.worker.measures.explaining import RowExplanation, explain_rows
+from eft_server.engine.worker.measures.statistics import RowStatistics, measure_rows
 from eft_server.engine.worker.member_inputs import Inputs
 from eft_server.engine.worker.placement import placement, whole
 from eft_server.engine.worker.quantisation import as_named_in_the_checkpoint, own_quantisation
@@ -263,6 +264,14 @@ class EftForCausalLM(nn.Module):
         """
         hidden_M, _ = detach(hidden_states, self._sizes_M)
         return self.blender.score(hidden_M, vectors, targets_R)
+
+    def measure(
+        self, hidden_states: torch.Tensor, vectors: Sequence[Sequence[float]], targets_R: torch.Tensor
+    ) -> tuple[RowScores, RowStatistics] | None:
+        """As `score`, and what each row is like under each vector."""
+        hidden_M, _ = detach(hidden_states, self._sizes_M)
+        blended = self.blender.under(hidden_M, vectors)
+        return None if blended is None else measure_rows(blended, vectors, targets_R)
 
     def explain(
         self,

@@ -15,8 +15,9 @@ import torch
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.outputs import LogprobsTensors
 
-from eft_server.engine.message import Scoring
+from eft_server.engine.message import STATISTICS, Scoring
 from eft_server.engine.worker.measures.explaining import ROWS_TO_EXPLAIN, RowExplanation
+from eft_server.engine.worker.measures.statistics import RowStatistics
 from eft_server.engine.worker.rows import RowScores
 
 _ROWS_AT_ONCE = 256
@@ -32,7 +33,7 @@ def scored_at_once(members: int, vocabulary: int) -> int:
 
 
 def explained_at_once(members: int, vocabulary: int) -> int:
-    """Number of rows to explain at a time, whose distributions are in memory as well."""
+    """Number of rows to explain or to measure at a time, whose distributions are in memory as well."""
     return scored_at_once(members + ROWS_TO_EXPLAIN, vocabulary)
 
 
@@ -64,7 +65,8 @@ class Scores:
         """
         first, stop = self._scoring.first, self._scoring.stop
         end = min(computed + len(hidden_TX), stop)
-        count = explained_at_once if self._scoring.explaining else scored_at_once
+        written = self._scoring.explaining is not None or self._scoring.statistics
+        count = explained_at_once if written else scored_at_once
         at_once = count(len(model.names), model.vocabulary)
         for start in range(max(computed, first), end, at_once):
             last = min(start + at_once, end)
@@ -80,6 +82,11 @@ class Scores:
             if explained is not None:  # None off the first rank.
                 self._keep_explained(explained, places)
             return
+        if self._scoring.statistics:
+            if (measured := model.measure(hidden_RX, vectors, targets_R)) is not None:
+                scores, statistics = measured
+                self._keep_measured(scores, statistics, places)
+            return
         scores = model.score(hidden_RX, vectors, targets_R)
         if scores is not None:
             self._keep(scores, places)
@@ -88,6 +95,11 @@ class Scores:
         self._values["chosen"][:, places] = scores.chosen
         self._values["likeliest"][:, places] = scores.likeliest
         self._ranks_KC[:, places] = scores.ranks
+
+    def _keep_measured(self, scores: RowScores, statistics: RowStatistics, places: slice) -> None:
+        self._keep(scores, places)
+        for name, values_KR in zip(STATISTICS, statistics.all, strict=True):
+            self._values[name][:, places] = values_KR
 
     def _keep_explained(self, explained: RowExplanation, places: slice) -> None:
         self._keep(explained.scores, places)
