@@ -1,4 +1,4 @@
-"""The command line: `eft serve`, `eft generate`, `eft check`, `eft families`, `eft version`."""
+"""The command line: `eft serve`, `eft generate`, `eft check`, `eft families`, `eft version`, and others' commands."""
 
 import json
 import os
@@ -23,6 +23,7 @@ from eft_server.errors import ConfigError, EftError
 from eft_server.exits import ended_quickly, errors_in_words
 from eft_server.family.file import ServerConfig
 from eft_server.family.load import bundled_families, load_config
+from eft_train.command import train
 
 if TYPE_CHECKING:
     import socket
@@ -44,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 add_commands(app)
+app.command()(train)
 
 Family = Annotated[
     str, typer.Argument(metavar="FAMILY", help="A bundled family (see `eft families`) or a YAML file.")

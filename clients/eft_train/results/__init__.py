@@ -1,0 +1,1 @@
+"""What a training leaves to be read: family files, curves, a warning, a card."""

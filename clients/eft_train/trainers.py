@@ -1,0 +1,101 @@
+"""TRL's trainers over examples that are token ids already, and the one loss that TRL does not have."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from typing_extensions import override
+
+from eft_train.data.tokens import Tokenised
+from eft_train.recipe import ARM, SFT, Phase
+
+__all__ = ["pair_rows", "text_rows", "trainer_of"]
+
+_IGNORED = -100
+"""The label of a token that is not learnt."""
+
+
+class PairTrainer(DPOTrainer):  # type: ignore[misc] # TRL has no types.
+    """DPO on pairs of token ids, which need no preparation."""
+
+    @override
+    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        return dataset
+
+
+class ArmTrainer(PairTrainer):
+    """GenARM's loss, -log sigmoid(β · (log p(chosen) - log p(rejected))): DPO's, with a reference that is always 0."""
+
+    @override
+    def compute_ref_log_probs(self, model: Any, inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """The reference's log-probabilities of a batch's answers."""
+        zeros = torch.zeros(len(inputs["input_ids"]) // 2, device=inputs["input_ids"].device)
+        return zeros, zeros
+
+
+def text_rows(examples: Sequence[Tokenised], answers: str) -> Dataset:
+    """One row for each text that is learnt: the prompt with the chosen answer, or with either."""
+    return Dataset.from_list(
+        [
+            {
+                "input_ids": [*example.prompt, *answer],
+                "labels": [*[_IGNORED] * len(example.prompt), *answer],
+            }
+            for example in examples
+            for answer in (example.chosen, example.rejected if answers == "both" else None)
+            if answer is not None
+        ]
+    )
+
+
+def pair_rows(examples: Sequence[Tokenised]) -> Dataset:
+    """One row for each pair."""
+    return Dataset.from_list(
+        [
+            {
+                "prompt_ids": list(example.prompt),
+                "chosen_ids": list(example.chosen),
+                "rejected_ids": list(example.rejected or ()),
+            }
+            for example in examples
+        ]
+    )
+
+
+def trainer_of(
+    phase: Phase,
+    examples: Sequence[Tokenised],
+    options: dict[str, Any],
+    models: dict[str, Any],
+    callback: TrainerCallback,
+) -> SFTTrainer | DPOTrainer:
+    """A phase's trainer.
+
+    Args:
+        phase: The phase.
+        examples: What to learn from, within the phase's length.
+        options: Options of `TrainingArguments`.
+        models: `model`, `processing_class`, and as it is needed `peft_config` or `ref_model`.
+        callback: What watches it.
+    """
+    trainer: SFTTrainer | DPOTrainer
+    if phase.loss == SFT:
+        arguments = SFTConfig(**options, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
+        rows = text_rows(examples, phase.answers)
+        trainer = SFTTrainer(args=arguments, train_dataset=rows, callbacks=[callback], **models)
+    else:
+        is_arm = phase.loss == ARM
+        arguments = DPOConfig(
+            **options,
+            max_length=None,
+            beta=phase.beta,
+            loss_type="sigmoid" if is_arm else phase.loss,
+            precompute_ref_log_probs=is_arm,
+        )
+        kind = ArmTrainer if is_arm else PairTrainer
+        trainer = kind(args=arguments, train_dataset=pair_rows(examples), callbacks=[callback], **models)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
