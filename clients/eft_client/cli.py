@@ -1,4 +1,4 @@
-"""The client's commands, `eft chat` and `eft bench`, which the server's command line adds to its own."""
+"""The client's commands (`eft chat`, `eft bench`, `eft dynamics`), which the server's command line adds to its own."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from eft_client.dynamics.command import dynamics
 from eft_client.errors import EftError
 from eft_client.exits import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, errors_in_words, fail, require_bench
 from eft_client.load.command import load
@@ -27,6 +28,7 @@ bench.command()(load)
 def add_commands(app: typer.Typer) -> None:
     """Put the clients' commands beside those that an application has."""
     app.command()(chat)
+    app.command()(dynamics)
     app.add_typer(bench)
 
 

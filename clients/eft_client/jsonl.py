@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Self
 
 from eft_client.text import HALF
 
-__all__ = ["MAX_LINE_BYTES", "ResumableLines", "json_value"]
+__all__ = ["MAX_LINE_BYTES", "ResumableLines", "finite_only", "json_value"]
 
 MAX_LINE_BYTES = 256 << 20
 
@@ -63,6 +63,17 @@ def _finite(literal: str) -> float:
 
 def _refuse(literal: str) -> NoReturn:
     raise ValueError(f"{literal[:40]} is not a finite number")
+
+
+def finite_only(value: Any) -> Any:
+    """The value as JSON can hold it: None for numbers that are not finite, text for keys."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite_only(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_only(part) for part in value]
+    return value
 
 
 class ResumableLines:

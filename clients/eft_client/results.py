@@ -315,6 +315,7 @@ class ModelCard(_Result):
         filter: The filter that applies when a request gives none.
         bounds: What a request may ask for: ``{"weights": {expert: {"min", "max"}}, "scale": {"min", "max"},
             "amplify": …, "coefficients": … or None, "total": number}``; None where it takes no weights.
+        members: Of the family itself, ``{name: {"kind", "reference", "description"}}``; None of any other.
         description: The operator's words.
         max_model_len: The context, in tokens.
     """
@@ -326,6 +327,7 @@ class ModelCard(_Result):
     amplify: float = 1.0
     filter: _Object | None = None
     bounds: _Object | None = None
+    members: _Object | None = None
     description: str = ""
     max_model_len: _Optional[_Whole] = None
 
@@ -363,12 +365,16 @@ class _Bounds(_Result):
 
 @dataclass(frozen=True, kw_only=True)
 class Expert:
-    """One expert: the weight that it has when a request gives none, and the ones that a request may give."""
+    """One expert: the weight that it has when a request gives none, and the ones that a request may give.
+
+    Its reference is the member that it was fine-tuned from; None from a server that does not say.
+    """
 
     name: str
     weight: float
     min: float
     max: float
+    reference: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -835,7 +841,13 @@ def behaviours_in(cards: list[ModelCard]) -> Behaviours:
     return Behaviours(
         model=composite.id if composite else None,
         experts=tuple(
-            Expert(name=name, weight=weight, min=limits[name].min, max=limits[name].max)
+            Expert(
+                name=name,
+                weight=weight,
+                min=limits[name].min,
+                max=limits[name].max,
+                reference=_reference((composite and composite.members) or {}, name),
+            )
             for name, weight in weights.items()
         ),
         scale=composite.scale if composite else 1.0,
@@ -846,6 +858,12 @@ def behaviours_in(cards: list[ModelCard]) -> Behaviours:
         aliases=tuple(card for card in cards if card.kind == "alias"),
         members=tuple(card for card in cards if card.kind == "member"),
     )
+
+
+def _reference(members: Mapping[str, Any], expert: str) -> str | None:
+    card = members.get(expert)
+    reference = card.get("reference") if isinstance(card, Mapping) else None
+    return reference if isinstance(reference, str) else None
 
 
 def _flat(choices: Any, read: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:

@@ -2,6 +2,6 @@
 
 from eft_client.pairs.engine import opened
 from eft_client.pairs.errors import PairsError
-from eft_client.pairs.pair import Message, Pair, read_pairs
+from eft_client.pairs.pair import Message, Pair, as_line, read_pairs
 
-__all__ = ["Message", "Pair", "PairsError", "opened", "read_pairs"]
+__all__ = ["Message", "Pair", "PairsError", "as_line", "opened", "read_pairs"]

@@ -13,7 +13,7 @@ from eft_client.jsonl import json_value
 from eft_client.pairs.errors import PairsError
 from eft_client.text import decoded
 
-__all__ = ["MAX_LINE_BYTES", "MAX_PAIRS", "Message", "Pair", "read_pairs"]
+__all__ = ["MAX_LINE_BYTES", "MAX_PAIRS", "Message", "Pair", "as_line", "read_pairs"]
 
 MAX_PAIRS = 1_000_000
 MAX_LINE_BYTES = 1 << 22
@@ -145,6 +145,18 @@ def read_pairs(path: Path) -> list[Pair]:
     if not pairs:
         raise PairsError(f"{path}: no pair in it")
     return list(pairs.values())
+
+
+def as_line(pair: Pair) -> dict[str, Any]:
+    """The pair as an object that `read_pairs` reads."""
+    turns = pair.prompt if isinstance(pair.prompt, str) else [dict(turn) for turn in pair.prompt]
+    line: dict[str, Any] = {"id": pair.id, "prompt": turns}
+    if pair.rejected is None:
+        line["completion"] = pair.chosen
+    else:
+        line |= {"chosen": pair.chosen, "rejected": pair.rejected}
+    further = {name: getattr(pair, name) for name in ("chosen_rephrased", "rejected_rephrased", "label")}
+    return line | {name: value for name, value in further.items() if value is not None}
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

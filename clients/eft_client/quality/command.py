@@ -3,11 +3,9 @@
 import asyncio
 import shlex
 import sys
-from collections.abc import Sequence
 
 import httpx
 from rich.console import Console
-from rich.table import Column, Table
 from rich.text import Text
 
 from eft_client.exits import require_bench
@@ -24,12 +22,10 @@ from eft_client.quality.output.tables import (
 from eft_client.quality.servers import Servers
 from eft_client.quality.study import Findings, Plan, conduct
 from eft_client.quality.summary import Summary, as_json, summarise
-from eft_client.text import shortened
 
 __all__ = ["run"]
 
 METRICS_A_TABLE = 4
-MAX_CELL_CHARS = 200
 
 
 def run(
@@ -74,23 +70,17 @@ async def _conducted(
 
 def _print(summary: Summary, console: Console) -> None:
     """The tables that fit a terminal; the page has the rest."""
+    from eft_client.report.terminal import as_table
+
     for start in range(0, len(summary.measured), METRICS_A_TABLE):
         metrics = summary.measured[start : start + METRICS_A_TABLE]
         header = ["setting", *(unit(metric) for metric in metrics)]
-        console.print(_table(header, estimate_rows(summary, metrics)))
+        console.print(as_table(header, estimate_rows(summary, metrics)))
     if summary.frontier is not None:
-        console.print(_table(*frontier_rows(summary)))
+        console.print(as_table(*frontier_rows(summary)))
     if summary.gaps:
-        console.print(_table(GAP_HEADER, gap_rows(summary)))
+        console.print(as_table(GAP_HEADER, gap_rows(summary)))
     for name, agreement in summary.findings.agreements.items():
         console.print(Text(f"{name}: {agreement}"))
     if summary.choice:
         console.print(Text(recommendation(summary.choice)))
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str | None]]) -> Table:
-    """Cells as they are: what a server or a file called something is no markup, and has no control characters."""
-    table = Table(*(Column(Text(shortened(cell, MAX_CELL_CHARS))) for cell in header))
-    for row in rows:
-        table.add_row(*(Text(shortened("–" if cell is None else cell, MAX_CELL_CHARS)) for cell in row))
-    return table

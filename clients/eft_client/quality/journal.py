@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ def content_key(request: Mapping[str, Any]) -> str:
 
 
 class Journal:
-    """Resumable JSON lines, each with a `key`, and every entry at hand.
+    """Resumable JSON lines, each with a `key`, and every entry at hand; several threads may append.
 
     Raises:
         StudyError: The file cannot be written, another run holds it, or a line of it is no entry; the message names it.
@@ -29,6 +30,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._entries: dict[str, dict[str, Any]] = {}
+        self._turn = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,8 +65,9 @@ class Journal:
             StudyError: The disk is full, or the file cannot be written.
         """
         keyed = {"key": key, **entry}
-        self._lines.append(keyed)
-        self._entries[key] = keyed
+        with self._turn:
+            self._lines.append(keyed)
+            self._entries[key] = keyed
 
     def _remember(self, line: bytes, number: int) -> None:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from eft_client.jsonl import finite_only
 from eft_client.quality.metrics import Metric, Scores, find_metric
 from eft_client.quality.statistics.bootstrap import Bootstrap, Estimate
 from eft_client.quality.statistics.comparison import PairedDifference, against_baseline
@@ -186,7 +187,7 @@ def as_json(summary: Summary, command: str) -> str:
         },
         "notes": list(findings.notes),
     }
-    return json.dumps(_without_nan(document), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(finite_only(document), indent=1, ensure_ascii=False) + "\n"
 
 
 def _rows(estimates: Mapping[tuple[str, str], Estimate]) -> list[dict[str, Any]]:
@@ -194,13 +195,3 @@ def _rows(estimates: Mapping[tuple[str, str], Estimate]) -> list[dict[str, Any]]
         {"metric": metric, "setting": setting} | dataclasses.asdict(one)
         for (metric, setting), one in estimates.items()
     ]
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
-    return value

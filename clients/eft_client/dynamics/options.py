@@ -1,0 +1,143 @@
+"""From the command's options to a plan; every mistake is found before anything is asked."""
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from eft_client.dynamics.errors import DynamicsError
+from eft_client.dynamics.texts.text import HELD_OUT, TRAINING
+from eft_client.pairs import Pair, read_pairs
+from eft_client.settings import SettingError, sweep
+
+__all__ = ["DynamicsOptions", "Plan", "planned"]
+
+_BESIDE = {TRAINING: "trained-on.jsonl", HELD_OUT: "held-out.jsonl"}
+_RECORD = "training.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicsOptions:
+    """The command's options, as they were given; `eft dynamics --help` says what each means."""
+
+    family: str | None = None
+    data: Path | None = None
+    held_out: Path | None = None
+    output: Path = Path("bench-results/dynamics")
+    prompts: int = 100
+    rephrase: bool = False
+    max_tokens: int = 128
+    temperature: float = 0.0
+    end: bool = True
+    over: Sequence[str] = ()
+    by: Literal["margin", "accuracy"] = "margin"
+    url: str | None = None
+    model: str | None = None
+    api_key_env: str | None = None
+    overrides: Sequence[str] = ()
+    concurrency: int = 4
+    seed: int = 0
+    repeats: int = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a study asks.
+
+    Attributes:
+        options: the command's.
+        pairs: the prompts by side: training, and held-out where there are any.
+        digests: of the files that they are from, by side.
+        made: the digest of the record of the training, or of the family file; None where there is neither.
+        repeated: held-out prompts that are training prompts, too.
+    """
+
+    options: DynamicsOptions
+    pairs: Mapping[str, Sequence[Pair]]
+    digests: Mapping[str, str]
+    made: str | None
+    repeated: int
+
+
+def planned(options: DynamicsOptions) -> Plan:
+    """The plan.
+
+    Raises:
+        DynamicsError: There is neither a family nor a server, or no data.
+        PairsError: A file of pairs cannot be read.
+    """
+    if options.family is None and options.url is None:
+        raise DynamicsError("neither a family nor --url; give a family file, or the URL of a running server")
+    for text in options.over:
+        _require_range(text)
+    files = _files(options)
+    every = {side: read_pairs(path) for side, path in files.items()}
+    trained = {_prompt(pair) for pair in every[TRAINING]}
+    return Plan(
+        options=options,
+        pairs={side: _drawn(pairs, options) for side, pairs in every.items()},
+        digests={side: _digest(path) for side, path in files.items()},
+        made=_made(options.family),
+        repeated=sum(_prompt(pair) in trained for pair in every.get(HELD_OUT, ())),
+    )
+
+
+def _require_range(text: str) -> None:
+    try:
+        sweep(text)
+    except SettingError as error:
+        raise DynamicsError(f"--over: {error}") from None
+
+
+def _files(options: DynamicsOptions) -> dict[str, Path]:
+    """The files given; else those that `eft train` leaves beside its family file."""
+    beside = _beside(options.family)
+    given = {TRAINING: options.data, HELD_OUT: options.held_out}
+    if options.data is None:
+        given = {side: given[side] or beside.get(side) for side in given}
+    files = {side: path for side, path in given.items() if path is not None}
+    if TRAINING not in files:
+        raise DynamicsError(
+            f"no data: give --data, a JSONL file of prompt, chosen and rejected; or a family file in a folder of eft "
+            f"train, with {_RECORD} and {_BESIDE[TRAINING]} beside it"
+        )
+    return files
+
+
+def _beside(family: str | None) -> dict[str, Path]:
+    folder = Path(family).expanduser().parent if family else None
+    if folder is None or not (folder / _RECORD).is_file():
+        return {}
+    return {side: folder / name for side, name in _BESIDE.items() if (folder / name).is_file()}
+
+
+def _drawn(pairs: Sequence[Pair], options: DynamicsOptions) -> list[Pair]:
+    """Some of the pairs, one for each prompt, in the file's order."""
+    order = list(range(len(pairs)))
+    random.Random(options.seed).shuffle(order)
+    chosen: dict[str, int] = {}
+    for index in order:
+        if len(chosen) == options.prompts:
+            break
+        chosen.setdefault(_prompt(pairs[index]), index)
+    return [pairs[index] for index in sorted(chosen.values())]
+
+
+def _prompt(pair: Pair) -> str:
+    return json.dumps(pair.prompt, sort_keys=True)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _made(family: str | None) -> str | None:
+    if family is None:
+        return None
+    path = Path(family).expanduser()
+    record = path.parent / _RECORD
+    found = record if record.is_file() else path
+    return _digest(found) if found.is_file() else None

@@ -1,0 +1,1 @@
+"""What a study leaves: sentences, tables, figures and a page."""

@@ -1,0 +1,135 @@
+"""A study's results in sentences: which step to serve, and whether and since when it is squeezed."""
+
+import math
+from collections.abc import Sequence
+
+from eft_client.dynamics.axis import Axis
+from eft_client.dynamics.statistics.choice import Choice
+from eft_client.dynamics.statistics.squeezing import Sign
+from eft_client.dynamics.summary import AxisSummary, DynamicsSummary, SideSummary
+from eft_client.dynamics.texts.kinds import kind_named
+from eft_client.quality.statistics.bootstrap import Estimate
+
+__all__ = ["at", "in_words", "nats", "notes", "sentences"]
+
+FEW_PROMPTS = 20
+
+
+def sentences(summary: DynamicsSummary) -> list[str]:
+    """All of it: for each axis the step to serve, the signs on each side, and what a reader has to know."""
+    said = [sentence for one in summary.axes for sentence in in_words(one, summary.findings.plan.options.by)]
+    return said + notes(summary)
+
+
+def in_words(one: AxisSummary, by: str) -> list[str]:
+    """What one axis shows: the step to serve, then each side's signs."""
+    return [_choice(one, by), *(_signs(one.axis, side) for side in one.sides.values())]
+
+
+def notes(summary: DynamicsSummary) -> list[str]:
+    """What a reader has to know of these numbers."""
+    plan, found = summary.findings.plan, list[str]()
+    if len(plan.pairs) == 1:
+        found.append(
+            "There are no held-out prompts, so training prompts choose: they flatter. Give --held-out."
+        )
+    if plan.repeated:
+        found.append(f"{plan.repeated:,} of the held-out file’s prompts are in the training file, too.")
+    for side, pairs in plan.pairs.items():
+        if len(pairs) < FEW_PROMPTS:
+            found.append(
+                f"{len(pairs)} {side} prompts are few: resampled intervals of so few are too narrow. Take "
+                f"{FEW_PROMPTS} or more."
+            )
+    left = sum(side.not_finite for one in summary.axes for side in one.sides.values())
+    if left:
+        found.append(f"{left:,} numbers are left out: a model gave a text no probability at all.")
+    return found
+
+
+def at(axis: Axis, place: int) -> str:
+    """A step as a sentence names it."""
+    step = axis.steps[place]
+    if not axis.is_training:
+        return f"{axis.label} {step.x:g}"
+    return f"{step.name} ({step.x:,.0f} examples)" if place else f"{step.name} (the reference)"
+
+
+def nats(one: Estimate, *, signed: bool = True) -> str:
+    """A number of nats with its interval; without the sign, the size of a fall."""
+    if math.isnan(one.value):
+        return "not measured"
+    if not signed:
+        return f"{-one.value:.2f} nats ({-one.high:.2f} to {-one.low:.2f})"
+    return f"{one.value:+.2f} ({one.low:+.2f} to {one.high:+.2f})".replace("-", "−")
+
+
+def _choice(one: AxisSummary, by: str) -> str:
+    side, choice = one.deciding, one.deciding.choice
+    if choice is None:
+        return f"{_begin(one.axis)}: without rejected answers there is no margin to choose a step by."
+    merit = side.margin[choice.step] if by == "margin" else side.accuracy[choice.step]
+    shown = (
+        f"{nats(merit)} nats"
+        if by == "margin"
+        else f"{merit.value:.2f} ({merit.low:.2f} to {merit.high:.2f})"
+    )
+    begin = (
+        f"{_begin(one.axis)}: serve {at(one.axis, choice.step)}, by the {by} of {side.side} prompts, {shown}"
+    )
+    return f"{begin}; {_why(one, choice)}"
+
+
+def _why(one: AxisSummary, choice: Choice) -> str:
+    best = at(one.axis, choice.best)
+    if choice.is_squeezed:
+        return (
+            f"but it is squeezed, as every later one is: {best} has the largest mean, and this is the earliest that is "
+            "not surely behind it."
+        )
+    before = " before squeezing" if one.deciding.squeezing.since is not None else ""
+    if choice.step == choice.best:
+        return f"no earlier one comes near it, and none{before} is better."
+    return f"{best} has the largest mean{before}, and is not surely better."
+
+
+def _begin(axis: Axis) -> str:
+    return "Over training" if axis.is_training else f"Over the {axis.label} of {axis.family}"
+
+
+def _signs(axis: Axis, side: SideSummary) -> str:
+    found = side.squeezing
+    begin = f"{_begin(axis)}, {side.side} prompts"
+    held = len(found.signs) - len(found.missing)
+    if found.is_complete:
+        return f"{begin}: squeezed. {_fall(axis, side)} {_meanwhile(found.signs[1:])}"
+    if held == 0:
+        return f"{begin}: not squeezed: none of the four signs. {_each(found.signs)}"
+    fall = f" {_fall(axis, side)}" if found.signs[0].holds else ""
+    verdict = "not squeezed" if not found.signs[0].holds else "squeezed in part"
+    holding = [sign.name for sign in found.signs if sign.holds]
+    return f"{begin}: {verdict}: {held} of four signs ({'; '.join(holding)}).{fall} {_each(found.signs)}"
+
+
+def _fall(axis: Axis, side: SideSummary) -> str:
+    found = side.squeezing
+    assert found.since is not None
+    return (
+        f"The chosen answers have fallen {nats(found.signs[0].change, signed=False)} since {at(axis, found.peak)}, and "
+        f"are surely below that from {at(axis, found.since)} on."
+    )
+
+
+def _meanwhile(signs: Sequence[Sign]) -> str:
+    up, norm, others = (nats(sign.change) for sign in signs)
+    return f"Meanwhile the likeliest continuation moved {up} nats, ‖A‖ {norm}, and other texts {others} nats."
+
+
+def _each(signs: Sequence[Sign]) -> str:
+    chosen, up, norm, others = (nats(sign.change) for sign in signs)
+    return f"Chosen {chosen} nats, likeliest continuation {up}, ‖A‖ {norm}, other texts {others}."
+
+
+def kind_label(name: str) -> str:
+    """A kind as tables and figures call it."""
+    return kind_named(name).label

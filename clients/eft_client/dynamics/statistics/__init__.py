@@ -1,0 +1,1 @@
+"""What follows from the measured numbers: curves with intervals, influence, squeezing, and which step to serve."""

@@ -1,0 +1,1 @@
+"""The texts whose probability is followed, and how they are made."""
