@@ -316,6 +316,7 @@ class ModelCard(_Result):
         bounds: What a request may ask for: ``{"weights": {expert: {"min", "max"}}, "scale": {"min", "max"},
             "amplify": …, "coefficients": … or None, "total": number}``; None where it takes no weights.
         members: Of the family itself, ``{name: {"kind", "reference", "description"}}``; None of any other.
+        vocabulary: Of the family itself, the number of token ids that all members share; None of any other.
         description: The operator's words.
         max_model_len: The context, in tokens.
     """
@@ -328,6 +329,7 @@ class ModelCard(_Result):
     filter: _Object | None = None
     bounds: _Object | None = None
     members: _Object | None = None
+    vocabulary: _Optional[_Whole] = None
     description: str = ""
     max_model_len: _Optional[_Whole] = None
 
@@ -391,6 +393,7 @@ class Behaviours:
         total: The greatest ``scale · Σ|w|``; None where there is no bound.
         aliases: Names that stand for other weights.
         members: Names of single members.
+        vocabulary: The number of token ids that all members share; None from a server that does not say.
     """
 
     model: str | None
@@ -402,6 +405,7 @@ class Behaviours:
     total: float | None
     aliases: tuple[ModelCard, ...]
     members: tuple[ModelCard, ...]
+    vocabulary: int | None = None
 
     def __getitem__(self, name: str) -> Expert:
         """The expert of this name."""
@@ -857,6 +861,7 @@ def behaviours_in(cards: list[ModelCard]) -> Behaviours:
         total=bounds.total,
         aliases=tuple(card for card in cards if card.kind == "alias"),
         members=tuple(card for card in cards if card.kind == "member"),
+        vocabulary=composite.vocabulary if composite else None,
     )
 
 

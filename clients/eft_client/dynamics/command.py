@@ -142,16 +142,16 @@ def dynamics(  # noqa: PLR0913 (one for each option)
         ),
     ] = Path("bench-results/dynamics"),
 ) -> None:
-    """Follow what fine-tuning does to the probability of texts, checkpoint by checkpoint.
+    """Follow what fine-tuning does to the probability of texts.
 
-    For training and held-out prompts: the chosen and the rejected answer, rephrases
-    of them, the reference's own answer, other prompts' answers, tokens in disorder,
-    and the likeliest continuation. One page says which checkpoint to serve, and
-    whether and since when training squeezes (arXiv 2407.10490): all texts fall, the
-    chosen ones among them, and only what is likeliest anyway rises.
+    Of training and of held-out prompts: the chosen and the rejected answer,
+    rephrases of them, the reference's own answer, other prompts' answers, tokens
+    in disorder, and the likeliest continuation. One page says which checkpoint to
+    serve, and whether and since when training squeezes (arXiv 2407.10490): every
+    text falls, the chosen ones too, and only what is likeliest anyway rises.
 
-    Checkpoints are experts whose names end in the number of examples seen, as in
-    after-000400; all of them are scored by one engine.
+    Checkpoints are experts whose names end in the number of examples seen, such
+    as after-000400. One engine scores all of them.
 
     eft dynamics runs/dpo/checkpoints.yaml --output runs/dpo/dynamics
 

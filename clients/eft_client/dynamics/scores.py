@@ -127,7 +127,7 @@ class Scorer:
             scored = self._asked(pair, [text for _, text in batch], step)
             for (key, text), item in zip(batch, scored, strict=True):
                 entry = {"side": side, "prompt": pair.id, "kind": text.kind, "step": step and step.name}
-                self.journal.append(key, entry | self._entry(item, scored, step))
+                self.journal.append(key, entry | self._entry(item, step))
         found = self.journal.get(keys[0])
         return list(found["token_ids"]) if found else []
 
@@ -138,11 +138,6 @@ class Scorer:
             entry = self.journal.get(key_of(self.axis, step, pair, text)) or {}
             found |= {name: Sums.from_json(sums) for name, sums in entry.get("steps", {}).items()}
         return found
-
-    def vocabulary(self, pair: Pair, text: Text) -> int:
-        """Over how many tokens the rows are distributions."""
-        entry = self.journal.get(key_of(self.axis, self.requests[0], pair, text)) or {}
-        return int(entry["vocabulary"])
 
     def asked_anew(self, pair: Pair, text: Text) -> dict[str, Sums]:
         """A text's sums under the first request, whatever the journal has."""
@@ -176,13 +171,9 @@ class Scorer:
         except EftError as error:
             raise DynamicsError(f"prompt {pair.id!r}, {self.axis.model}: {error}") from error
 
-    def _entry(self, item: ScoredItem, result: ScoreResult, step: Step | None) -> dict[str, Any]:
-        vocabulary = result.raw.get("vocabulary")
-        if not isinstance(vocabulary, int):
-            raise DynamicsError("the answer names no vocabulary; expected a server that knows `statistics`")
+    def _entry(self, item: ScoredItem, step: Step | None) -> dict[str, Any]:
         steps = _by_step(item, self.axis, step)
         return {
-            "vocabulary": vocabulary,
             "token_ids": list(item.token_ids),
             "steps": {name: sums.as_json() for name, sums in steps.items()},
         }

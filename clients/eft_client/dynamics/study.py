@@ -70,6 +70,7 @@ def conduct(plan: Plan, client: EftClient, journal: Journal, watcher: Progress) 
     """
     behaviours = _behaviours(client, plan.options.model)
     axes = axes_of(plan, behaviours)
+    vocabulary = _vocabulary(behaviours)
     require_same_study(journal, plan, axes[0].family)
     study = _Study(plan, client, journal, watcher)
     pairs = study.rephrased(f"{axes[0].family}/base")
@@ -80,8 +81,6 @@ def conduct(plan: Plan, client: EftClient, journal: Journal, watcher: Progress) 
     texts = study.with_disordered(pairs, texts, study.scored(scorers[0], pairs, texts, "answers"))
     for scorer in scorers:
         study.scored(scorer, pairs, texts, "all texts")
-    side, index = places(pairs)[0]
-    vocabulary = scorers[0].vocabulary(pairs[side][index], texts[side, index][0])
     along = [Along(axis=scorer.axis, sides=_measured(scorer, pairs, texts, vocabulary)) for scorer in scorers]
     return Findings(plan=plan, pairs=pairs, texts=texts, vocabulary=vocabulary, along=along)
 
@@ -124,6 +123,14 @@ def size_in_words(axes: Sequence[Axis], pairs: Pairs, texts: Texts) -> str:
         f"{asked} prompts with {answers:,} texts, each under {models} checkpoints or settings: about {tokens:,} tokens "
         "to read, if prompts are read once for all of their texts"
     )
+
+
+def _vocabulary(behaviours: Behaviours) -> int:
+    if behaviours.vocabulary is None:
+        raise DynamicsError(
+            f"{behaviours.model}: the server names no vocabulary; expected an EFT server of this version"
+        )
+    return behaviours.vocabulary
 
 
 def _characters(texts: Sequence[Text], pair: Pair) -> int:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 
 from eft_server.api.serving.service import Service, service_of
 from eft_server.behaviour.resolve import ServedModel
+from eft_server.engine.message import Manifest
 from eft_server.family.family import Member, Role
 
 __all__ = ["router"]
@@ -15,7 +16,10 @@ router = APIRouter(tags=["models"])
 
 @router.get("/v1/models", summary="List the models")
 async def list_models(raw: Request) -> dict[str, Any]:
-    """All models that requests can name, with weights and bounds under ``eft``; the family's also has its members."""
+    """All models that requests can name, with weights and bounds under ``eft``.
+
+    The family's also has its members, and how many token ids they share.
+    """
     service = service_of(raw)
     cards = [_card(model, service) for model in service.behaviours.served_models()]
     return {"object": "list", "data": cards}
@@ -51,7 +55,14 @@ def _card(model: ServedModel, service: Service) -> dict[str, Any]:
     }
     if model.kind == "composite":
         card["eft"]["members"] = {member.name: _member(member) for member in service.config.family}
+        card["eft"]["vocabulary"] = _shared_ids(service)
     return card
+
+
+def _shared_ids(service: Service) -> int:
+    """The number of ids that all members share: their distributions, and the composite's, are over these."""
+    config = service.engine.model_config
+    return config.get_vocab_size() - sum(1 for _ in Manifest.from_hf(config.hf_config).unshared_ids())
 
 
 def _member(member: Member) -> dict[str, Any]:
