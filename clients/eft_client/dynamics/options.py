@@ -13,7 +13,7 @@ from eft_client.dynamics.texts.text import HELD_OUT, TRAINING
 from eft_client.pairs import Pair, read_pairs
 from eft_client.settings import SettingError, sweep
 
-__all__ = ["DynamicsOptions", "Plan", "planned"]
+__all__ = ["DynamicsOptions", "DynamicsPlan", "planned"]
 
 _BESIDE = {TRAINING: "trained-on.jsonl", HELD_OUT: "held-out.jsonl"}
 _RECORD = "training.json"
@@ -44,7 +44,7 @@ class DynamicsOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class DynamicsPlan:
     """What a study asks.
 
     Attributes:
@@ -62,7 +62,7 @@ class Plan:
     repeated: int
 
 
-def planned(options: DynamicsOptions) -> Plan:
+def planned(options: DynamicsOptions) -> DynamicsPlan:
     """The plan.
 
     Raises:
@@ -76,7 +76,7 @@ def planned(options: DynamicsOptions) -> Plan:
     files = _files(options)
     every = {side: read_pairs(path) for side, path in files.items()}
     trained = {_prompt(pair) for pair in every[TRAINING]}
-    return Plan(
+    return DynamicsPlan(
         options=options,
         pairs={side: _drawn(pairs, options) for side, pairs in every.items()},
         digests={side: _digest(path) for side, path in files.items()},

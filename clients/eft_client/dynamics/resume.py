@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eft_client.dynamics.errors import DynamicsError
-from eft_client.dynamics.options import Plan
+from eft_client.dynamics.options import DynamicsPlan
 from eft_client.dynamics.scores import Scorer
 from eft_client.dynamics.texts.text import Place, Text, places
 from eft_client.pairs import Pair
@@ -18,7 +18,7 @@ _TOLERANCE_A_TOKEN = 0.02
 _WORDS = {"family": "the family", "made": "its file, or its training.json,", "data": "the data"}
 
 
-def require_same_study(journal: Journal, plan: Plan, family: str) -> None:
+def require_same_study(journal: Journal, plan: DynamicsPlan, family: str) -> None:
     """Begin the journal with what it is of.
 
     Raises:

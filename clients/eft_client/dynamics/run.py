@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import httpx
 from rich.console import Console
 from rich.text import Text
 
@@ -15,7 +16,7 @@ from eft_client.dynamics.options import DynamicsOptions, planned
 from eft_client.dynamics.output.page import as_page
 from eft_client.dynamics.output.tables import step_header, step_rows
 from eft_client.dynamics.output.words import sentences
-from eft_client.dynamics.study import Findings, conduct
+from eft_client.dynamics.study import DynamicsFindings, conduct
 from eft_client.dynamics.summary import DynamicsSummary, as_json, summarise
 from eft_client.pairs import as_line, opened
 from eft_client.progress import Progress
@@ -30,12 +31,15 @@ _MOST_SCORES = 1 << 22
 _LARGEST_TOTAL = 100.0
 
 
-def run(options: DynamicsOptions, console: Console) -> DynamicsSummary:
+def run(
+    options: DynamicsOptions, console: Console, transport: httpx.AsyncBaseTransport | None = None
+) -> DynamicsSummary:
     """Conduct the study, write its files and print what it says.
 
     Args:
         options: the command's.
         console: where sentences and tables go.
+        transport: what carries requests in place of the network, for tests.
 
     Raises:
         EftError: Something that was given is wrong, or the engine or the server does not do what the study needs.
@@ -45,7 +49,7 @@ def run(options: DynamicsOptions, console: Console) -> DynamicsSummary:
     _make(options.output)
     with (
         Journal(options.output / "scores.jsonl") as journal,
-        _client(options) as client,
+        _client(options, transport) as client,
         Progress() as watcher,
     ):
         findings = conduct(plan, client, journal, watcher)
@@ -64,13 +68,16 @@ def run(options: DynamicsOptions, console: Console) -> DynamicsSummary:
     return summary
 
 
-def _client(options: DynamicsOptions) -> AbstractContextManager[EftClient]:
+def _client(
+    options: DynamicsOptions, transport: httpx.AsyncBaseTransport | None
+) -> AbstractContextManager[EftClient]:
     own = () if options.url is not None else tuple(_bounds(options))
     return opened(
         options.family,
         options.url,
         (*own, *options.overrides),
         api_key_env=options.api_key_env,
+        transport=transport,
     )
 
 
@@ -99,7 +106,7 @@ def _write(summary: DynamicsSummary, command: str, said: list[str]) -> None:
         _write_rephrased(folder, summary.findings)
 
 
-def _write_rephrased(folder: Path, findings: Findings) -> None:
+def _write_rephrased(folder: Path, findings: DynamicsFindings) -> None:
     """The pairs with their rephrases, in the form of `--data` and `--held-out`."""
     for side, pairs in findings.pairs.items():
         lines = [json.dumps(as_line(pair), ensure_ascii=False) for pair in pairs]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from eft_client.dynamics.axis import Axis, Step, checkpoints_of, swept
 from eft_client.dynamics.errors import DynamicsError
 from eft_client.dynamics.measures import Measured, measured
-from eft_client.dynamics.options import Plan
+from eft_client.dynamics.options import DynamicsPlan
 from eft_client.dynamics.resume import require_same_study, require_same_weights
 from eft_client.dynamics.scores import Scorer
 from eft_client.dynamics.texts.generated import Writer, initial_answers, rephrased
@@ -20,7 +20,7 @@ from eft_client.quality.journal import Journal
 from eft_client.results import Behaviours, behaviours_in
 from eft_client.sync import EftClient
 
-__all__ = ["Along", "Findings", "axes_of", "conduct", "size_in_words"]
+__all__ = ["Along", "DynamicsFindings", "axes_of", "conduct", "size_in_words"]
 
 Pairs = Mapping[str, Sequence[Pair]]
 Texts = Mapping[Place, Sequence[Text]]
@@ -43,7 +43,7 @@ class Along:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
+class DynamicsFindings:
     """What a study found.
 
     Attributes:
@@ -54,14 +54,14 @@ class Findings:
         along: one for the checkpoints, if there are any, and one for each sweep.
     """
 
-    plan: Plan
+    plan: DynamicsPlan
     pairs: Pairs
     texts: Texts
     vocabulary: int
     along: Sequence[Along]
 
 
-def conduct(plan: Plan, client: EftClient, journal: Journal, watcher: Progress) -> Findings:
+def conduct(plan: DynamicsPlan, client: EftClient, journal: Journal, watcher: Progress) -> DynamicsFindings:
     """Write and score what the journal lacks.
 
     Raises:
@@ -82,7 +82,7 @@ def conduct(plan: Plan, client: EftClient, journal: Journal, watcher: Progress) 
     for scorer in scorers:
         study.scored(scorer, pairs, texts, "all texts")
     along = [Along(axis=scorer.axis, sides=_measured(scorer, pairs, texts, vocabulary)) for scorer in scorers]
-    return Findings(plan=plan, pairs=pairs, texts=texts, vocabulary=vocabulary, along=along)
+    return DynamicsFindings(plan=plan, pairs=pairs, texts=texts, vocabulary=vocabulary, along=along)
 
 
 def _behaviours(client: EftClient, model: str | None) -> Behaviours:
@@ -97,7 +97,7 @@ def _behaviours(client: EftClient, model: str | None) -> Behaviours:
     return behaviours_in([card for card in families if card.id == model])
 
 
-def axes_of(plan: Plan, behaviours: Behaviours) -> list[Axis]:
+def axes_of(plan: DynamicsPlan, behaviours: Behaviours) -> list[Axis]:
     """The checkpoints, and the sweeps asked for; sweeps can do without checkpoints.
 
     Raises:
@@ -163,7 +163,7 @@ def _measured(scorer: Scorer, pairs: Pairs, texts: Texts, vocabulary: int) -> di
 class _Study:
     """The steps of a study that ask the server."""
 
-    plan: Plan
+    plan: DynamicsPlan
     client: EftClient
     journal: Journal
     watcher: Progress

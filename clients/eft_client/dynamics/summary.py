@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from eft_client.dynamics.axis import Axis
 from eft_client.dynamics.measures import Measured
-from eft_client.dynamics.statistics.choice import Choice, accuracy_values, choose
+from eft_client.dynamics.statistics.choice import ServedStep, accuracy_values, choose
 from eft_client.dynamics.statistics.curve import Curve
 from eft_client.dynamics.statistics.influence import Influence, influence
 from eft_client.dynamics.statistics.squeezing import Squeezing, squeezing
-from eft_client.dynamics.study import Along, Findings
-from eft_client.dynamics.texts.kinds import kind_named
+from eft_client.dynamics.study import Along, DynamicsFindings
+from eft_client.dynamics.texts.kinds import ARGMAX, kind_named
 from eft_client.dynamics.texts.text import HELD_OUT, TRAINING
 from eft_client.jsonl import finite_only
 from eft_client.quality.statistics.bootstrap import Estimate
@@ -37,7 +37,7 @@ class SideSummary:
         not_finite: numbers left out because a model gave a text no probability at all.
         levels: by kind and quantity, the mean at every step.
         changes: the same, less the first step's.
-        influence: by kind.
+        influence: by kind, and of the argmax.
         squeezing: the four signs.
         margin: the mean implicit-reward margin at every step; none where there are no rejected answers.
         accuracy: the share of prompts whose margin is above 0; the same.
@@ -53,7 +53,7 @@ class SideSummary:
     squeezing: Squeezing
     margin: Sequence[Estimate]
     accuracy: Sequence[Estimate]
-    choice: Choice | None
+    choice: ServedStep | None
 
     @property
     def kinds(self) -> list[str]:
@@ -88,11 +88,11 @@ class DynamicsSummary:
         axes: the checkpoints' first, if there are any.
     """
 
-    findings: Findings
+    findings: DynamicsFindings
     axes: Sequence[AxisSummary]
 
 
-def summarise(findings: Findings) -> DynamicsSummary:
+def summarise(findings: DynamicsFindings) -> DynamicsSummary:
     """Do the arithmetic."""
     axes = [
         AxisSummary(
@@ -104,7 +104,7 @@ def summarise(findings: Findings) -> DynamicsSummary:
     return DynamicsSummary(findings=findings, axes=axes)
 
 
-def _side(side: str, found: Measured, findings: Findings) -> SideSummary:
+def _side(side: str, found: Measured, findings: DynamicsFindings) -> SideSummary:
     options = findings.plan.options
 
     def curve(values_SP: NDArray[np.float64], *, share: bool = False) -> Curve:
@@ -121,15 +121,18 @@ def _side(side: str, found: Measured, findings: Findings) -> SideSummary:
         not_finite=found.not_finite,
         levels={place: one.estimates for place, one in curves.items()},
         changes={place: one.changes() for place, one in curves.items()},
-        influence={
-            kind: influence(curves[kind, "total"], curves[kind, "a_o"], curves["chosen", "gap"])
-            for kind in found.kinds
-        },
+        influence=_influence(curves, found.kinds),
         squeezing=signs,
         margin=margin.estimates if has_margin else (),
         accuracy=accuracy.estimates if has_margin else (),
         choice=choose(margin if options.by == "margin" else accuracy, signs.since),
     )
+
+
+def _influence(curves: Mapping[CurveName, Curve], kinds: Sequence[str]) -> dict[str, Influence]:
+    gap = curves["chosen", "gap"]
+    found = {kind: influence(curves[kind, "total"], curves[kind, "a_o"], gap) for kind in kinds}
+    return found | {ARGMAX: influence(curves["chosen", "argmax"], curves["chosen", "a_o"], gap)}
 
 
 def _squeezing(curves: Mapping[CurveName, Curve], kinds: Sequence[str]) -> Squeezing:

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import httpx
+
 from eft_client.errors import WrongArgument
 from eft_client.sync import EftClient
 
@@ -11,13 +13,14 @@ __all__ = ["api_key_of", "opened"]
 
 
 @contextmanager
-def opened(
+def opened(  # noqa: PLR0913 (one for each option)
     family: str | os.PathLike[str] | None,
     url: str | None = None,
     overrides: Sequence[str] = (),
     *,
     model: str | None = None,
     api_key_env: str | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
 ) -> Iterator[EftClient]:
     """A client of the server at `url`; without one, of an engine that is started here for the family.
 
@@ -27,6 +30,7 @@ def opened(
         overrides: Keys of the family file to replace, such as ``server.activations=true``; only for an engine here.
         model: The name that requests ask for; by default the family's own.
         api_key_env: The environment variable that holds the server's key.
+        transport: What carries requests to `url` in place of the network, for tests.
 
     Raises:
         WrongArgument: There is neither a family nor a server, or overrides are given for a server.
@@ -37,7 +41,7 @@ def opened(
             raise WrongArgument(
                 f"--set {overrides[0]!r:.200}: a server that runs keeps its family file; leave out --url, or --set"
             )
-        with EftClient(url, api_key_of(api_key_env), model=model) as client:
+        with EftClient(url, api_key_of(api_key_env), model=model, transport=transport) as client:
             yield client
         return
     if family is None:

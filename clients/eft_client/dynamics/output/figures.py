@@ -1,5 +1,6 @@
 """The figures of a report: curves, squeezing, margins, signs and influence."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,16 +9,19 @@ import numpy as np
 from eft_client.dynamics.axis import Axis
 from eft_client.dynamics.measures import QUANTITIES
 from eft_client.dynamics.summary import AxisSummary, SideSummary
-from eft_client.dynamics.texts.kinds import KINDS, kind_named
+from eft_client.dynamics.texts.kinds import KINDS, kind_named, label_of
 from eft_client.quality.statistics.bootstrap import Estimate
 from eft_client.report.plots import label, series, style, subplots
 
 __all__ = ["draw_changes", "draw_influence", "draw_levels", "draw_margin", "draw_signs", "draw_squeezing"]
 
+MOST_NUMBERS = 10
 _LABELS = {one.name: one.label for one in QUANTITIES}
-_LOOKS = {kind.name: series(place) for place, kind in enumerate(KINDS)}
+#: No two kinds that share axes look alike: the answers of the pair, and the others with the chosen one.
+_LOOKS = dict(zip((kind.name for kind in KINDS), map(series, (0, 5, 1, 4, 2, 3, 6, 4, 1)), strict=True))
 _ARGMAX: dict[str, Any] = {"color": "#666666", "marker": ".", "linestyle": "-"}
-_UP, _DOWN, _UNSURE = "#0072B2", "#D55E00", "#88888822"
+_UP = "#56B4E9"
+_SIGNS = {1: (_UP, "+"), -1: ("#E69F00", "−"), 0: ("#88888822", "·")}
 _SIDE_DASHES = {"training": "--", "held-out": "-"}
 
 
@@ -97,64 +101,63 @@ def draw_signs(one: AxisSummary) -> Any:
     """The sign of every stretch's change of every kind; grey where the interval contains 0."""
     with style():
         sides = list(one.sides.values())
-        rows = max(len(side.kinds) for side in sides) + 1
+        rows = max(len(side.influence) for side in sides)
         figure, axes = subplots(1, len(sides), width=9.6, height=0.32 * rows + 1.2)
         for place, side in zip(np.atleast_1d(axes), sides, strict=True):
-            named = [(kind_named(kind).label, side.influence[kind].signs) for kind in side.kinds]
-            _signs(place, one.axis, named)
+            for row, found in enumerate(side.influence.values()):
+                for column, sign in enumerate(found.signs):
+                    _tile(place, column, row, *_SIGNS[sign])
+            _grid(place, one.axis, [label_of(kind) for kind in side.influence])
             place.set_title(f"{side.side} prompts")
         return figure
 
 
 def draw_influence(one: AxisSummary) -> Any:
-    """Each kind's total change, and each stretch's normalised influence."""
-    side = one.deciding
-    kinds = side.kinds
+    """Each kind's total change by side, and each stretch's normalised influence on the side that decides."""
+    deciding = one.deciding
+    kinds = list(deciding.influence)
     with style():
-        figure, (bars, heat) = subplots(1, 2, width=9.6, height=0.36 * len(kinds) + 1.4)
+        figure, (bars, tiles) = subplots(1, 2, width=9.6, height=0.36 * len(kinds) + 1.4)
         height = 0.8 / len(one.sides)
-        for number, each in enumerate(one.sides.values()):
-            totals = [each.influence[kind].total for kind in kinds if kind in each.influence]
-            y = np.arange(len(totals)) + (number - (len(one.sides) - 1) / 2) * height
-            bars.barh(
-                y,
-                [total.value for total in totals],
-                height,
-                xerr=_distances(totals),
-                color=series(number)["color"],
-                label=each.side,
-                error_kw={"linewidth": 0.8},
-            )
-        bars.set_yticks(range(len(kinds)), [kind_named(kind).label for kind in kinds])
+        for number, side in enumerate(one.sides.values()):
+            totals = [side.influence[kind].total for kind in kinds]
+            y = np.arange(len(kinds)) + (number - (len(one.sides) - 1) / 2) * height
+            look = {"color": series(number)["color"], "error_kw": {"linewidth": 0.8}}
+            values = [total.value for total in totals]
+            bars.barh(y, values, height, xerr=_distances(totals), label=side.side, **look)
+        bars.set_yticks(range(len(kinds)), [label_of(kind) for kind in kinds])
         bars.invert_yaxis()
         bars.set(title="total change", xlabel="Δ log-probability, nats")
         bars.legend(fontsize=7)
-        _heat(heat, one.axis, side, kinds)
+        _normalised(tiles, one.axis, deciding)
         return figure
 
 
-def _heat(axes: Any, axis: Axis, side: SideSummary, kinds: Sequence[str]) -> None:
-    found = np.array([[one.value for one in side.influence[kind].normalised] for kind in kinds])
-    mesh = axes.pcolormesh(found, cmap="viridis")
-    axes.figure.colorbar(mesh, ax=axes)
-    axes.set_yticks(np.arange(len(kinds)) + 0.5, ["" for _ in kinds])
-    axes.invert_yaxis()
-    _stretches(axes, axis)
-    axes.set_title(f"normalised influence, {side.side}")
-    axes.grid(visible=False)
+def _normalised(axes: Any, axis: Axis, side: SideSummary) -> None:
+    found = {kind: [one.value for one in each.normalised] for kind, each in side.influence.items()}
+    largest = max(
+        (value for values in found.values() for value in values if math.isfinite(value)), default=1.0
+    )
+    for row, values in enumerate(found.values()):
+        for column, value in enumerate(values):
+            text = f"{value:.2f}" if len(values) <= MOST_NUMBERS else ""
+            share = value / (largest or 1.0)
+            _tile(axes, column, row, _UP, text, alpha=0.05 + 0.6 * share if math.isfinite(share) else 0.0)
+    _grid(axes, axis, ["" for _ in found])
+    axes.set_title(f"normalised influence, {side.side} prompts")
 
 
-def _signs(axes: Any, axis: Axis, named: Sequence[tuple[str, Sequence[int]]]) -> None:
+def _tile(axes: Any, column: int, row: int, colour: str, text: str, *, alpha: float = 1.0) -> None:  # noqa: PLR0913
     from matplotlib.patches import Rectangle
 
-    for row, (_, signs) in enumerate(named):
-        for column, sign in enumerate(signs):
-            colour = {1: _UP, -1: _DOWN, 0: _UNSURE}[sign]
-            axes.add_patch(Rectangle((column, row), 0.94, 0.9, color=colour, linewidth=0))
-            text = {1: "+", -1: "−", 0: "·"}[sign]
-            axes.text(column + 0.47, row + 0.47, text, ha="center", va="center", fontsize=8)
-    axes.set(xlim=(0, len(axis.steps) - 1), ylim=(len(named), 0))
-    axes.set_yticks(np.arange(len(named)) + 0.45, [text for text, _ in named])
+    axes.add_patch(Rectangle((column, row), 0.94, 0.9, color=colour, linewidth=0, alpha=alpha))
+    axes.text(column + 0.47, row + 0.47, text, ha="center", va="center", fontsize=7)
+
+
+def _grid(axes: Any, axis: Axis, names: Sequence[str]) -> None:
+    """Axes of tiles: rows with these names, columns of stretches."""
+    axes.set(xlim=(0, len(axis.steps) - 1), ylim=(len(names), 0))
+    axes.set_yticks(np.arange(len(names)) + 0.45, names)
     _stretches(axes, axis)
     axes.grid(visible=False)
 

@@ -72,7 +72,11 @@ def _axis(page: Page, one: AxisSummary, by: str) -> None:
             emphasised=chosen,
         )
     page.heading(f"Curves {along}")
-    page.figure(draw_changes(one, "total"), "Change of the summed log-probability since the first step.")
+    page.figure(
+        draw_changes(one, "total"),
+        "Change of the summed log-probability since the first step, with 95 % intervals; a dotted line where squeezing "
+        "is sure.",
+    )
     page.figure(draw_changes(one, "per_token"), "The same per token.")
     page.figure(draw_levels(one, "total"), "The summed log-probability itself; training prompts dashed.")
     _squeezing(page, one, along)

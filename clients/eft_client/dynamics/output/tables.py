@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from eft_client.dynamics.output.words import nats
 from eft_client.dynamics.summary import AxisSummary, SideSummary
-from eft_client.dynamics.texts.kinds import kind_named
+from eft_client.dynamics.texts.kinds import kind_named, label_of
 from eft_client.quality.statistics.bootstrap import Estimate
 
 __all__ = ["SIGN_HEADER", "influence_rows", "level_rows", "sign_rows", "step_header", "step_rows"]
@@ -15,10 +15,7 @@ SIGN_HEADER = ("sign of squeezing", "change", "holds")
 _COLUMNS = (
     ("chosen", "total", "chosen"),
     ("rejected", "total", "rejected"),
-    ("chosen", "argmax", "argmax"),
-    ("chosen", "log_rest", "log(1 − p max)"),
-    ("chosen", "entropy", "entropy"),
-    ("chosen", "a_o", "‖A‖"),
+    ("chosen", "argmax", "argmax along chosen"),
 )
 
 
@@ -28,13 +25,13 @@ def step_header(one: AxisSummary) -> list[str]:
 
 
 def step_rows(one: AxisSummary, side: SideSummary) -> list[list[str | None]]:
-    """A row for each step: the levels that matter most, the margin, and the accuracy."""
+    """A row for each step: the levels that matter most, the margin and the accuracy, which begin with the second."""
     return [
         [
             f"{step.x:g}",
             *(_cell(side.levels[kind, name][place]) for kind, name, _ in _columns(side)),
-            _cell(side.margin[place]) if side.margin else None,
-            _cell(side.accuracy[place], digits=3) if side.accuracy else None,
+            _cell(side.margin[place]) if side.margin and place else None,
+            _cell(side.accuracy[place]) if side.accuracy and place else None,
         ]
         for place, step in enumerate(one.axis.steps)
     ]
@@ -51,7 +48,7 @@ def level_rows(side: SideSummary, quantity: str) -> list[list[str | None]]:
 def influence_rows(side: SideSummary) -> list[list[str | None]]:
     """A row for each kind: its change from the first step to the last, and the accumulated normalised influence."""
     return [
-        [kind_named(kind).label, _signed(found.total), _cell(found.accumulated, digits=3)]
+        [label_of(kind), _signed(found.total), _cell(found.accumulated, digits=3)]
         for kind, found in side.influence.items()
     ]
 

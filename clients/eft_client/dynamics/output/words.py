@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 
 from eft_client.dynamics.axis import Axis
-from eft_client.dynamics.statistics.choice import Choice
+from eft_client.dynamics.statistics.choice import ServedStep
 from eft_client.dynamics.statistics.squeezing import Sign
 from eft_client.dynamics.summary import AxisSummary, DynamicsSummary, SideSummary
-from eft_client.dynamics.texts.kinds import kind_named
 from eft_client.quality.statistics.bootstrap import Estimate
 
 __all__ = ["at", "in_words", "nats", "notes", "sentences"]
@@ -51,8 +50,9 @@ def at(axis: Axis, place: int) -> str:
     """A step as a sentence names it."""
     step = axis.steps[place]
     if not axis.is_training:
-        return f"{axis.label} {step.x:g}"
-    return f"{step.name} ({step.x:,.0f} examples)" if place else f"{step.name} (the reference)"
+        return f"{'scale' if axis.name == 'scale' else 'weight'} {step.x:g}"
+    counted = f"{step.x:,.0f} example{'' if step.x == 1 else 's'}"
+    return f"{step.name} ({counted})" if place else f"{step.name} (the reference)"
 
 
 def nats(one: Estimate, *, signed: bool = True) -> str:
@@ -80,7 +80,7 @@ def _choice(one: AxisSummary, by: str) -> str:
     return f"{begin}; {_why(one, choice)}"
 
 
-def _why(one: AxisSummary, choice: Choice) -> str:
+def _why(one: AxisSummary, choice: ServedStep) -> str:
     best = at(one.axis, choice.best)
     if choice.is_squeezed:
         return (
@@ -94,7 +94,7 @@ def _why(one: AxisSummary, choice: Choice) -> str:
 
 
 def _begin(axis: Axis) -> str:
-    return "Over training" if axis.is_training else f"Over the {axis.label} of {axis.family}"
+    return "Over training" if axis.is_training else f"Over the {axis.label} in {axis.family}"
 
 
 def _signs(axis: Axis, side: SideSummary) -> str:
@@ -128,8 +128,3 @@ def _meanwhile(signs: Sequence[Sign]) -> str:
 def _each(signs: Sequence[Sign]) -> str:
     chosen, up, norm, others = (nats(sign.change) for sign in signs)
     return f"Chosen {chosen} nats, likeliest continuation {up}, ‖A‖ {norm}, other texts {others}."
-
-
-def kind_label(name: str) -> str:
-    """A kind as tables and figures call it."""
-    return kind_named(name).label

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from eft_client.dynamics.statistics.curve import Curve
 from eft_client.quality.statistics.bootstrap import Estimate
 
-__all__ = ["Choice", "accuracy_values", "choose"]
+__all__ = ["ServedStep", "accuracy_values", "choose"]
 
 
 @dataclass(frozen=True)
-class Choice:
+class ServedStep:
     """The step to serve.
 
     Attributes:
@@ -28,7 +28,7 @@ class Choice:
     is_squeezed: bool
 
 
-def choose(merit: Curve, since: int | None) -> Choice | None:
+def choose(merit: Curve, since: int | None) -> ServedStep | None:
     """Choose a step after the first.
 
     Intervals of the differences from the best hold for all candidates at once (Bonferroni).
@@ -49,7 +49,7 @@ def choose(merit: Curve, since: int | None) -> Choice | None:
     for step in candidates:
         behind = merit.change(best, step, among=among)
         if step == best or behind.high >= 0:
-            return Choice(step, best, behind, not before)
+            return ServedStep(step, best, behind, not before)
     raise AssertionError("the best is among the candidates")
 
 

@@ -5,7 +5,7 @@ Source: Ren & Sutherland, arXiv 2407.10490, section 4 and appendix D, who call t
 
 from dataclasses import dataclass
 
-__all__ = ["CHOSEN", "KINDS", "REJECTED", "Kind", "kind_named"]
+__all__ = ["ARGMAX", "KINDS", "Kind", "kind_named", "label_of"]
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Kind:
     untaught: bool = False
 
 
-CHOSEN = Kind("chosen", "chosen", "the preferred answer")
-REJECTED = Kind("rejected", "rejected", "the other answer")
+ARGMAX = "argmax"
+"""What stands beside the kinds and is none: the likeliest token at each place along the chosen answer."""
 
 KINDS = (
-    CHOSEN,
+    Kind("chosen", "chosen", "the preferred answer"),
     Kind("chosen_rephrased", "chosen, rephrased", "the preferred answer in other words"),
-    REJECTED,
+    Kind("rejected", "rejected", "the other answer"),
     Kind("rejected_rephrased", "rejected, rephrased", "the other answer in other words"),
     Kind("initial", "reference’s own", "what the reference itself answers", True),
     Kind("other_trained", "other prompt’s, trained", "the chosen answer to another training prompt", True),
@@ -46,3 +46,8 @@ _BY_NAME = {kind.name: kind for kind in KINDS}
 def kind_named(name: str) -> Kind:
     """The kind of this name."""
     return _BY_NAME[name]
+
+
+def label_of(name: str) -> str:
+    """A kind's label, or the argmax's."""
+    return "argmax along chosen" if name == ARGMAX else _BY_NAME[name].label
