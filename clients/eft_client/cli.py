@@ -1,4 +1,4 @@
-"""The client's commands (`eft chat`, `eft bench`, `eft dynamics`), which the server's command line adds to its own."""
+"""The client's commands, from `eft chat` to `eft probe`, which the server's command line adds to its own."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,7 @@ from eft_client.dynamics.command import dynamics
 from eft_client.errors import EftError
 from eft_client.exits import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, errors_in_words, fail, require_bench
 from eft_client.load.command import load
+from eft_client.probe.command import probe
 from eft_client.settings import DEFAULT_URL
 
 __all__ = ["add_commands"]
@@ -29,6 +30,7 @@ def add_commands(app: typer.Typer) -> None:
     """Put the clients' commands beside those that an application has."""
     app.command()(chat)
     app.command()(dynamics)
+    app.command()(probe)
     app.add_typer(bench)
 
 

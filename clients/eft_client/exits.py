@@ -20,6 +20,7 @@ __all__ = [
     "fail",
     "output_in_words",
     "require_bench",
+    "require_probe",
 ]
 
 EXIT_FAILED = 1
@@ -27,6 +28,7 @@ EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 _BENCH_PACKAGES = ("jinja2", "matplotlib", "numpy", "regex")
+_PROBE_PACKAGES = ("jinja2", "matplotlib", "numpy", "scipy", "sklearn")
 _INSTALL_ADVICE = "pip install 'eft-server[bench]', or in a clone: make install-bench"
 
 
@@ -41,6 +43,13 @@ def require_bench(*packages: str) -> None:
     missing = [name for name in _BENCH_PACKAGES if find_spec(name) is None]
     if not set(missing).isdisjoint(packages or _BENCH_PACKAGES):
         raise fail(f"benchmarks need {', '.join(missing)}: {_INSTALL_ADVICE}", EXIT_WRONG_INPUT)
+
+
+def require_probe() -> None:
+    """End the command where a package of the extra `probe` is missing."""
+    if missing := [name for name in _PROBE_PACKAGES if find_spec(name) is None]:
+        advice = "pip install 'eft-server[probe]', or in a clone: make install-bench"
+        raise fail(f"probes need {', '.join(missing)}: {advice}", EXIT_WRONG_INPUT)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapters 13
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from eft_client.quality.metrics import Scores
 from eft_client.quality.statistics.permutation import SignFlips
 
-__all__ = ["LEVEL", "Bootstrap", "Estimate", "interval", "resampled_means", "wilson"]
+__all__ = ["LEVEL", "Bootstrap", "Estimate", "drawn_counts", "interval", "resampled_means", "wilson"]
 
 LEVEL = 0.95
 _BLOCK_NUMBERS = 1 << 23
@@ -42,16 +42,23 @@ def resampled_means(values_SP: NDArray[np.float64], repeats: int, seed: int) -> 
 
     The draws follow only from the seed and the number of prompts, so two calls are paired.
     """
-    count = values_SP.shape[1]
     mask, filled = ~np.isnan(values_SP), np.nan_to_num(values_SP)
-    rng, blocks = np.random.default_rng(seed), list[NDArray[np.float64]]()
-    rows = max(1, _BLOCK_NUMBERS // max(1, count))
-    for start in range(0, repeats, rows):
-        size = min(rows, repeats - start)
-        draws = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
+    blocks = list[NDArray[np.float64]]()
+    for draws in drawn_counts(values_SP.shape[1], repeats, seed):
         with np.errstate(invalid="ignore"):
             blocks.append((draws @ filled.T) / (draws @ mask.T))
     return np.concatenate(blocks)
+
+
+def drawn_counts(count: int, repeats: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """How often each of `count` prompts is in a resample: blocks of rows, [repeats, prompts] together.
+
+    They follow only from the three arguments, so whatever is computed from them is paired.
+    """
+    rng, rows = np.random.default_rng(seed), max(1, _BLOCK_NUMBERS // max(1, count))
+    for start in range(0, repeats, rows):
+        size = min(rows, repeats - start)
+        yield rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
 
 
 def wilson(share: float, count: int, level: float = LEVEL) -> tuple[float, float]:

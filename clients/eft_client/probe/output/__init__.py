@@ -1,0 +1,1 @@
+"""What `eft probe` leaves: tables, figures and a page."""

@@ -1,0 +1,1 @@
+"""Probes and what is said of them: cross-validation by prompt, measures, intervals."""
