@@ -3,7 +3,7 @@
 ``EftClient`` asks a server, ``AsyncEftClient`` does so in an event loop; ``eft_body`` is for OpenAI's own client.
 """
 
-from eft_client.bodies import UNSET, ScoreItem, eft_body
+from eft_client.bodies import UNSET, Activations, ScoreItem, eft_body
 from eft_client.client import AsyncEftClient
 from eft_client.errors import (
     BadAnswer,
@@ -27,6 +27,7 @@ from eft_client.results import (
     Expert,
     ExplainedToken,
     Explanation,
+    LayerActivations,
     Likely,
     LikelyToken,
     MemberScores,
@@ -46,6 +47,7 @@ from eft_client.sync import EftClient
 
 __all__ = [
     "UNSET",
+    "Activations",
     "AsyncEftClient",
     "BadAnswer",
     "BadRequest",
@@ -60,6 +62,7 @@ __all__ = [
     "Expert",
     "ExplainedToken",
     "Explanation",
+    "LayerActivations",
     "Likely",
     "LikelyToken",
     "MemberScores",

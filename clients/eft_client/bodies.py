@@ -11,7 +11,18 @@ from typing_extensions import override
 
 from eft_client.errors import WrongArgument
 
-__all__ = ["UNSET", "ScoreItem", "Unset", "chat_body", "eft_body", "explain_body", "score_body", "text_body"]
+__all__ = [
+    "UNSET",
+    "Activations",
+    "ScoreItem",
+    "Unset",
+    "beside_scores",
+    "chat_body",
+    "eft_body",
+    "explain_body",
+    "score_body",
+    "text_body",
+]
 
 
 class Unset(Enum):
@@ -47,6 +58,23 @@ class ScoreItem:
     prompt: str | Sequence[int] | None = None
     prompts: Mapping[str, str | Sequence[int]] | None = None
     end: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """Which states inside members are wanted beside scores.
+
+    Attributes:
+        layers: Decoder layers, from 0, or from -1 at the end; or all of them.
+        members: The members: all, or those named.
+        site: What a layer adds up to, or what its feed-forward module gives.
+        pool: Of which tokens of a completion: the last, the mean over all, or each.
+    """
+
+    layers: Sequence[int] | Literal["all"]
+    members: Literal[True] | Sequence[str] = True
+    site: Literal["residual", "mlp"] = "residual"
+    pool: Literal["last", "mean", "none"] = "last"
 
 
 def eft_body(  # noqa: PLR0913 (one for each key)
@@ -121,26 +149,46 @@ def text_body(
 def score_body(
     items: Sequence[ScoreItem | Mapping[str, Any]],
     members: bool | Sequence[str],
-    statistics: bool,
+    further: Mapping[str, Any],
     behaviour: Behaviour,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The body of a request for scores, less its model.
+    """The body of a request for scores, less its model; `further` is what is wanted beside them.
 
     Raises:
-        WrongArgument: There are no items, one has not exactly one of messages and prompt, statistics is neither True
-            nor False, or a weight is no finite number.
+        WrongArgument: There are no items, one has not exactly one of messages and prompt, or a weight is no
+            finite number.
     """
-    if not isinstance(statistics, bool):
-        raise WrongArgument(f"statistics must be True or False, not {statistics!r:.200}")
     if isinstance(items, str | Mapping | ScoreItem) or not items:
         raise WrongArgument(
             "items must be a list of at least one object with completion and messages or prompt"
         )
     wanted = members if isinstance(members, bool) else list(members)
     asked = [_item(index, item) for index, item in enumerate(items)]
-    further = {"statistics": True} if statistics else {}
     return {"items": asked, "members": wanted, **further, **_fields(behaviour, options)}
+
+
+def beside_scores(statistics: bool, activations: Activations | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields for what is wanted beside scores.
+
+    Raises:
+        WrongArgument: statistics is neither True nor False, or activations are no object with layers.
+    """
+    if not isinstance(statistics, bool):
+        raise WrongArgument(f"statistics must be True or False, not {statistics!r:.200}")
+    fields: dict[str, Any] = {"statistics": True} if statistics else {}
+    if activations is None:
+        return fields
+    given = asdict(activations) if isinstance(activations, Activations) else activations
+    if not isinstance(given, Mapping) or "layers" not in given:
+        raise WrongArgument(
+            f"activations must be an object with layers, such as {{'layers': [0, -1]}}, not {activations!r:.200}"
+        )
+    return fields | {"activations": {key: _plain(value) for key, value in given.items()}}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def explain_body(

@@ -12,8 +12,10 @@ from typing_extensions import override
 
 from eft_client.bodies import (
     UNSET,
+    Activations,
     ScoreItem,
     Unset,
+    beside_scores,
     chat_body,
     eft_body,
     explain_body,
@@ -282,6 +284,7 @@ class AsyncEftClient:
         coefficients: Mapping[str, float] | None = None,
         members: bool | Sequence[str] = True,
         statistics: bool = False,
+        activations: Activations | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> ScoreResult:
         """Log-probabilities of given completions, under the weights and under members, and implicit rewards.
@@ -296,6 +299,7 @@ class AsyncEftClient:
             coefficients: As in `chat`.
             members: The members whose own scores are wanted beside the composite's: all, none, or those named.
             statistics: Whether every column also gets the `statistics` of each token's whole distribution.
+            activations: The states inside members that are wanted, too: Activations, or an object of the same fields.
             **options: Any further field of the request.
 
         Raises:
@@ -303,7 +307,7 @@ class AsyncEftClient:
             EftError: There was no answer, or one that is an error (NotFound from a server that does not score).
         """
         asked = _asked(options, weights, scale, amplify, filter, coefficients)
-        body = score_body(items, members, statistics, asked, options)
+        body = score_body(items, members, beside_scores(statistics, activations), asked, options)
         return score_result(await self._post("/eft/score", body, model), len(items))
 
     async def explain(  # noqa: PLR0913 (one for each option)

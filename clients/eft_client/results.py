@@ -5,10 +5,13 @@ Strict in what makes an answer; lenient in what it does not know and in what onl
 
 import json
 import math
+import sys
+from array import array
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -38,6 +41,7 @@ __all__ = [
     "Expert",
     "ExplainedToken",
     "Explanation",
+    "LayerActivations",
     "Likely",
     "LikelyToken",
     "MemberScores",
@@ -127,10 +131,25 @@ def _bytes(value: Any) -> Any:
     )
 
 
+def _floats(value: Any) -> "_Floats":
+    """Numbers from base64 of little-endian float32."""
+    if not isinstance(value, str):
+        raise ValueError("Input should be base64")
+    numbers = array("f")
+    numbers.frombytes(b64decode(value, validate=True))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
 def _by_index(items: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(sorted(items, key=lambda item: item.index))
 
 
+if TYPE_CHECKING:
+    _Floats: TypeAlias = array[float]
+else:  # Before Python 3.12 it takes no type.
+    _Floats = array
 _FROM_SERVER = object()
 _V = TypeVar("_V")
 _T = TypeVar("_T", bound=BaseModel)
@@ -505,6 +524,36 @@ class Reward(_Result):
         return f"<{type(self).__name__}: {self.total:.4g} over {len(self.logprobs)} tokens>"
 
 
+class LayerActivations(_Result):
+    """The states of one layer of one member.
+
+    Attributes:
+        shape: (C, H) for a completion of C tokens, or (H,) where they are pooled.
+        values: The numbers, row by row.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    shape: _List[int]
+    values: Annotated[_Floats, PlainValidator(_floats), Field(validation_alias="data")]
+
+    @model_validator(mode="after")
+    def _has_its_shape(self) -> Self:
+        if math.prod(self.shape) != len(self.values):
+            raise ValueError(f"{len(self.values)} numbers are none of shape {self.shape}")
+        return self
+
+    def array(self) -> Any:
+        """The same as an array of NumPy, which has to be installed."""
+        import numpy as np
+
+        return np.frombuffer(self.values, dtype=np.float32).reshape(self.shape)
+
+    @override
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of shape {self.shape}>"
+
+
 class ScoredItem(_Result):
     """The scores of one item.
 
@@ -515,6 +564,7 @@ class ScoredItem(_Result):
         composite: The scores under the weights asked for.
         members: The scores under each single member.
         rewards: The implicit reward by expert.
+        activations: The states by member and layer, if they were asked for.
     """
 
     index: int
@@ -523,6 +573,7 @@ class ScoredItem(_Result):
     composite: MemberScores
     members: Mapping[str, MemberScores] = Field(default_factory=dict)
     rewards: Mapping[str, Reward] = Field(default_factory=dict)
+    activations: Mapping[str, Mapping[_Whole, LayerActivations]] = Field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:

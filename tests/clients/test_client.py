@@ -1,9 +1,12 @@
 """The asynchronous client, over a scripted transport."""
 
 import asyncio
+import base64
 import inspect
 import json
 import math
+import struct
+from array import array
 from contextlib import aclosing
 
 import httpx
@@ -11,6 +14,7 @@ import pytest
 
 import eft_client
 from eft_client import (
+    Activations,
     AsyncEftClient,
     BadAnswer,
     BadRequest,
@@ -353,6 +357,53 @@ async def test_statistics_come_back_as_numbers() -> None:
     assert item.members["base"].statistics is None
     with pytest.raises(WrongArgument, match="statistics"):
         await asking.score([ScoreItem(prompt="Say ", completion="Hello")], statistics="yes")
+
+
+STATES = {
+    "base": {"3": {"shape": [2, 3], "data": base64.b64encode(struct.pack("<6f", *range(6))).decode()}},
+    "helpful": {"0": {"shape": [1], "data": base64.b64encode(struct.pack("<f", 0.5)).decode()}},
+}
+
+
+async def test_activations_come_back_as_arrays() -> None:
+    asking, script = client(ok({**SCORE, "data": [{**SCORE["data"][0], "activations": STATES}]}))
+    asked = Activations(layers=(3,), members=("base", "helpful"), pool="none")
+    [item] = await asking.score([ScoreItem(prompt="Say ", completion="Hello")], activations=asked)
+    assert script.bodies[0]["activations"] == {
+        "layers": [3],
+        "members": ["base", "helpful"],
+        "site": "residual",
+        "pool": "none",
+    }
+    assert list(item.activations) == ["base", "helpful"]
+    states = item.activations["base"][3]
+    assert states.shape == (2, 3)
+    assert states.values == array("f", range(6))
+    assert states.array().tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert item.activations["helpful"][0].values[0] == 0.5
+    assert "(2, 3)" in repr(states)
+
+
+async def test_activations_may_be_a_plain_object_and_need_layers() -> None:
+    asking, script = client(ok(SCORE))
+    [item] = await asking.score(
+        [ScoreItem(prompt="Say ", completion="Hello")], activations={"layers": "all", "site": "mlp"}
+    )
+    assert script.bodies[0]["activations"] == {"layers": "all", "site": "mlp"}
+    assert item.activations == {}
+    for wrong in ({"site": "mlp"}, [0], True):
+        with pytest.raises(WrongArgument, match="with layers"):
+            await asking.score([ScoreItem(prompt="Say ", completion="Hello")], activations=wrong)
+
+
+@pytest.mark.parametrize(
+    "layer", [{"shape": [3], "data": "AAAA"}, {"shape": [1], "data": "?"}, {"shape": [0]}]
+)
+async def test_activations_of_another_form_are_no_answer(layer) -> None:
+    answer = {**SCORE, "data": [{**SCORE["data"][0], "activations": {"base": {"0": layer}}}]}
+    asking, _ = client(ok(answer))
+    with pytest.raises(BadAnswer, match="activations"):
+        await asking.score([ScoreItem(prompt="Say ", completion="Hello")], activations={"layers": [0]})
 
 
 async def test_items_may_be_plain_objects_and_members_named() -> None:
@@ -738,7 +789,7 @@ def test_signatures_stay_as_they_are(face: str) -> None:
     assert names("chat_many") == f"chats *at_once=None {report} **options"
     assert names("complete_many") == f"prompts *at_once=None {report} **options"
     assert names("answer_many") == "calls *at_once=None"
-    assert names("score") == f"items {asked} *members=True *statistics=False **options"
+    assert names("score") == f"items {asked} *members=True *statistics=False *activations=None **options"
     assert names("explain") == f"messages=None *prompt=None *completion=None {asked} **options"
     assert names("models") == names("behaviours") == ""
     assert names("__init__") == (

@@ -237,8 +237,12 @@ def _generate(llm: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     from eft_server.engine.message import scoring_params
 
-    prompts, params = [], []
+    prompts, params, given_up = [], [], []
     for request in requests:
+        if request.pop("abort", False):
+            _give_up(llm, request)
+            given_up.append(request)
+            continue
         prompt = request.pop("prompt")
         prompts.append({"prompt_token_ids": prompt} if isinstance(prompt, list) else prompt)
         if "scoring" in request:
@@ -254,14 +258,40 @@ def _generate(llm: Any, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     before = _metrics(llm)
     outputs = llm.generate(prompts, params, use_tqdm=False)
     after = _metrics(llm)
-    metrics = {key: after[key] - before[key] for key in after}
+    metrics = {key: after[key] - before[key] for key in after} | _left(llm)
+    answered = iter(outputs)
     return [
-        _plain(output, metrics) | _scored(output, request.get("scoring"))
-        for output, request in zip(outputs, requests, strict=True)
+        {}
+        if any(request is other for other in given_up)
+        else _plain(output := next(answered), metrics) | _scored(output, request.get("scoring"), llm)
+        for request in requests
     ]
 
 
+def _give_up(llm: Any, request: dict[str, Any]) -> None:
+    """Have a request scored, and abort it after a step, of which it needs several."""
+    from eft_server.engine.message import scoring_params
+
+    params = scoring_params(_scoring(request["scoring"]), request.get("prompts"))
+    llm.llm_engine.add_request("given-up", {"prompt_token_ids": request["prompt"]}, params)
+    llm.llm_engine.step()
+    llm.llm_engine.abort_request(["given-up"])
+
+
+def _left(llm: Any) -> dict[str, float]:
+    hooks, states = zip(*llm.collective_rpc(_left_in_worker), strict=True)
+    return {"hooks:left": sum(hooks), "states:left": sum(states)}
+
+
+def _left_in_worker(worker: Any) -> tuple[int, int]:
+    runner = worker.model_runner
+    hooks = sum(len(module._forward_hooks) for module in runner.get_model().modules())
+    owner = getattr(runner, "model_state", runner)
+    return hooks, len(getattr(owner, "_states", ()))
+
+
 def _scoring(asked: dict[str, Any]) -> Any:
+    from eft_server.engine.activations import Activations
     from eft_server.engine.message import Explaining, Scoring
 
     explaining = Explaining(**asked["explaining"]) if "explaining" in asked else None
@@ -271,10 +301,11 @@ def _scoring(asked: dict[str, Any]) -> Any:
         tuple(asked["vectors"]),
         explaining,
         asked.get("statistics", False),
+        Activations.read(asked["activations"]) if "activations" in asked else None,
     )
 
 
-def _scored(output: Any, asked: dict[str, Any] | None) -> dict[str, Any]:
+def _scored(output: Any, asked: dict[str, Any] | None, llm: Any) -> dict[str, Any]:
     from eft_server.engine.message import explained, scored
 
     if asked is None or output.outputs[0].finish_reason == "error":
@@ -284,7 +315,22 @@ def _scored(output: Any, asked: dict[str, Any] | None) -> dict[str, Any]:
     if scoring.explaining is not None:
         values = vars(explained(output, scoring))
         found["explained"] = {name: None if item is None else item.tolist() for name, item in values.items()}
+    if scoring.activations is not None:
+        found["activations"] = _activations(output, scoring, llm)
     return found
+
+
+def _activations(output: Any, scoring: Any, llm: Any) -> Any:
+    """By member and layer; or the problem, in words."""
+    from eft_server.engine.activations import ActivationError
+    from eft_server.engine.message import Manifest, activations_of
+
+    widths = Manifest.from_hf(llm.llm_engine.model_config.hf_config).widths
+    try:
+        found = activations_of(output, scoring, widths)
+    except ActivationError as error:
+        return str(error)
+    return {member: {layer: rows.tolist() for layer, rows in own.items()} for member, own in found.items()}
 
 
 def _metrics(llm: Any) -> dict[str, float]:

@@ -26,6 +26,7 @@ from .driver import Engine
 from .loaded import own_bytes
 from .reference import Reference
 from .small_family import Running
+from .test_activations import states
 from .test_composite import check, greedy, prompt
 
 pytestmark = pytest.mark.engine
@@ -111,6 +112,22 @@ def test_adapters_read_long_prompts_in_parts_and_from_the_prefix_cache(running: 
     check(running, [greedy(shared, [0.2] * len(MEMBERS), 2)])  # All members read it.
     outputs = check(running, requests)
     assert all(output["cached_tokens"] >= 96 for output in outputs)
+
+
+@pytest.mark.parametrize("site", ["residual", "mlp"])
+def test_activations_are_the_adapters_own_and_not_its_references(running: Running, site: str) -> None:
+    """All of them in one step: members share modules, and what an adapter adds is in its own states alone."""
+    members = range(len(MEMBERS))
+    text, targets = prompt(360, 50), prompt(361, 30)
+    asked = {"members": list(members), "layers": [[0, 1]] * len(members), "site": site, "pool": "none"}
+    scoring = {"first": 49, "targets": targets, "vectors": [alone(0)], "activations": asked}
+    request = {"prompt": [*text, *targets], "scoring": scoring}
+    outputs = running.engine.generate([dict(request), greedy(prompt(362, 9), SETTINGS[-1], 4)])
+    for member in members:
+        for layer in (0, 1):
+            expected = states(running.reference, text, targets, member, layer, asked)
+            found = torch.tensor(outputs[0]["activations"][str(member)][str(layer)])
+            torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
 def test_adapters_take_their_low_rank_numbers_and_nothing_else(folder: Path) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from .checkpoints import write_checkpoint
 from .driver import Engine
 from .reference import Reference
+from .test_activations import states
 from .test_composite import prompt
 
 pytestmark = pytest.mark.engine
@@ -43,6 +45,7 @@ MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("mixtral", dict(num_local_experts=4, num_experts_per_tok=2)),
     "qwen2-moe": ("qwen2_moe", dict(MIXTURE, shared_expert_intermediate_size=64)),
     "olmoe": ("olmoe", dict(num_experts=4, num_experts_per_tok=2)),
+    "gpt-neox": ("gpt_neox", {}),
 }
 """Soft-capped logits, sliding windows of two sizes, in every layer and in every other, norms with biases, fused
 projections, scaled logits, tied and untied heads, rotary embeddings of several kinds, mixtures of experts."""
@@ -97,3 +100,28 @@ def test_every_architecture_equals_transformers(engine: Engine, reference: Refer
         for row, reported in zip(expected, choice["logprobs"], strict=True):
             for token, value in reported.items():
                 assert value == pytest.approx(float(row[int(token)]), abs=1e-3)
+
+
+UNKNOWN = {"cohere": "residual"}
+"""Models that give a state in a form that is refused, since what it means is not certain."""
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("site", ["residual", "mlp"])
+def test_activations_of_every_architecture_equal_transformers(
+    engine: Engine, reference: Reference, name: str, site: str
+) -> None:
+    place = list(MEMBERS).index(name)
+    text, targets = prompt(300 + place, 60), prompt(400 + place, 30)
+    layers = [0, MEMBERS[name][1].get("num_hidden_layers", 2) - 1]
+    asked = {"members": [place], "layers": [layers], "site": site, "pool": "none"}
+    vectors = [coefficients(base=1.0)]
+    scoring = {"first": 59, "targets": targets, "vectors": vectors, "activations": asked}
+    [output] = engine.generate([{"prompt": [*text, *targets], "scoring": scoring}])
+    if UNKNOWN.get(name) == site:
+        assert "in a form that is not known" in output["activations"]
+        return
+    for layer in layers:
+        expected = states(reference, text, targets, place, layer, asked)
+        found = torch.tensor(output["activations"][str(place)][str(layer)])
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from eft_server.family.inspection import inspect_family
 from eft_server.family.load import load_config
@@ -15,6 +16,7 @@ from .checkpoints import write_checkpoint
 from .driver import Engine
 from .reference import Reference
 from .small_family import SHARED, Running
+from .test_activations import states
 from .test_adapters import ALL
 from .test_composite import check, greedy, prompt
 from .test_reports import check_reports
@@ -123,6 +125,20 @@ def test_prompt_logprobs_of_two_ranks_are_the_composites(spread: Running) -> Non
 
 def test_two_ranks_score_as_the_reference_does(spread: Running) -> None:
     check_scores(spread, [score(prompt(330, 30), prompt(331, 50), SETTINGS), score([4], [5], SETTINGS)])
+
+
+@pytest.mark.parametrize("site", ["residual", "mlp"])
+def test_activations_of_two_ranks_are_whole(spread: Running, site: str) -> None:
+    """Of members that are sharded, and of those that each rank holds: the first rank's are the sums over both."""
+    members = range(len(SETTINGS[0]))
+    text, targets = prompt(560, 50), prompt(561, 30)
+    asked = {"members": list(members), "layers": [[0]] * len(members), "site": site, "pool": "none"}
+    scoring = {"first": 49, "targets": targets, "vectors": [SETTINGS[0]], "activations": asked}
+    [output] = spread.engine.generate([{"prompt": [*text, *targets], "scoring": scoring}])
+    for member in members:
+        expected = states(spread.reference, text, targets, member, 0, asked)
+        found = torch.tensor(output["activations"][str(member)]["0"])
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
 def test_each_rank_caches_what_the_report_says(spread: Running, folder: Path) -> None:

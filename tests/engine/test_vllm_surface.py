@@ -372,7 +372,11 @@ TABLE: dict[str, list[Row]] = {
         *asks_for(f"{RUNNER_V1}._model_forward", "model_kwargs"),
         *asks_for(RUNNER_V2, "input_ids", "positions", "intermediate_tensors", "inputs_embeds"),
         *asks_for(GRAPHS, "input_ids", "positions", "intermediate_tensors", "inputs_embeds"),
+        # Compiled code calls no hooks: a member whose activations are wanted runs without.
+        *has("vllm.forward_context.ForwardContext", "skip_compiled"),
+        *asks_for("vllm.compilation.decorators", "skip_compiled"),
     ],
+    "engine/worker/layers.py": has("vllm.model_executor.layers.layernorm.RMSNorm", "forward_native"),
     "engine/worker/cpu_kernels.py": [
         *takes(
             "vllm.v1.sample.rejection_sampler.expand_kernel",

@@ -1,4 +1,4 @@
-"""`python -m eft_server.bench.scores`: the cost of scores and of explanations against prompt log-probabilities."""
+"""`python -m eft_server.bench.scores`: the cost of scores, and of what they may bring, against log-probabilities."""
 
 import random
 import time
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from eft_client import EftClient
+from eft_client import Activations, EftClient
 from eft_client.progress import Progress
 from eft_server.bench.prompts import random_ids
 from eft_server.bench.rounds import spread
@@ -25,8 +25,17 @@ ONE = "prompt_logprobs of the composite"
 EACH = "prompt_logprobs of the composite and of every member"
 ALONE = "score, only the composite"
 ALL = "score, the composite and every member"
+MEASURED = "the same with statistics"
+POOLED = "the same with the last token's activations, every layer of every member"
+AVERAGED = "the same with the mean over tokens"
+WHOLE = "the same with every token's, one layer of the base"
 SINGLY = "the same, a request for each text"
 EXPLAINED = "explain, a request for each text"
+
+BESIDE = {**dict.fromkeys((MEASURED, POOLED, AVERAGED, WHOLE), ALL), SINGLY: SINGLY, EXPLAINED: SINGLY}
+"""What each way is compared with, if not with ONE."""
+
+WHOLE_BASE = Activations(layers=[0], members=["base"], pool="none")
 
 console = Console()
 
@@ -40,11 +49,13 @@ def main(
 ) -> None:
     """Time ways to the same scores, on new texts each time; ratios are taken within a round.
 
-    Those of the last two ways, which explain texts one by one, are to each other; the others are to the first.
+    Those of the last two ways, which explain texts one by one, are to each other; those of ways with statistics or
+    activations are to the same scores without; the others are to the first.
     """
     drawn = random.Random(0)
     config = load_config(family)
     settings = [f"server.max_prompts={max(items, 16)}", f"server.max_score_items={items}"]
+    settings += ["server.activations=true", f"server.max_activation_bytes={1 << 30}"]
     vocabulary = inspect_family(config).vocabulary
     with load(family, overrides=settings) as client:
         ways = _ways(client, config.name, config.family.names)
@@ -58,12 +69,11 @@ def main(
                         seconds[name].append(taken)
                     advance(now=name)
     title = f"{items} × ({prompt} + {completion}) tokens"
-    table = Table("way", "seconds, median", f"× {ONE}", f"× {SINGLY}", title=title)
+    table = Table("way", "seconds, median", "×", "of", title=title)
     for name, values in seconds.items():
-        singly = name in (SINGLY, EXPLAINED)
-        ratios = [value / one for value, one in zip(values, seconds[SINGLY if singly else ONE], strict=True)]
-        shown = ("", spread(ratios)) if singly else (spread(ratios), "")
-        table.add_row(name, f"{sorted(values)[len(values) // 2]:.3f}", *shown)
+        other = BESIDE.get(name, ONE)
+        ratios = [value / one for value, one in zip(values, seconds[other], strict=True)]
+        table.add_row(name, f"{sorted(values)[len(values) // 2]:.3f}", spread(ratios), other)
     console.print(table)
 
 
@@ -74,6 +84,10 @@ def _ways(client: EftClient, family: str, members: tuple[str, ...]) -> Mapping[s
         EACH: lambda items: [_echo(client, items, model) for model in models],
         ALONE: lambda items: client.score(items, members=False),
         ALL: client.score,
+        MEASURED: lambda items: client.score(items, statistics=True),
+        POOLED: lambda items: client.score(items, activations=Activations(layers="all")),
+        AVERAGED: lambda items: client.score(items, activations=Activations(layers="all", pool="mean")),
+        WHOLE: lambda items: client.score(items, activations=WHOLE_BASE),
         SINGLY: lambda items: [client.score([item]) for item in items],
         EXPLAINED: lambda items: [client.explain(**item) for item in items],
     }

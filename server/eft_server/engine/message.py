@@ -15,6 +15,7 @@ from vllm.logprobs import FlatLogprobs
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+from eft_server.engine.activations import Activations
 from eft_server.engine.worker.columns import counting
 
 KEY = "eft"
@@ -61,6 +62,8 @@ class Manifest:
         members: the other members, in the order of the coefficients.
         unshared: half-open ranges of token ids that not all members share.
         draft: the member that drafts in speculative decoding, if one does.
+        shapes: the number of decoder layers and the hidden size of each member, in the order of the coefficients.
+        activation_bytes: the most bytes of activations that requests under way have together; 0 if they have none.
         defaults: the family's default vector (see `coefficients`), for steps without requests, such as profiling.
         rows: the number of token ids that each member can read, in the order of the coefficients.
     """
@@ -72,6 +75,8 @@ class Manifest:
     rows: tuple[int, ...]
     base: str = "base"
     draft: str | None = None
+    shapes: tuple[tuple[int, int], ...] = ()
+    activation_bytes: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,6 +87,11 @@ class Manifest:
     def width(self) -> int:
         """W: the number of values in a vector."""
         return len(self.defaults)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The hidden size of each member."""
+        return tuple(width for _, width in self.shapes)
 
     def place(self, name: str) -> int:
         """A member's place in that order."""
@@ -116,6 +126,8 @@ class Manifest:
             rows=tuple(raw["rows"]),
             base=raw["base"],
             draft=raw["draft"],
+            shapes=tuple((layers, width) for layers, width in raw["shapes"]),
+            activation_bytes=raw["activation_bytes"],
         )
 
 
@@ -177,6 +189,7 @@ class Scoring:
         vectors: the K vectors under which they are scored (`Coefficients.numbers`); the first is the request's.
         explaining: what is reported beside the scores, if anything is.
         statistics: whether each row's `ScoredStatistics` are, under every vector; not beside an explanation.
+        activations: the activations that are sent back, if any are.
     """
 
     first: int
@@ -184,6 +197,7 @@ class Scoring:
     vectors: tuple[tuple[float, ...], ...]
     explaining: Explaining | None = None
     statistics: bool = False
+    activations: Activations | None = None
 
     def __post_init__(self) -> None:
         if self.explaining is not None and self.statistics:
@@ -191,8 +205,13 @@ class Scoring:
 
     @property
     def stop(self) -> int:
-        """The position after the last row, which is the length of the engine's prompt."""
+        """The position after the last row."""
         return self.first + len(self.targets)
+
+    @property
+    def length(self) -> int:
+        """The length of the engine's prompt: without the last target, unless members have to read that, too."""
+        return self.stop + (self.activations is not None)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -247,6 +266,8 @@ def extra_args(
             written[_SCORING_KEY]["explaining"] = asdict(scoring.explaining)
         if scoring.statistics:
             written[_SCORING_KEY]["statistics"] = True
+        if scoring.activations is not None:
+            written[_SCORING_KEY]["activations"] = asdict(scoring.activations)
     if report:
         written[_REPORT_KEY] = True
     return written
@@ -261,8 +282,9 @@ class EngineRequest:
         prompts: the per-member prompts, None if all members read the same.
         scoring: the tokens to score, None if there are none.
         counting: by member, whether it contributes to the sampled tokens.
-        reading: by member, whether it contributes to any row of the request, or is compared with them.
-        needed: by member, whether it has to run for the request: members that contribute, and one that drafts.
+        reading: by member, whether it contributes to any row of the request, or is compared with them, or its
+            activations are asked for.
+        needed: by member, whether it has to run for the request: members that read, and one that drafts.
         reporting: whether the rows of its tokens are compared with the base's.
     """
 
@@ -288,6 +310,9 @@ class EngineRequest:
         reporting = bool((extra_args or {}).get(_REPORT_KEY))
         reading = _reading(vectors)
         reading = (reading[0] or reporting, *reading[1:])
+        if scoring is not None and scoring.activations is not None:
+            asked = scoring.activations.members
+            reading = tuple(reads or place in asked for place, reads in enumerate(reading))
         drafting = manifest.place(manifest.draft) if manifest.draft is not None else None
         needed = tuple(reads or place == drafting for place, reads in enumerate(reading))
         return cls(vector, _prompts_of(extra_args), scoring, counting(vector), reading, needed, reporting)
@@ -350,13 +375,14 @@ def scoring_of(extra_args: Mapping[str, Any] | None, width: int) -> Scoring | No
     if given is None:
         return None
     vectors = tuple(vector_of({KEY: numbers}, width) for numbers in given["vectors"])
-    explaining = given.get("explaining")
+    explaining, activations = given.get("explaining"), given.get("activations")
     return Scoring(
         int(given["first"]),
         tuple(given["targets"]),
         vectors,
         None if explaining is None else Explaining(**explaining),
         bool(given.get("statistics")),
+        None if activations is None else Activations.read(activations),
     )
 
 
@@ -418,11 +444,12 @@ class Explained:
 def scoring_params(scoring: Scoring, prompts: Sequence[Sequence[int]] | None = None) -> SamplingParams:
     """Parameters to score: one greedy token, which is ignored, and the prompt's log-probabilities.
 
-    The engine's prompt is the text without its last token, since the row after that is not needed.
+    The engine's prompt is the text without its last token (see `Scoring.length`), since the row after that is not
+    needed.
 
     Args:
         scoring: the tokens to score.
-        prompts: the per-member texts, also without the last token, unless all members read the same.
+        prompts: the per-member texts, of as many tokens of the completion, unless all members read the same.
     """
     return SamplingParams(
         temperature=0.0,
@@ -480,3 +507,15 @@ def explained(output: RequestOutput, scoring: Scoring) -> Explained:
         values.get("filter"),
         values.get("sampled"),
     )
+
+
+def activations_of(
+    output: RequestOutput, scoring: Scoring, widths: Sequence[int]
+) -> dict[int, dict[int, np.ndarray]]:
+    """Read a request's activations from the same output, float32 by member and layer: see `Activations.split`.
+
+    Raises:
+        ActivationError: a member's model does not have what was asked for.
+    """
+    assert scoring.activations is not None
+    return scoring.activations.split(output.outputs[0].routed_experts, len(scoring.targets), widths)

@@ -230,6 +230,8 @@ class ServerOptions(_Section):
     max_logprobs: Annotated[int, Field(ge=0, le=1000)] = 20
     max_score_items: Annotated[int, Field(ge=1, le=65536)] = 256
     max_scores: Annotated[int, Field(ge=1, le=1 << 24)] = 1 << 18
+    activations: bool = False
+    max_activation_bytes: Annotated[int, Field(ge=1, le=1 << 32)] = 1 << 24
     max_concurrent_requests: Annotated[int, Field(ge=1, le=65536)] = 256
     max_waiting_requests: Annotated[int, Field(ge=0, le=65536)] = 1024
     waiting_timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 60.0

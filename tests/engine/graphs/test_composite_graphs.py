@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .. import test_composite, test_prompts, test_reports, test_scoring
+from .. import test_activations, test_composite, test_prompts, test_reports, test_scoring
 from ..checkpoints import write_checkpoint
 from ..driver import Engine
 from ..reference import Reference
@@ -17,10 +17,14 @@ from .modes import PIECEWISE, graphed
 pytestmark = pytest.mark.engine
 
 
+ALLOWED = ["server.activations=true"]
+"""Room for activations is measured at the start."""
+
+
 @pytest.fixture(scope="module", params=["FULL_DECODE_ONLY", "FULL"])
 def whole(request: pytest.FixtureRequest, family: Path, reference: Reference) -> Iterator[Running]:
     """The small family, a graph for a step."""
-    engine = Engine(family, v2=True, graphs=graphed(request.param))
+    engine = Engine(family, ALLOWED, v2=True, graphs=graphed(request.param))
     assert engine.facts["graphs"] > 0
     yield Running(engine, reference, v2=True, speculative=False)
     engine.close()
@@ -49,6 +53,19 @@ def test_scores_in_graphs_of_whole_steps(whole: Running) -> None:
     test_scoring.check_scores(whole, [test_scoring.score(prompt(9, 70), prompt(10, 9))])
 
 
+def test_activations_beside_graphs_of_whole_steps(whole: Running) -> None:
+    check_activations(whole)
+
+
+def check_activations(running: Running) -> None:
+    """Members that are asked for run in Python; before and after, and other members beside them, in graphs."""
+    test_activations.test_every_state_is_the_references_in_batches_that_mix_requests(running, "residual")
+    test_activations.test_members_prompts_chunks_and_the_prefix_cache_change_nothing(running, "mean")
+    test_activations.test_nothing_is_left_of_requests_that_have_ended_or_were_given_up(running)
+    outputs = check(running, [greedy(prompt(220 + i, 6), setting, 5) for i, setting in enumerate(SETTINGS)])
+    assert outputs[0]["metrics"]["graphs:replayed"] >= 4
+
+
 def test_decoding_replays(whole: Running) -> None:
     outputs = check(whole, [greedy(prompt(200 + i, 6), setting, 5) for i, setting in enumerate(SETTINGS)])
     assert outputs[0]["metrics"]["graphs:replayed"] >= 4
@@ -72,7 +89,8 @@ def test_members_of_one_shape_keep_their_hidden_states(tmp_path: Path, mode: str
 @pytest.mark.parametrize("mode", PIECEWISE)
 def test_in_graphs_of_pieces(family: Path, reference: Reference, mode: str) -> None:
     """The small family, whose reference has fewer ids than the base: clamped, they need one address for good."""
-    with closing(Engine(family, v2=True, graphs=graphed(mode))) as engine:
+    with closing(Engine(family, ALLOWED, v2=True, graphs=graphed(mode))) as engine:
         running = Running(engine, reference, v2=True, speculative=False)
         for test in TESTS:
             test(running)
+        check_activations(running)

@@ -17,10 +17,14 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.metrics.stats import RequestSpecDecodeMetrics
 
-from eft_server.engine.message import KEY, Manifest, MemberWeights
+from eft_server.engine.activations import problem_as_array
+from eft_server.engine.message import KEY, Manifest, MemberWeights, Scoring, scoring_of
 from eft_server.family.family import BASE
 
 from .served import family
+
+SHAPES = ((3, 6), (2, 4), (2, 4), (2, 4))
+"""Layers and hidden sizes of the members."""
 
 TEXT = " Hello world!"
 
@@ -43,6 +47,8 @@ class FakeEngine:
         heeds: Whether it samples none but allowed tokens; vLLM does not where nothing is left of them.
         unlikely: Log-probabilities of tokens to be scored, in place of the usual ones.
         log_rest: What is left to all but the likeliest token, in every statistic.
+        problem: Why there are no activations, if there is a reason.
+        last_state: The last number of all activations.
         raises: What `generate` raises instead of answering, if anything.
     """
 
@@ -75,6 +81,8 @@ class FakeEngine:
         self.speculation: RequestSpecDecodeMetrics | None = None
         self.unlikely: dict[int, float] = {}
         self.log_rest = -0.75
+        self.problem: str | None = None
+        self.last_state = 0.5
         self.running = self.most_running = 0
         self.raises: Exception | None = None
         self.dead = False
@@ -141,6 +149,9 @@ class FakeEngine:
             if "eft_report" in (params.extra_args or {}) and finished:
                 for choice in choices:  # vLLM gives them with the last token, for all of them.
                     choice.routed_experts = np.array([[choice.index % 2, 0.25]] * count, dtype=np.float32)
+            scoring = scoring_of(params.extra_args, len(SHAPES))
+            if scoring is not None and scoring.activations is not None:
+                choices[0].routed_experts = self._activations(scoring)
             prompt_logprobs = None
             if "eft_scoring" in (params.extra_args or {}):
                 prompt_logprobs = self._scores(params.extra_args["eft_scoring"])
@@ -187,6 +198,16 @@ class FakeEngine:
             flat.append_fast([0], [value], iter([rank]), [None])
         return flat
 
+    def _activations(self, scoring: Scoring) -> np.ndarray:
+        """Every number is its place among all."""
+        assert scoring.activations is not None
+        if self.problem is not None:
+            return problem_as_array(self.problem)
+        count = scoring.activations.count(len(scoring.targets), [width for _, width in SHAPES])
+        numbers = np.arange(count, dtype=np.float32).reshape(1, -1)
+        numbers[0, -1] = self.last_state
+        return numbers
+
     def _logprobs(self, token_id: int, most: int) -> dict[int, Logprob]:
         others = [other for other in range(10, 10 + most) if other != token_id]
         decode = self.renderer.get_tokenizer().decode
@@ -204,4 +225,5 @@ def _manifest(checkpoint: Path) -> Manifest:
         ((rows - 1, rows),),
         (1.0, *(0.0,) * (2 * len(members) + 3)),
         (rows, rows, rows, rows - 1),
+        shapes=SHAPES,
     )

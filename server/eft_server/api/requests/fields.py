@@ -33,6 +33,7 @@ from eft_server.api.requests.structured import check_response_format, check_stru
 from eft_server.api.requests.tools import chat_tools, flat_tools, tool_choice
 from eft_server.behaviour.model_name import MAX_CHARS
 from eft_server.engine import bounds
+from eft_server.engine.activations import POOLS, SITES
 from eft_server.errors import shown
 from eft_server.family.file import ServerOptions
 
@@ -57,6 +58,7 @@ Table: TypeAlias = Mapping[str, Check]
 _INT64_MAX = 2**63 - 1
 _INT32_MAX = 2**31 - 1
 _MAX_PROMPT_CHARS = 4 * 1024 * 1024
+_MAX_LAYERS = 4096
 _MAX_NOTES = 16
 _MAX_NOTE_CHARS = 512
 
@@ -283,6 +285,44 @@ def _members(value: Any, options: ServerOptions) -> None:
         items(text(256), 4096)(value, options)
 
 
+def _activations(value: Any, options: ServerOptions) -> None:
+    """Check the structure of what is asked for; which layers a member has is known later."""
+    if not options.activations:
+        raise FieldError(
+            "this server does not return them; server.activations: true in its family file allows it"
+        )
+    if not isinstance(value, dict) or "layers" not in value:
+        known = ", ".join(_ACTIVATIONS)
+        raise FieldError(f"{shown(value)} is not an object with {known}, of which layers has to be there")
+    for key, part in value.items():
+        if key not in _ACTIVATIONS:
+            raise FieldError(f"not supported; known: {', '.join(_ACTIVATIONS)}", f".{key[:64]}")
+        try:
+            _ACTIVATIONS[key](part, options)
+        except FieldError as error:
+            raise FieldError(str(error), f".{key}{error.place}") from None
+
+
+def _some_members(value: Any, options: ServerOptions) -> None:
+    if value is not True and (not isinstance(value, list) or not value):
+        raise FieldError(f"{shown(value)} is neither true nor a list of at least one member")
+    _members(value, options)
+
+
+def _layers(value: Any, options: ServerOptions) -> None:
+    if value != "all" and (not isinstance(value, list) or not value):
+        raise FieldError(f'{shown(value)} is neither "all" nor a list of at least one layer')
+    if value != "all":
+        items(integer(-_MAX_LAYERS, _MAX_LAYERS), _MAX_LAYERS)(value, options)
+
+
+_ACTIVATIONS: Table = {
+    "members": _some_members,
+    "layers": _layers,
+    "site": one_of(*SITES),
+    "pool": one_of(*POOLS),
+}
+
 SCORE: Table = {
     "model": text(MAX_CHARS),
     "eft": _object,
@@ -290,6 +330,7 @@ SCORE: Table = {
     "items": _score_items,
     "members": _members,
     "statistics": flag,
+    "activations": _activations,
     "chat_template_kwargs": check_template_kwargs,
     "cache_salt": _SAMPLING["cache_salt"],
     "user": text(256),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from typing_extensions import override
@@ -24,6 +24,7 @@ from eft_server.behaviour.request import EXAMPLE, BehaviourRequest, TextBehaviou
 from eft_server.family.file import ServerOptions
 
 __all__ = [
+    "ActivationsRequest",
     "ChatRequest",
     "Detokenize",
     "ExplainRequest",
@@ -219,6 +220,25 @@ class ScoreItem(BaseModel):
     end: bool = Field(default=False, description="Also score the end-of-turn token.")
 
 
+class ActivationsRequest(BaseModel):
+    """The states inside members that are returned for a completion's tokens."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    members: bool | list[str] = Field(default=True, description="All members, or those that are listed.")
+    layers: Literal["all"] | list[int] = Field(
+        description="Decoder layers, from 0, or from -1 at the end; each of the members has to have them."
+    )
+    site: Literal["residual", "mlp"] = Field(
+        default="residual",
+        description="What a layer adds up to, before any final norm; or what its feed-forward module gives.",
+    )
+    pool: Literal["last", "mean", "none"] = Field(
+        default="last",
+        description="Of which of the completion's tokens: the last, the mean over all, or each.",
+    )
+
+
 class ScoreRequest(_Weighted, BaseModel):
     """Completions to score."""
 
@@ -251,6 +271,10 @@ class ScoreRequest(_Weighted, BaseModel):
         default=False,
         description="Also return each column's entropy, sum of squared probabilities and log(1 − the greatest "
         "probability), for each token.",
+    )
+    activations: ActivationsRequest | None = Field(
+        default=None,
+        description="Also return states inside members, where the operator allows it (`server.activations`).",
     )
     chat_template_kwargs: dict[str, Any] | None = None
     cache_salt: str | None = Field(default=None, description="Separates cached prompts from other clients'.")

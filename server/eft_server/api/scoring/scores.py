@@ -5,15 +5,24 @@ One pass over a text serves every vector of coefficients that a request needs: t
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.errors import PROMPT
 from eft_server.api.requests.schemas import ScoreRequest
+from eft_server.api.scoring.activations import (
+    LayerActivations,
+    asked_of,
+    bytes_of,
+    require_bytes,
+    shown_activations,
+)
 from eft_server.api.scoring.texts import (
     Text,
     finite,
@@ -24,11 +33,12 @@ from eft_server.api.scoring.texts import (
     score_text,
     total,
 )
-from eft_server.api.scoring.token_bytes import TokenBytes
+from eft_server.api.serving.handlers import failure
 from eft_server.api.serving.service import Service, resolved_fields
 from eft_server.behaviour.coefficients import alone
 from eft_server.behaviour.resolve import Resolved
-from eft_server.engine.message import STATISTICS, Scored, Scoring
+from eft_server.engine.activations import ActivationError, Activations
+from eft_server.engine.message import STATISTICS, Manifest, Scored, Scoring, activations_of
 from eft_server.errors import shown
 from eft_server.family.file import ServerConfig
 
@@ -116,6 +126,14 @@ class ScoredItem(BaseModel):
     rewards: dict[str, Reward]
 
 
+class ReadItem(ScoredItem):
+    """The same with the activations for which a request asks."""
+
+    activations: dict[str, dict[str, LayerActivations]] = Field(
+        description="By member and by layer: the state after the member has read each token of the completion."
+    )
+
+
 class ScoreUsage(BaseModel):
     """Number of tokens in prompts and completions; nothing is generated."""
 
@@ -134,7 +152,7 @@ class ScoreAnswer(BaseModel):
     created: int
     model: str
     eft: dict[str, Any] = Field(description="The applied behaviour, with defaults filled in.")
-    data: list[ScoredItem]
+    data: list[ReadItem | ScoredItem]
     usage: ScoreUsage
 
 
@@ -188,12 +206,12 @@ async def score(service: Service, request: ScoreRequest, resolved: Resolved) -> 
     """
     require_scoring(service)
     require_switches(service, request.chat_template_kwargs, request.items)
-    names = _names(service.config, request.members)
-    columns = _Columns.of(service.config, resolved, names)
-    texts = [await _read(service, request, columns, place) for place in range(len(request.items))]
-    _check_amount(service.config, columns, texts, request.statistics)
-    found = await _run(service, request, columns, texts)
-    data = await asyncio.to_thread(_items, service.token_bytes, columns, texts, found)
+    plan = _Plan.of(service, request, resolved)
+    texts = [await _read(service, request, plan, place) for place in range(len(request.items))]
+    _check_amount(service.config, plan.columns, texts, request.statistics)
+    async with plan.room(service, texts):
+        found = await _run(service, request, plan, texts)
+        data = await asyncio.to_thread(_items, service, plan, texts, found)
     tokens = sum(text.length for text in texts)
     usage = ScoreUsage(prompt_tokens=tokens, total_tokens=tokens)
     return ScoreAnswer(
@@ -204,6 +222,70 @@ async def score(service: Service, request: ScoreRequest, resolved: Resolved) -> 
         data=data,
         usage=usage,
     )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the engine is asked of every text.
+
+    Attributes:
+        columns: the vectors under which it is scored.
+        statistics: whether the rows are measured.
+        activations: the states that are sent back, if any are.
+        manifest: the family's, as the engine has it.
+    """
+
+    columns: _Columns
+    statistics: bool
+    activations: Activations | None
+    manifest: Manifest
+
+    @classmethod
+    def of(cls, service: Service, request: ScoreRequest, resolved: Resolved) -> "_Plan":
+        config = service.config
+        manifest = Manifest.from_hf(service.engine.model_config.hf_config)
+        asked = request.activations
+        return cls(
+            _Columns.of(config, resolved, _names(config, request.members)),
+            request.statistics,
+            None if asked is None else asked_of(asked, config, manifest),
+            manifest,
+        )
+
+    @property
+    def counting(self) -> frozenset[int]:
+        """The places of the members that contribute to any column, or whose states are asked for."""
+        return self.columns.counting | set(self.activations.members if self.activations else ())
+
+    def scoring(self, text: Text) -> Scoring:
+        """What the engine is asked of a text."""
+        return Scoring(
+            len(text.prompt) - 1,
+            tuple(text.completion),
+            self.columns.vectors,
+            statistics=self.statistics,
+            activations=self.activations,
+        )
+
+    def room(self, service: Service, texts: Sequence[Text]) -> AbstractAsyncContextManager[None]:
+        """Hold as many bytes as the activations take, of those that requests may have together.
+
+        Raises:
+            ApiError: They are more than one request may have.
+        """
+        if self.activations is None:
+            return nullcontext()
+        size = bytes_of(self.activations, texts, self.manifest)
+        require_bytes(size, len(texts), self.activations, service.config)
+        return service.activation_room.take("", size)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the engine gave for a text: the scores under each vector, and the activations by member and layer."""
+
+    scored: tuple[Scored, ...]
+    activations: Mapping[int, Mapping[int, np.ndarray]]
 
 
 def _names(config: ServerConfig, asked: bool | list[str]) -> tuple[str, ...]:
@@ -232,10 +314,11 @@ def _check_amount(config: ServerConfig, columns: _Columns, texts: Iterable[Text]
         )
 
 
-async def _read(service: Service, request: ScoreRequest, columns: _Columns, place: int) -> Text:
+async def _read(service: Service, request: ScoreRequest, plan: _Plan, place: int) -> Text:
     """Render and tokenize an item, and check that the engine has room for it."""
+    item, switches = request.items[place], request.chat_template_kwargs
     try:
-        return await read_text(service, request.items[place], request.chat_template_kwargs, columns.counting)
+        return await read_text(service, item, switches, plan.counting, whole=plan.activations is not None)
     except ApiError as error:
         param = ".".join(filter(None, (f"items.{place}", error.param)))
         named = error.param is not None and str(error).startswith(error.param)
@@ -243,24 +326,17 @@ async def _read(service: Service, request: ScoreRequest, columns: _Columns, plac
         raise ApiError(message, status=error.status, param=param, code=error.code) from None
 
 
-async def _run(
-    service: Service, request: ScoreRequest, columns: _Columns, texts: Sequence[Text]
-) -> list[tuple[Scored, ...]]:
+async def _run(service: Service, request: ScoreRequest, plan: _Plan, texts: Sequence[Text]) -> list[_Found]:
     places = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(index: int, text: Text) -> tuple[Scored, ...]:
+    async def one(index: int, text: Text) -> _Found:
         async with places:
-            request_id = f"{request.request_id}-{index}"
-            scoring = Scoring(
-                len(text.prompt) - 1, tuple(text.completion), columns.vectors, statistics=request.statistics
-            )
             try:
-                _, found = await score_text(service, request_id, request.cache_salt, scoring, text)
+                return await _ask(service, request, plan, f"{request.request_id}-{index}", text)
             except ApiError as error:
                 if error.param != PROMPT:
                     raise
                 raise ApiError(f"items.{index}: {error}", param=f"items.{index}", code=error.code) from None
-            return found
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -270,23 +346,49 @@ async def _run(
     return [task.result() for task in tasks]
 
 
+async def _ask(service: Service, request: ScoreRequest, plan: _Plan, request_id: str, text: Text) -> _Found:
+    """Run the engine on a text.
+
+    Raises:
+        ApiError: A member's model does not have the activations that are asked for.
+        GenerationError: The engine failed, or a number is not finite.
+    """
+    scoring = plan.scoring(text)
+    output, found = await score_text(service, request_id, request.cache_salt, scoring, text)
+    if scoring.activations is None:
+        return _Found(found, {})
+    try:
+        states = activations_of(output, scoring, plan.manifest.widths)
+    except ActivationError as error:
+        raise refusal("activations", str(error)) from None
+    if not all(np.isfinite(rows).all() for own in states.values() for rows in own.values()):
+        raise failure(request_id)
+    return _Found(found, states)
+
+
 def _items(
-    token_bytes: TokenBytes,
-    columns: _Columns,
-    texts: Sequence[Text],
-    found: Sequence[tuple[Scored, ...]],
-) -> list[ScoredItem]:
+    service: Service, plan: _Plan, texts: Sequence[Text], found: Sequence[_Found]
+) -> list[ReadItem | ScoredItem]:
     """The answer's items, built outside the event loop, since they may hold megabytes of numbers."""
     return [
-        ScoredItem(
-            index=index,
-            token_ids=text.completion,
-            tokens=[token_bytes.text(token) for token in text.completion],
-            bytes=[list(token_bytes.of(token)) for token in text.completion],
-            **columns.shown(by_vector),
-        )
-        for index, (text, by_vector) in enumerate(zip(texts, found, strict=True))
+        _item(service, plan, index, text, own)
+        for index, (text, own) in enumerate(zip(texts, found, strict=True))
     ]
+
+
+def _item(service: Service, plan: _Plan, index: int, text: Text, found: _Found) -> ReadItem | ScoredItem:
+    item = ScoredItem(
+        index=index,
+        token_ids=text.completion,
+        tokens=[service.token_bytes.text(token) for token in text.completion],
+        bytes=[list(service.token_bytes.of(token)) for token in text.completion],
+        **plan.columns.shown(found.scored),
+    )
+    if plan.activations is None:
+        return item
+    names = service.config.family.names
+    activations = shown_activations(plan.activations, found.activations, names)
+    return ReadItem(**dict(item), activations=activations)
 
 
 def _column(found: Scored) -> Column:

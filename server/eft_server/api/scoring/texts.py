@@ -72,7 +72,12 @@ def require_scoring(service: Service) -> None:
 
 
 async def read_text(
-    service: Service, item: ScoreItem, switches: dict[str, Any] | None, counting: frozenset[int]
+    service: Service,
+    item: ScoreItem,
+    switches: dict[str, Any] | None,
+    counting: frozenset[int],
+    *,
+    whole: bool = False,
 ) -> Text:
     """Render and tokenize an item, and check that the engine has room for it.
 
@@ -80,23 +85,24 @@ async def read_text(
         service: The service.
         item: The item; a completion without tokens is refused.
         switches: The request's chat_template_kwargs, checked by `require_switches`.
-        counting: The places of the members that contribute to any of the scores.
+        counting: The places of the members that contribute to any of the scores, or whose states are asked for.
+        whole: Whether the engine reads the last token, too, and has to have room for the one behind it.
 
     Raises:
         ApiError: The item cannot be scored.
     """
-    return await completed(service, await read_prompt(service, item, switches, counting), item)
+    return await completed(service, await read_prompt(service, item, switches, counting), item, whole=whole)
 
 
-async def completed(service: Service, prompt: Text, item: ScoreItem) -> Text:
+async def completed(service: Service, prompt: Text, item: ScoreItem, *, whole: bool = False) -> Text:
     """The second half of `read_text`, behind what `read_prompt` gave."""
     completion = await _completion(service, item)
     text = replace(prompt, completion=completion)
-    most = service.engine.model_config.max_model_len
+    most = service.engine.model_config.max_model_len - whole
     if text.length > most:
         message = (
             f"a prompt of {prompt.length} tokens and a completion of {len(completion)} are too long; allowed: "
-            f"{most} together"
+            f"{most} together{', with activations' if whole else ''}"
         )
         raise refusal("completion", message)
     return text
@@ -206,7 +212,7 @@ async def score_text(
     Raises:
         GenerationError: The engine failed, or a logit was not finite.
     """
-    behind = text.completion[:-1]
+    behind = text.completion if scoring.activations is not None else text.completion[:-1]
     own = [[*prompt, *behind] for prompt in text.own] if text.own is not None else None
     prompt = tokens_input([*text.prompt, *behind], cache_salt=cache_salt)
     params = scoring_params(scoring, own)

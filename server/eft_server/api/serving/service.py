@@ -13,6 +13,7 @@ from vllm.sampling_params import SamplingParams
 
 from eft_server.api.edge.api_error import ApiError
 from eft_server.api.edge.errors import from_exception
+from eft_server.api.edge.rooms import Room
 from eft_server.api.requests.fields import check_member_prompts
 from eft_server.api.requests.schemas import (
     ChatRequest,
@@ -39,7 +40,11 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Service:
-    """One family, served by one engine."""
+    """One family, served by one engine.
+
+    Attributes:
+        activation_room: The bytes of activations that requests under way may have together.
+    """
 
     engine: EngineClient
     config: ServerConfig
@@ -47,6 +52,7 @@ class Service:
     handlers: Handlers
     pulse: Pulse
     token_bytes: TokenBytes
+    activation_room: Room
     started_s: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -63,7 +69,8 @@ class Service:
         handlers = build_handlers(engine, config, chat_template, voices, keys, pulse.heard)
         token_bytes = TokenBytes(engine.renderer.get_tokenizer(), engine.model_config.get_vocab_size())
         token_bytes.prepare()
-        return cls(engine, config, Behaviours(config), handlers, pulse, token_bytes)
+        room = Room((config.server.max_activation_bytes,))
+        return cls(engine, config, Behaviours(config), handlers, pulse, token_bytes, room)
 
     def weigh(self, request: WeightedRequest, payload: dict[str, Any]) -> Resolved:
         """Resolve a request's behaviour, and store it in the current request.

@@ -315,6 +315,8 @@ def _family_options(
         unshared=tuple(_complement(report.vocabulary.shared, report.vocabulary.size)),
         defaults=_default_vector(config),
         rows=tuple(member.vocab_size for member in report.members),
+        shapes=tuple(_shape(models[member.name]) for member in config.family),
+        activation_bytes=config.server.max_activation_bytes if config.server.activations else 0,
         draft=_drafting_member(config),
     )
     options = {
@@ -334,6 +336,11 @@ def _family_options(
         "worker_cls": _CPU_WORKER if _on_cpu() else _GPU_WORKER,
     }
     return options | _speculation(config)
+
+
+def _shape(model: "ModelConfig") -> tuple[int, int]:
+    """The number of decoder layers and the hidden size of a member."""
+    return model.get_total_num_hidden_layers(), model.get_hidden_size()
 
 
 def _default_vector(config: ServerConfig) -> tuple[float, ...]:

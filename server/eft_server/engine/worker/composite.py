@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -30,6 +30,8 @@ from eft_server.engine.worker.adapters import fingerprint, read_low_rank, share_
 from eft_server.engine.worker.columns import attach, columns, detach
 from eft_server.engine.worker.compiled import separate_compiled_code
 from eft_server.engine.worker.heads import in_float32
+from eft_server.engine.worker.layers import MemberLayers
+from eft_server.engine.worker.measures.activations import Window, watching
 from eft_server.engine.worker.measures.explaining import RowExplanation, explain_rows
 from eft_server.engine.worker.measures.statistics import RowStatistics, measure_rows
 from eft_server.engine.worker.member_inputs import Inputs
@@ -72,7 +74,7 @@ class EftForCausalLM(nn.Module):
         self._sharded = {self.manifest.base, *(item.name for item in self.manifest.members if item.sharded)}
         self.configs: dict[str, VllmConfig] = {}
         self._sizes_M: list[int] = []
-        self._without_requests = False
+        self._without_requests = self._skips_compiled = False
         self._last_id: dict[str, int] = {}
         self._add(self.manifest.base, self._config_of(self.manifest.base, vllm_config), prefix)
         for checkpoint in self.manifest.members:
@@ -157,6 +159,7 @@ class EftForCausalLM(nn.Module):
         vector_TW: torch.Tensor | None = None,
         parts: Mapping[str, Part | None] | None = None,
         idle: Mapping[str, torch.Tensor] | None = None,
+        watched: Mapping[int, Sequence[Window]] | None = None,
     ) -> torch.Tensor:
         """Run every member on its tokens.
 
@@ -171,6 +174,7 @@ class EftForCausalLM(nn.Module):
             vector_TW: float32; may be absent only in a step `without_requests`.
             parts: by name, the members that run; None for a member that reads the whole step. By default all do.
             idle: by name, rows in which a member is needed but has nothing to read: they become zero.
+            watched: by place, the members whose activations are wanted, and where in their parts.
 
         Returns:
             (T, C), valid until the next call: each member's states in its rows, and arbitrary values in the others;
@@ -182,11 +186,13 @@ class EftForCausalLM(nn.Module):
         assert intermediate_tensors is None and inputs_embeds is None
         columns_TC = self.columns_TC[: len(input_ids)]
         for name, part in (dict.fromkeys(self.names) if parts is None else parts).items():
-            states_TH = self.states(self.names.index(name))[: len(input_ids)]
-            if part is not None:
-                part.run(self, name, states_TH)
-            else:
-                states_TH.copy_(self.run_member(name, input_ids, positions))
+            place = self.names.index(name)
+            states_TH = self.states(place)[: len(input_ids)]
+            with self._watching(place, (watched or {}).get(place, ())):
+                if part is not None:
+                    part.run(self, name, states_TH)
+                else:
+                    states_TH.copy_(self.run_member(name, input_ids, positions))
         for name, rows_T in (idle or {}).items():
             self.states(self.names.index(name))[rows_T] = 0
         if vector_TW is None:
@@ -195,6 +201,29 @@ class EftForCausalLM(nn.Module):
             vector_TW = self.defaults_W.expand(len(input_ids), -1).contiguous()
         attach(columns_TC, vector_TW)
         return columns_TC
+
+    @contextmanager
+    def _watching(self, member: int, windows: Sequence[Window]) -> Iterator[None]:
+        """Take the states of a member's layers while it runs, which it then does without compiled code."""
+        if not windows:
+            yield
+            return
+        with self.in_python(), watching(self._layers[member], windows):
+            yield
+
+    @contextmanager
+    def in_python(self) -> Iterator[None]:
+        """Run members without compiled code, in which there would be no hooks."""
+        self._skips_compiled = True
+        try:
+            yield
+        finally:
+            self._skips_compiled = False
+
+    @cached_property
+    def _layers(self) -> list[MemberLayers]:
+        shapes = zip(self.names, self.manifest.shapes, strict=True)
+        return [MemberLayers(self._member(name), count, width) for name, (count, width) in shapes]
 
     @contextmanager
     def without_requests(self) -> Iterator[None]:
@@ -222,7 +251,9 @@ class EftForCausalLM(nn.Module):
         """The same for the first tokens in the member's inputs."""
         member, context = self.names.index(name), get_forward_context()
         own = None if context.is_padding is None else self.inputs.padding_M[member][:count]
-        with self._placed(name), override_forward_context(replace(context, is_padding=own)):
+        skips = context.skip_compiled or self._skips_compiled
+        context = replace(context, is_padding=own, skip_compiled=skips)
+        with self._placed(name), override_forward_context(context):
             hidden_TH: torch.Tensor = self._member(name)(*self.inputs.of(member, count))
         return hidden_TH
 

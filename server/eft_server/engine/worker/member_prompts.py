@@ -53,6 +53,7 @@ class Step:
         seq_lens_R: computed and scheduled tokens, on the device.
         block_tables: one tensor (R, blocks) for each group of the KV cache.
         block_sizes: tokens in a block of each of those.
+        watched: the places of members whose activations are wanted: they run in Python, without graphs.
     """
 
     needed_RM: np.ndarray
@@ -66,6 +67,7 @@ class Step:
     seq_lens_R: torch.Tensor
     block_tables: Sequence[torch.Tensor]
     block_sizes: Sequence[int]
+    watched: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -261,11 +263,12 @@ class Layout:
         count: number of rows.
         kept_R: number of rows of each request, always its last ones.
         is_whole: whether they are all rows of the step, with the scheduler's tokens.
+        is_watched: whether activations of them are wanted.
     """
 
     def __init__(self, step: Step, member: int) -> None:
         self._step = step
-        self.member = member
+        self.member, self.is_watched = member, member in step.watched
         self._device = step.input_ids_T.device
         self._offset_R = step.offset_RM[:, member]
         waiting_R = np.clip(self._offset_R - step.computed_R, 0, step.scheduled_R)

@@ -3,7 +3,8 @@
 A report costs the base's head, if it does not contribute to the row, and a comparison of two rows. The figures travel
 beside the tokens that were sampled from those rows, in fields of vLLM's outputs that this server has no other use for:
 `SamplerOutput.sampling_mask_tensors` and `ModelRunnerOutput.sampling_masks` from the worker to the scheduler, and
-`routed_experts`, which vLLM adds up by sequence and cuts where it cuts the tokens, from there to the program.
+`routed_experts`, which vLLM adds up by sequence and cuts where it cuts the tokens, from there to the program. The
+activations of scored requests (`activations`) travel the same way, beside the one token that such a request generates.
 
 A row's two figures are whether its most likely id is another than the base's (0 or 1), and KL(row‖base) in nats. Shape
 suffixes: R rows, N reporting ones among them, V the base's vocabulary, P requests, 2 figures.
@@ -84,18 +85,33 @@ class ReportingRows:
 
 @dataclass(frozen=True)
 class StepFigures:
-    """The figures of a step on their way to the host: they stand in for vLLM's `SamplingMaskTensors`."""
+    """The figures of a step on their way to the host: they stand in for vLLM's `SamplingMaskTensors`.
 
-    figures_N2: torch.Tensor
-    rows: ReportingRows
+    Attributes:
+        figures_N2: of the reporting rows, if there are any.
+        rows: those rows.
+        others: further arrays by request, for its only token: of shape (1, …).
+    """
+
+    figures_N2: torch.Tensor | None
+    rows: ReportingRows | None
+    others: Mapping[str, torch.Tensor | np.ndarray]
 
     def to_cpu_nonblocking(self) -> "StepFigures":
-        """Start the copy, which the event of the step's other copies covers."""
-        return StepFigures(self.figures_N2.to("cpu", non_blocking=True), self.rows)
+        """Start the copies, which the event of the step's other copies covers."""
+        figures = None if self.figures_N2 is None else self.figures_N2.to("cpu", non_blocking=True)
+        others = {
+            req_id: array.to("cpu", non_blocking=True) if isinstance(array, torch.Tensor) else array
+            for req_id, array in self.others.items()
+        }
+        return StepFigures(figures, self.rows, others)
 
-    def tolists(self, sampled_P: np.ndarray) -> dict[str, np.ndarray]:
+    def tolists(self, sampled_P: np.ndarray | Sequence[int]) -> dict[str, np.ndarray]:
         """The figures by request, after that event."""
-        return self.rows.by_request(self.figures_N2.numpy(), sampled_P.tolist())
+        found = {req_id: np.asarray(array) for req_id, array in self.others.items()}
+        if self.rows is not None and self.figures_N2 is not None:
+            found |= self.rows.by_request(self.figures_N2.numpy(), [int(count) for count in sampled_P])
+        return found
 
 
 def attach_figures(output: ModelRunnerOutput, figures: Mapping[str, np.ndarray]) -> None:

@@ -1,6 +1,7 @@
 """Scoring: the log-probabilities of given tokens under several vectors at once, from one pass over their text.
 
-A request to be scored is an ordinary one for a single token, whose prompt is the text without its last token: one
+A request to be scored is an ordinary one for a single token, whose prompt is the text without its last token (with it,
+if activations are asked for: members have to read it then, though its row scores nothing). One
 prefill computes the hidden states of all members, and each further vector costs a blend but no forward pass. The scored
 rows begin with the prompt's last, so everything before them may come from the prefix cache.
 
@@ -61,9 +62,9 @@ class Scores:
             computed: the position of the first of them.
 
         Returns:
-            Whether all rows have been scored.
+            Whether the whole text has been read, and so all rows have been scored.
         """
-        first, stop = self._scoring.first, self._scoring.stop
+        first, stop, length = self._scoring.first, self._scoring.stop, self._scoring.length
         end = min(computed + len(hidden_TX), stop)
         written = self._scoring.explaining is not None or self._scoring.statistics
         count = explained_at_once if written else scored_at_once
@@ -73,7 +74,7 @@ class Scores:
             self._score(
                 model, hidden_TX[start - computed : last - computed], slice(start - first, last - first)
             )
-        return computed < stop <= computed + len(hidden_TX)
+        return computed < length <= computed + len(hidden_TX)
 
     def _score(self, model: Any, hidden_RX: torch.Tensor, places: slice) -> None:
         vectors, targets_R = self._scoring.vectors, self._targets_C[places]

@@ -24,9 +24,10 @@ from eft_server.engine.message import EngineRequest, Manifest
 from eft_server.engine.patches import retype
 from eft_server.engine.worker.cpu_kernels import register_cpu_kernels
 from eft_server.engine.worker.kv_cache import WholeWindows
-from eft_server.engine.worker.measures.reporting import ReportingRows, attach_figures
+from eft_server.engine.worker.measures.activations import States, windows
+from eft_server.engine.worker.measures.reporting import ReportingRows, StepFigures, attach_figures
 from eft_server.engine.worker.measures.scoring import Scores
-from eft_server.engine.worker.member_prompts import MemberAttention, Reading, Step, read
+from eft_server.engine.worker.member_prompts import MemberAttention, Step, read
 from eft_server.engine.worker.v1.drafting import MemberProposer
 
 
@@ -74,8 +75,8 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
     def _update_states(self, scheduler_output: SchedulerOutput) -> Any:
         updated = super()._update_states(scheduler_output)
         for req_id in scheduler_output.finished_req_ids:
-            self._asked.pop(req_id, None)
-            self._scores.pop(req_id, None)
+            for of_requests in (self._asked, self._scores, self._states):
+                of_requests.pop(req_id, None)
         for request in scheduler_output.scheduled_new_reqs:
             params = request.sampling_params
             asked = EngineRequest.read(params.extra_args if params else None, self._manifest)
@@ -83,6 +84,8 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
             if asked.scoring is not None:
                 self._scores[request.req_id] = Scores(asked.scoring, self.device)
                 self.num_prompt_logprobs.pop(request.req_id, None)
+                if asked.scoring.activations is not None:
+                    self._states[request.req_id] = States(asked.scoring, self._manifest.widths, self.device)
         self.batch = [self._asked[req_id] for req_id in self.input_batch.req_ids]
         return updated
 
@@ -98,6 +101,11 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
     @cached_property
     def _scores(self) -> dict[str, Scores]:
         """The scores of the requests to be scored."""
+        return {}
+
+    @cached_property
+    def _states(self) -> dict[str, States]:
+        """The activations of the requests that ask for some."""
         return {}
 
     @override
@@ -126,20 +134,31 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
             for name, config in model.configs.items()
         }
 
-    def _parts(
-        self, input_ids: torch.Tensor, positions: torch.Tensor
-    ) -> tuple[dict[str, Reading | None], dict[str, torch.Tensor]]:
-        """The tokens that each member reads in this step, and its idle rows."""
-        first = self.batch[0]
-        if all(asked.prompts is None and asked.members == first.members for asked in self.batch):
-            return {
-                name: None for place, name in enumerate(self.member_attention) if place in first.members
-            }, {}
+    def _parts(self, input_ids: torch.Tensor, positions: torch.Tensor) -> dict[str, Any]:
+        """The tokens that each member reads in this step, its idle rows, and the activations that are wanted of it."""
+        first, states_R = self.batch[0], self._states_R
+        alike = all(asked.prompts is None and asked.members == first.members for asked in self.batch)
+        if alike and not states_R:
+            names = enumerate(self.member_attention)
+            return {"parts": {name: None for place, name in names if place in first.members}, "idle": {}}
+        step = self._step(input_ids, positions)
+        parts, idle = read(step, self.member_attention)
+        return {"parts": parts, "idle": idle, "watched": windows(states_R, step)}
+
+    @property
+    def _states_R(self) -> dict[int, States]:
+        """The activations that this step's requests ask for, by their place in the batch."""
+        if not self._states:
+            return {}
+        own = ((row, self._states.get(req_id)) for row, req_id in enumerate(self.input_batch.req_ids))
+        return {row: states for row, states in own if states is not None}
+
+    def _step(self, input_ids: torch.Tensor, positions: torch.Tensor) -> Step:
         count = self.input_batch.num_reqs
         tables = self.input_batch.block_table.block_tables
         computed_R = self.input_batch.num_computed_tokens_cpu[:count].astype(np.int64)
         lengths_R = np.array([asked.length for asked in self.batch])
-        step = Step(
+        return Step(
             np.array([asked.needed for asked in self.batch]),
             np.array([asked.offsets for asked in self.batch], dtype=np.int64),
             computed_R < lengths_R,
@@ -152,7 +171,6 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
             [table.get_device_tensor(count) for table in tables],
             [table.block_size for table in tables],
         )
-        return read(step, self.member_attention)
 
     def _fill(self, num_scheduled_tokens: np.ndarray) -> None:
         vectors_RW = np.array([asked.vector for asked in self.batch], dtype=np.float32)
@@ -182,7 +200,7 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
     ) -> Any:
         assert input_ids is not None
         assert positions is not None
-        parts, idle = self._parts(input_ids, positions)
+        parts = self._parts(input_ids, positions)
         return super()._model_forward(
             input_ids,
             positions,
@@ -190,23 +208,36 @@ class CoefficientRunner(WholeWindows, GPUModelRunner):
             inputs_embeds,
             **model_kwargs,
             vector_TW=self._buffer_TW[: len(input_ids)],  # type: ignore[arg-type]
-            parts=parts,
-            idle=idle,
+            **parts,
         )
 
     @override
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:  # type: ignore[override]
-        """As in vLLM, but do not advance the rngs of rows that are discarded; and report on the others."""
+        """As in vLLM, but do not advance the rngs of rows that are discarded.
+
+        Also report on the others, and send the activations of requests whose texts have been read.
+        """
+        ended = self._ended_states()
         if self.input_batch.generators:
             with self._without_discarded_rngs():
                 output: Any = super().sample_tokens(grammar_output)  # type: ignore[type-var]
         else:
             output = super().sample_tokens(grammar_output)  # type: ignore[type-var]
         model: Any = self.get_model()
-        if self._reporting is not None and (figures := model.blender.take_figures()) is not None:
+        figures = None if self._reporting is None else model.blender.take_figures()
+        if figures is not None or ended:
             sampled_R = [len(tokens) for tokens in output.sampled_token_ids]
-            attach_figures(output, self._reporting.by_request(figures.numpy(), sampled_R))
+            attach_figures(output, StepFigures(figures, self._reporting, ended).tolists(sampled_R))
         return output
+
+    def _ended_states(self) -> dict[str, torch.Tensor | np.ndarray]:
+        """The activations of the requests whose text this step has read to its end."""
+        computed_R = self.input_batch.num_computed_tokens_cpu
+        return {
+            self.input_batch.req_ids[row]: states.array()
+            for row, states in self._states_R.items()
+            if states.ends(int(computed_R[row]), int(self._scheduled_R[row]))
+        }
 
     @contextmanager
     def _without_discarded_rngs(self) -> Iterator[None]:

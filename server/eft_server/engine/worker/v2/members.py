@@ -153,8 +153,8 @@ class Members:
             decodes |= input_batch.prefill_runs_as_decode_np[layout.active]
         uniform = int(counts[0]) if decodes.all() and (counts == counts[0]).all() else None
         shape = self.graphs.shape_for(len(counts), layout.count, uniform)
-        # Tokens of a per-member prompt come from the host.
-        if shape.cg_mode != CUDAGraphMode.FULL or layout.reads_its_prompt:
+        # Tokens of a per-member prompt come from the host; and a replay calls no hooks.
+        if shape.cg_mode != CUDAGraphMode.FULL or layout.reads_its_prompt or layout.is_watched:
             return None
         longest = int(layout.lengths_A.max())
         return GraphPart(layout.member, layout.active, counts, layout.lengths_A, longest, shape)
@@ -171,7 +171,7 @@ class Members:
         slot_mappings: torch.Tensor,
         metadata: Mapping[str, Any],
     ) -> Pass:
-        shape = self._shape_of_pieces(layout.count)
+        shape = self._shape_of_pieces(layout)
         # After the step's slots, the runner's slots are for padding.
         all_slots = self.tables.slot_mappings[:, : shape.num_tokens]
         assert all_slots.data_ptr() == slot_mappings.data_ptr(), (
@@ -192,7 +192,7 @@ class Members:
 
     def _pass(self, name: str, layout: Layout) -> Pass:
         reading = layout.reading(self.attention[name])
-        shape = self._shape_of_pieces(layout.count)
+        shape = self._shape_of_pieces(layout)
         beyond = shape.num_tokens - layout.count
         slots = {
             layer: torch.nn.functional.pad(slots_T, (0, beyond), value=NO_SLOT)
@@ -209,9 +209,10 @@ class Members:
             self._config,
         )
 
-    def _shape_of_pieces(self, count: int) -> BatchExecutionDescriptor:
+    def _shape_of_pieces(self, layout: Layout) -> BatchExecutionDescriptor:
         """The size of the piecewise graphs between a member's attention layers; without them, the number of tokens."""
+        count = layout.count
         shape = self.graphs.shape_for(count, count, None)
-        if shape.cg_mode == CUDAGraphMode.PIECEWISE:
+        if shape.cg_mode == CUDAGraphMode.PIECEWISE and not layout.is_watched:
             return shape
         return BatchExecutionDescriptor(CUDAGraphMode.NONE, count, None)

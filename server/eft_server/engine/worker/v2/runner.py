@@ -5,6 +5,7 @@ Shape suffixes: T tokens, Q request slots, W numbers of a vector.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -38,6 +39,7 @@ from eft_server.engine.message import EngineRequest, Explaining, Manifest, Promp
 from eft_server.engine.patches import overwrite, retype
 from eft_server.engine.worker.columns import is_filtered
 from eft_server.engine.worker.kv_cache import WholeWindows
+from eft_server.engine.worker.measures.activations import States, Window, windows
 from eft_server.engine.worker.measures.reporting import ReportingRows, StepFigures
 from eft_server.engine.worker.measures.scoring import Scores, explained_at_once, scored_at_once
 from eft_server.engine.worker.member_prompts import Step
@@ -78,6 +80,8 @@ class EftModelState(DefaultModelState):
         self._length_Q = np.zeros(self.max_num_reqs, dtype=np.int64)
         self._prompts: dict[int, Prompts] = {}
         self._slot_of: dict[str, int] = {}
+        self._states: dict[str, States] = {}
+        self._watched: dict[int, list[Window]] = {}
         self._parts: dict[str, Pass | Replay] | None = None
         self._idle: dict[str, torch.Tensor] = {}
         self._of_step = self._of_dummies = ((True,) * len(self._manifest.names), False)
@@ -89,6 +93,11 @@ class EftModelState(DefaultModelState):
     def defaults(self) -> tuple[float, ...]:
         """The family's default vector, W numbers."""
         return self._manifest.defaults
+
+    @property
+    def activation_bytes(self) -> int:
+        """The bytes of activations for which there has to be room."""
+        return self._manifest.activation_bytes
 
     @property
     def alone(self) -> list[tuple[float, ...]]:
@@ -122,12 +131,15 @@ class EftModelState(DefaultModelState):
         self._prompts.pop(req_index, None)
         if asked.prompts is not None:
             self._prompts[req_index] = asked.prompts
+        if asked.scoring is not None and asked.scoring.activations is not None:
+            self._states[new_req_data.req_id] = States(asked.scoring, self._manifest.widths, self.device)
 
     @override
     def remove_request(self, req_id: str) -> None:
         """Forget a request."""
         super().remove_request(req_id)
         self._prompts.pop(self._slot_of.pop(req_id, -1), None)
+        self._states.pop(req_id, None)
 
     @override
     def apply_staged_writes(self) -> None:
@@ -159,7 +171,7 @@ class EftModelState(DefaultModelState):
                 input_batch, cudagraph_mode, block_tables, slot_mappings, groups, *args, **options
             )
 
-        self._parts, self._idle = None, {}
+        self._parts, self._idle, self._watched = None, {}, {}
         if self.members is None:
             return build(attn_groups)
         if input_batch.req_ids[0] not in self._slot_of:  # A dummy step, which all members read.
@@ -168,8 +180,28 @@ class EftModelState(DefaultModelState):
         slots = input_batch.idx_mapping_np[: input_batch.num_reqs]
         self._of_step = tuple(self._counting_QM[slots].any(axis=0)), bool(self._filtered_Q[slots].any())
         step = self._step(input_batch, block_tables)
+        if states_R := self._states_of(input_batch):
+            self._watched = windows(states_R, step)
+            step = replace(step, watched=frozenset(self._watched))
         self._parts, self._idle = self.members.parts(step, input_batch, slot_mappings, build)
         return {}
+
+    def _states_of(self, input_batch: InputBatch) -> dict[int, States]:
+        """The activations that a step's requests ask for, by their place in the batch."""
+        if not self._states:
+            return {}
+        own = ((row, self._states.get(req_id)) for row, req_id in enumerate(input_batch.req_ids))
+        return {row: states for row, states in own if states is not None}
+
+    def ended_states(self, input_batch: InputBatch) -> dict[str, torch.Tensor | np.ndarray]:
+        """The activations of the requests whose text a step has read to its end."""
+        return {
+            input_batch.req_ids[row]: states.array()
+            for row, states in self._states_of(input_batch).items()
+            if states.ends(
+                int(input_batch.num_computed_tokens_np[row]), int(input_batch.num_scheduled_tokens[row])
+            )
+        }
 
     def _step(self, input_batch: InputBatch, block_tables: Sequence[torch.Tensor]) -> Step:
         assert self.members is not None
@@ -255,7 +287,8 @@ class EftModelState(DefaultModelState):
                 BLOCK=64,
             )
         vector_TW = self._tokens_TW[: input_batch.num_tokens_after_padding]
-        return {**inputs, "vector_TW": vector_TW, "parts": self._parts, "idle": self._idle}
+        parts = {"parts": self._parts, "idle": self._idle, "watched": self._watched}
+        return {**inputs, "vector_TW": vector_TW, **parts}
 
     @override
     def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
@@ -296,13 +329,18 @@ class EftRunner(WholeWindows, GPUModelRunner):
     def sample(
         self, hidden_states: torch.Tensor, input_batch: InputBatch, *args: Any
     ) -> tuple[SamplerOutput, torch.Tensor, torch.Tensor]:
-        """As in vLLM, but run each member's head only on the rows that need it; and report on those that ask."""
+        """As in vLLM, but run each member's head only on the rows that need it.
+
+        Also report on those that ask, and send the activations of requests whose texts have been read.
+        """
         state, model = cast(Any, self.model_state), cast(Any, self.model)
         reporting = state.reporting(input_batch)
         with state.sampling(state.of_samples(input_batch, reporting)):
             sampled = super().sample(hidden_states, input_batch, *args)
-        if reporting is not None and (figures_N2 := model.blender.take_figures()) is not None:
-            overwrite(sampled[0], "sampling_mask_tensors", StepFigures(figures_N2, reporting))
+        figures_N2 = None if reporting is None else model.blender.take_figures()
+        ended = state.ended_states(input_batch)
+        if figures_N2 is not None or ended:
+            overwrite(sampled[0], "sampling_mask_tensors", StepFigures(figures_N2, reporting, ended))
         return sampled
 
     @override
@@ -335,6 +373,18 @@ class EftRunner(WholeWindows, GPUModelRunner):
         vectors = [state.defaults, *state.alone]
         asked = Explaining(likely=min(20, model.vocabulary), leading=len(vectors), base=1, top_p=0.9)
         model.explain(hidden_RC[:explained], vectors, targets_R[:explained], asked)
+
+    @override
+    def profile_run(self, *args: Any, **options: Any) -> None:
+        """As in vLLM; where requests may ask for activations, also measure a step without compiled code."""
+        super().profile_run(*args, **options)
+        state, model = cast(Any, self.model_state), cast(Any, self.model)
+        if held := state.activation_bytes:
+            kept = torch.empty(held, dtype=torch.uint8, device=self.device)
+            with model.in_python():
+                self._dummy_run(self.max_num_tokens, skip_attn=True, is_profile=True)
+            torch.accelerator.synchronize()
+            del kept
 
     @override
     def profile_cudagraph_memory(self) -> int:

@@ -1,0 +1,97 @@
+"""Activations beside scores: from a request's field to what the engine is asked, and into the answer."""
+
+import base64
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from eft_server.api.requests.schemas import ActivationsRequest
+from eft_server.api.scoring.texts import Text, refusal
+from eft_server.engine.activations import Activations
+from eft_server.engine.message import Manifest
+from eft_server.errors import shown
+from eft_server.family.file import ServerConfig
+
+__all__ = ["LayerActivations", "asked_of", "bytes_of", "require_bytes", "shown_activations"]
+
+_BYTES = 4
+
+
+class LayerActivations(BaseModel):
+    """The states of one layer of one member."""
+
+    shape: list[int] = Field(description="[C, H] for a completion of C tokens, or [H] where they are pooled.")
+    data: str = Field(description="Base64 of little-endian float32 numbers, row by row.")
+
+
+def asked_of(request: ActivationsRequest, config: ServerConfig, manifest: Manifest) -> Activations:
+    """What the engine is asked for.
+
+    Raises:
+        ApiError: A member is unknown, or has no such layer.
+    """
+    names = _names(request.members, config)
+    places = tuple(config.family[name].place for name in names)
+    counts = [manifest.shapes[place][0] for place in places]
+    layers = tuple(_layers(request, name, count) for name, count in zip(names, counts, strict=True))
+    return Activations(places, layers, request.site, request.pool)
+
+
+def _names(asked: bool | list[str], config: ServerConfig) -> tuple[str, ...]:
+    if isinstance(asked, bool):
+        return config.family.names
+    for index, name in enumerate(asked):
+        if name not in config.family:
+            message = f"unknown member {shown(name)}; known: {', '.join(config.family.names)}"
+            raise refusal(f"activations.members.{index}", message)
+    return tuple(dict.fromkeys(asked))
+
+
+def _layers(request: ActivationsRequest, name: str, count: int) -> tuple[int, ...]:
+    if isinstance(request.layers, str):
+        return tuple(range(count))
+    for index, layer in enumerate(request.layers):
+        if not -count <= layer < count:
+            message = f"member {name!r} has no layer {layer}; allowed: 0 to {count - 1}, or {-count} to -1 from the end"
+            raise refusal(f"activations.layers.{index}", message)
+    return tuple(dict.fromkeys(layer % count for layer in request.layers))
+
+
+def bytes_of(activations: Activations, texts: Iterable[Text], manifest: Manifest) -> int:
+    """The size of the activations of some texts."""
+    return _BYTES * sum(activations.count(len(text.completion), manifest.widths) for text in texts)
+
+
+def require_bytes(size: int, texts: int, activations: Activations, config: ServerConfig) -> None:
+    """Refuse a request for more than the operator allows.
+
+    Raises:
+        ApiError: It is too large.
+    """
+    most = config.server.max_activation_bytes
+    if size > most:
+        of_each = "each token of " if activations.pool == "none" else ""
+        layers = sum(map(len, activations.layers))
+        fewer = ", or pool them" if activations.pool == "none" else ""
+        message = (
+            f"{layers} layers of {len(activations.members)} members for {of_each}{texts} completions are {size} bytes; "
+            f"allowed: up to {most}; ask for fewer items, members or layers at a time{fewer}"
+        )
+        raise refusal("activations", message)
+
+
+def shown_activations(
+    activations: Activations, found: Mapping[int, Mapping[int, np.ndarray]], names: tuple[str, ...]
+) -> dict[str, dict[str, LayerActivations]]:
+    """An item's activations in the answer, by member and layer."""
+    pooled = activations.pool != "none"
+    return {
+        names[member]: {str(layer): _layer(rows[0] if pooled else rows) for layer, rows in own.items()}
+        for member, own in found.items()
+    }
+
+
+def _layer(values: np.ndarray) -> LayerActivations:
+    data = base64.b64encode(values.astype("<f4", copy=False).tobytes())
+    return LayerActivations(shape=list(values.shape), data=data.decode())
