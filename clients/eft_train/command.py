@@ -122,6 +122,14 @@ def train(  # noqa: PLR0913 (one for each option)
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. Default: torch's.", rich_help_panel=_HERE)
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Serve the result in this process, and compare with what the trainer measured.",
+            rich_help_panel=_HERE,
+        ),
+    ] = True,
     revision: Annotated[
         str | None,
         typer.Option(help="The base's revision on the hub.", rich_help_panel=_HERE),
@@ -165,10 +173,11 @@ def train(  # noqa: PLR0913 (one for each option)
             )
         chosen = load_recipe(recipe, overrides or (), epochs=epochs)
         _require_packages()
-        from eft_server.environment import use_hub
+        from eft_server.environment import log_vllm, use_hub
         from eft_train.data.reading import DataSource
         from eft_train.plan import Plan
 
+        log_vllm(None)
         use_hub(offline=offline, cache_dir=cache_dir)
         plan = Plan(
             recipe=chosen,
@@ -186,6 +195,7 @@ def train(  # noqa: PLR0913 (one for each option)
             device=device,
             dtype=dtype,
             threads=threads,
+            verify=verify,
         )
         _run(plan)
 
@@ -216,8 +226,9 @@ def _run(plan: "Plan") -> None:
         with Progress() as progress:
             trained = run(plan, progress)
     except (Interrupted, KeyboardInterrupt) as stopped:
-        said = str(stopped) or "interrupted"
-        typer.echo(f"{said}; run the same command with --resume to go on", err=True)
+        has_begun = (plan.out / ".training" / "plan.json").is_file()
+        again = "with --resume to go on" if has_begun else "again"
+        typer.echo(f"{str(stopped) or 'interrupted'}; run the same command {again}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     for warning in trained.warnings:
         typer.echo(f"warning: {warning}", err=True)

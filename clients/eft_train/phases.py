@@ -143,6 +143,25 @@ class PhaseRun:
         outcome.write(self.outcome_file)
         return outcome
 
+    def measured_in_float32(
+        self, outcome: Outcome, examples: Sequence[Tokenised]
+    ) -> tuple[Sequence[Answers], Sequence[Answers]]:
+        """What the phase's first examples are in float32 at its start and its end, however it was computed."""
+        if self.hardware.dtype == "float32":
+            return outcome.start[: len(examples)], outcome.end[: len(examples)]
+        start, end = (log_probs(self._served(expert), examples) for expert in (self.previous, self.expert))
+        return start, end
+
+    def _served(self, expert: Path | None) -> Any:
+        """An expert in float32, or the reference where there is none."""
+        full = self.lora is None and expert is not None
+        model = self._model(Source(str(expert)) if full else self.base, "float32")
+        if expert is not None and not full:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, expert)
+        return model if self.hardware.on_cpu else model.to("cuda")
+
     def _trainer(self, watch: Watch) -> Any:
         from eft_train.trainers import trainer_of
 
@@ -175,11 +194,12 @@ class PhaseRun:
         """
         found = {"processing_class": read_tokenizer(self.base.model, self.base.revision)}
         if self.lora is None:
-            found["model"] = self._model(self._start)
+            # Weights that are learnt in bfloat16 would not notice small steps.
+            found["model"] = self._model(self._start, "float32")
             if self.phase.compares:
-                found["ref_model"] = self._model(self._start)
+                found["ref_model"] = self._model(self._start, "float32")
             return found
-        model = self._model(self.base)
+        model = self._model(self.base, self.hardware.dtype)
         if self.previous is None:
             return found | {"model": model, "peft_config": lora_config(self.lora)}
         from peft import PeftModel
@@ -190,13 +210,13 @@ class PhaseRun:
     def _start(self) -> Source:
         return Source(str(self.previous)) if self.previous else self.base
 
-    def _model(self, source: Source) -> Any:
+    def _model(self, source: Source, dtype: str) -> Any:
         from transformers import AutoModelForCausalLM
 
         return AutoModelForCausalLM.from_pretrained(
             source.model,
             revision=source.revision,
-            dtype="float32" if self.lora is None else self.hardware.dtype,
+            dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
         )

@@ -29,6 +29,7 @@ class Plan:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32` or `bfloat16`.
         threads: CPU threads; None leaves it to torch.
+        verify: Whether the expert is compared with what the server makes of it.
     """
 
     recipe: Recipe
@@ -46,6 +47,7 @@ class Plan:
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
+    verify: bool = True
 
     @property
     def kind(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eft_client.progress import Progress
-from eft_server.family.checkpoint import Checkpoint, read_tokenizer
+from eft_server.family.checkpoint import read_tokenizer
 from eft_server.family.family import Source
 from eft_train import refusals
 from eft_train.checkpoints import Steps
@@ -21,6 +21,7 @@ from eft_train.phases import PhaseRun
 from eft_train.plan import Plan
 from eft_train.recipe import Phase
 from eft_train.results.families import MOST_CHECKPOINTS
+from eft_train.servable import require_servable
 
 __all__ = ["Prepared", "prepare", "source_of"]
 
@@ -38,24 +39,24 @@ class Prepared:
     Attributes:
         plan: The plan.
         base: The reference, with its directory as an absolute path and its revision on the hub.
-        checkpoint: The reference's checkpoint.
         data: What was read.
         division: What is learnt, and what is held out.
         measured: The examples that are measured at each checkpoint.
         on_held_out: Whether they are held out.
         hardware: Where it computes.
         phases: The phases.
+        warnings: What the server would warn of.
     """
 
     plan: Plan
     base: Source
-    checkpoint: Checkpoint
     data: Data
     division: Division
     measured: tuple[Tokenised, ...]
     on_held_out: bool
     hardware: Hardware
     phases: tuple[PhaseRun, ...]
+    warnings: tuple[str, ...]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class Prepared:
     @property
     def notes(self) -> list[str]:
         """What happened to examples, for people."""
-        said = []
+        said = [f"the server warns: {warning}" for warning in self.warnings]
         if self.data.left_out:
             first = self.data.left_out[0]
             said.append(
@@ -123,12 +124,15 @@ def prepare(plan: Plan, progress: Progress) -> Prepared:
         tokenised(part, checkpoint, tokenizer) for part in (division.trained_on, division.held_out)
     )
     refusals.require_readable([*texts, *apart], checkpoint.report.vocab_size, plan.base)
-    if not plan.full:
-        refusals.require_servable(plan.recipe.lora, base, checkpoint)
+    larger = None if plan.large is None else source_of(plan.large)
+    warnings = require_servable(plan, base, larger)
     measured = _measured(apart or texts, plan.recipe.last.max_length)
     hardware = hardware_of(plan.device, plan.dtype, checkpoint.report.parameters)
     phases = _phases(plan, base, texts, hardware)
-    return Prepared(plan, base, checkpoint, data, division, measured, bool(apart), hardware, phases)
+    if plan.full:
+        kept = sum(len(run.steps.checkpoints) for run in phases)
+        refusals.require_room(plan.out, kept, 4 * checkpoint.report.parameters)
+    return Prepared(plan, base, data, division, measured, bool(apart), hardware, phases, warnings)
 
 
 def source_of(model: str, revision: str | None = None) -> Source:

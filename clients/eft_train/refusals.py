@@ -1,18 +1,18 @@
-"""What could not be served, or not be learnt, is refused before the first step, by the checks of the server itself."""
+"""What cannot be learnt is refused before the first step."""
 
 import json
-import tempfile
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eft_server.errors import FamilyError
-from eft_server.family.adapter import CONFIG, WEIGHTS
+from eft_server.family.adapter import CONFIG
 from eft_server.family.family import Source
+from eft_server.sizes import in_words
 from eft_train.data.reading import Data
 from eft_train.data.tokens import Tokenised, Tokens
 from eft_train.errors import TrainingError
-from eft_train.recipe import Lora, Recipe
+from eft_train.recipe import Recipe
 
 __all__ = [
     "read_base",
@@ -21,8 +21,8 @@ __all__ = [
     "require_fitting",
     "require_free",
     "require_readable",
+    "require_room",
     "require_same",
-    "require_servable",
     "require_share",
 ]
 
@@ -110,54 +110,6 @@ def require_readable(examples: Sequence[Tokenised], rows: int, base: str) -> Non
             )
 
 
-def require_servable(lora: Lora, source: Source, checkpoint: Any) -> None:
-    """Check that the server would take an adapter of this form: it reads one that has learnt nothing yet.
-
-    Raises:
-        TrainingError: The server refuses it, or PEFT finds no layer of a target.
-    """
-    from peft import get_peft_model
-
-    from eft_server.family.adapter import read_adapter
-    from eft_train.phases import lora_config
-
-    try:
-        model = get_peft_model(_hollow(source), lora_config(lora))
-    except ValueError as error:
-        raise TrainingError(f"lora.targets: {_targets(lora)}: {error}") from error
-    with tempfile.TemporaryDirectory() as scratch:
-        _write_untrained(model, Path(scratch))
-        try:
-            read_adapter("expert", Source(scratch), checkpoint, source)
-        except FamilyError as error:
-            raise TrainingError(f"lora: the server could not serve it: {error}") from error
-
-
-def _write_untrained(model: Any, folder: Path) -> None:
-    """Write an adapter without memory as one of zeros."""
-    import torch
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    terms = get_peft_model_state_dict(model, save_embedding_layers=False)
-    save_file({name: torch.zeros(term.shape) for name, term in terms.items()}, folder / WEIGHTS)
-    model.peft_config["default"].save_pretrained(folder)
-
-
-def _targets(lora: Lora) -> str:
-    return lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)
-
-
-def _hollow(source: Source) -> Any:
-    """The model without memory for its weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(source.model, revision=source.revision, trust_remote_code=False)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
 def require_share(held_out: float) -> None:
     """Check a share to hold out.
 
@@ -195,3 +147,20 @@ def require_same(begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 f"--resume: {key} is {json.dumps(value)[:300]}, and was {json.dumps(begun.get(key))[:300]} when the "
                 "training began; give the same command again, with --resume"
             )
+
+
+def require_room(folder: Path, checkpoints: int, weights_bytes: int) -> None:
+    """Check that the disk has room for all checkpoints, and for two states of a trainer.
+
+    A state holds the weights and the two moments of each that AdamW keeps, and one is deleted only after the next.
+
+    Raises:
+        TrainingError: It has not.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free, needed = shutil.disk_usage(there).free, (checkpoints + 1 + 2 * 3) * weights_bytes
+    if needed > free:
+        raise TrainingError(
+            f"--out {folder}: {checkpoints} checkpoints and the trainer's states take {in_words(needed)}, and "
+            f"{in_words(free)} are free; give a larger --checkpoint-every, or leave --full out"
+        )

@@ -1,27 +1,29 @@
-"""A training from its plan to the folder that it leaves: phases, family files, a record and a card."""
+"""A training from its plan to the folder that it leaves."""
 
-import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from eft_client.progress import Progress
-from eft_train.checkpoints import POINT
 from eft_train.data.reading import write_examples
 from eft_train.hardware import prepare_libraries
+from eft_train.measuring import Measured
 from eft_train.phases import Outcome, interruptible
 from eft_train.plan import Plan
 from eft_train.preparation import Prepared, prepare, read_identity
 from eft_train.refusals import require_same
 from eft_train.results import families
+from eft_train.results.card import card
+from eft_train.results.curves import draw
+from eft_train.results.files import write_json, write_text
+from eft_train.results.record import record_of
 
 __all__ = ["Trained", "train"]
 
-_PACKAGES = ("eft-server", "trl", "peft", "transformers", "accelerate", "datasets", "torch")
+_PICTURE = "curves.png"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def train(plan: Plan, progress: Progress) -> Trained:
     """Train an expert, and write the files that serve it.
 
     Raises:
-        TrainingError: The training could not begin, or what it made could not be served.
+        TrainingError: The training could not begin, or what it made could not be served, or is served as another.
         FamilyError: The server could not serve the reference.
         Interrupted: It was told to stop, and can be resumed.
     """
@@ -59,7 +61,7 @@ def train(plan: Plan, progress: Progress) -> Trained:
         for phase in prepared.phases:
             reference = outcomes[0].start if outcomes else None
             outcomes.append(phase.run(prepared.measured, reference, progress, stopping))
-    return _finish(prepared, outcomes)
+    return _finish(prepared, outcomes, progress)
 
 
 def _begin(prepared: Prepared) -> None:
@@ -71,23 +73,40 @@ def _begin(prepared: Prepared) -> None:
     (folder / ".training").mkdir(parents=True)
     write_examples(folder / "trained-on.jsonl", prepared.division.trained_on)
     write_examples(folder / "held-out.jsonl", prepared.division.held_out)
-    _write_json(folder / ".training" / "plan.json", prepared.identity)
+    write_json(folder / ".training" / "plan.json", prepared.identity)
 
 
-def _finish(prepared: Prepared, outcomes: Sequence[Outcome]) -> Trained:
-    plan = prepared.plan
+def _finish(prepared: Prepared, outcomes: Sequence[Outcome], progress: Progress) -> Trained:
+    """Write what serves and describes the expert, and compare it with what the server makes of it."""
+    folder = prepared.plan.out
     _write_families(prepared)
-    record = _record(prepared, outcomes)
-    _write_json(plan.out / "training.json", record)
-    shutil.rmtree(plan.out / ".training")
-    return Trained(plan.out, plan.out / "family.yaml", record, ())
+    record = _described(prepared, outcomes, None)
+    verified = _verified(prepared, outcomes[-1], progress)
+    if verified is not None:
+        record = _described(prepared, outcomes, verified)
+    shutil.rmtree(folder / ".training")
+    squeezed = record["squeezing"]
+    return Trained(folder, folder / "family.yaml", record, (squeezed["words"],) if squeezed else ())
+
+
+def _described(
+    prepared: Prepared, outcomes: Sequence[Outcome], verified: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Write the record, the curves and the card."""
+    folder = prepared.plan.out
+    record = record_of(prepared, outcomes, verified)
+    picture = _PICTURE if draw(record["curves"], folder / _PICTURE) else None
+    write_text(folder / "README.md", card(record, families.family_name(folder), picture))
+    write_json(folder / "training.json", record)
+    return record
 
 
 def _write_families(prepared: Prepared) -> None:
     plan = prepared.plan
     name = families.family_name(plan.out)
     members = {"reference": families.member_of(plan.base, prepared.base.revision, plan.out)}
-    checkpoints = families.checkpoints_family(name, members["reference"], _seen(prepared), plan.kind)
+    seen = [run.steps.seen(step) for run in prepared.phases for step in run.steps.checkpoints]
+    checkpoints = families.checkpoints_family(name, members["reference"], seen, plan.kind)
     families.write_family(plan.out / "checkpoints.yaml", checkpoints)
     if plan.large is not None:
         members["base"] = families.member_of(plan.large, None, plan.out)
@@ -101,61 +120,17 @@ def _write_families(prepared: Prepared) -> None:
     families.write_family(plan.out / "family.yaml", family)
 
 
-def _seen(prepared: Prepared) -> list[int]:
-    """The numbers of examples after which there is a checkpoint."""
-    return [run.steps.seen(step) for run in prepared.phases for step in run.steps.checkpoints]
-
-
-def _record(prepared: Prepared, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    plan = prepared.plan
-    return {
-        "recipe": plan.recipe.model_dump(mode="json"),
-        "full": plan.full,
-        "base": {"model": plan.base, "revision": prepared.base.revision},
-        "large": plan.large,
-        "seed": plan.seed,
-        "data": {
-            "source": asdict(plan.data),
-            "sha256": prepared.data.sha256,
-            "examples": len(prepared.data.examples),
-            "trained_on": len(prepared.division.trained_on),
-        },
-        "held_out": [example.id for example in prepared.division.held_out],
-        "measured_on": "held-out.jsonl" if prepared.on_held_out else "trained-on.jsonl",
-        "measured": [example.id for example in prepared.measured],
-        "notes": prepared.notes,
-        "computed": {
-            "device": "cpu" if prepared.hardware.on_cpu else "cuda",
-            "dtype": prepared.hardware.dtype,
-        },
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
-        "curves": _curves(prepared, outcomes),
-    }
-
-
-def _curves(prepared: Prepared, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """A point for the start and for each checkpoint: what was measured, and the mean loss since the one before."""
-    curves = []
-    for run, outcome in zip(prepared.phases, outcomes, strict=True):
-        losses = {entry["step"]: entry["loss"] for entry in outcome.history if "loss" in entry}
-        before = 0
-        for entry in outcome.history:
-            if POINT in entry:
-                since = [loss for step, loss in losses.items() if before < step <= entry["step"]]
-                before = entry["step"]
-                seen, loss = run.steps.seen(before), fmean(since) if since else None
-                curves.append({"examples": seen, "phase": run.name, "loss": loss, **entry[POINT]})
-    return curves
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
+def _verified(prepared: Prepared, outcome: Outcome, progress: Progress) -> dict[str, Any] | None:
+    """What the comparison with the server found; None where there is no engine, or nobody wants it."""
+    if not prepared.plan.verify:
         return None
+    if find_spec("vllm") is None:
+        progress.say("note: not compared with the server: there is no engine here")
+        return None
+    from eft_train.verification import MOST_EXAMPLES, verify
 
-
-def _write_json(path: Path, data: Any) -> None:
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    run, examples = prepared.phases[-1], prepared.measured[:MOST_EXAMPLES]
+    start, end = run.measured_in_float32(outcome, examples)
+    measured = [Measured.of(*numbers) for numbers in zip(examples, start, end, strict=False)]
+    found: dict[str, Any] = verify(prepared.plan.out, measured, progress, start=run.previous).as_json()
+    return found

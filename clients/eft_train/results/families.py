@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from eft_train.results.files import write_text
+
 __all__ = [
     "EXPERT",
     "MOST_CHECKPOINTS",
@@ -89,7 +91,5 @@ def checkpoints_family(
 
 def write_family(path: Path, family: Mapping[str, Any]) -> None:
     """Write a family file, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}")
     body = yaml.safe_dump(dict(family), sort_keys=False, allow_unicode=True, width=110)
-    unfinished.write_text(_HEAD.format(path=path.name) + body, encoding="utf-8")
-    unfinished.replace(path)
+    write_text(path, _HEAD.format(path=path.name) + body)
