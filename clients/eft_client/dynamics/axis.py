@@ -9,9 +9,11 @@ from typing import Any
 from eft_client.dynamics.errors import DynamicsError
 from eft_client.results import Behaviours
 from eft_client.settings import SettingError, sweep
+from eft_client.weights import words_by_name
 
-__all__ = ["Axis", "Step", "checkpoints_of", "swept"]
+__all__ = ["Axis", "Step", "checkpoints_of", "read_checkpoints", "swept"]
 
+_GIVEN = "EXPERT=EXAMPLES,…, like early=400,late=800"
 _NUMBER_AT_THE_END = re.compile(r"\d+\Z", re.ASCII)
 
 
@@ -56,22 +58,18 @@ class Axis:
         return [step.name for step in self.steps]
 
 
-def checkpoints_of(behaviours: Behaviours) -> Axis:
-    """The reference and the experts whose names hold a number, in its order: the number of examples seen.
+def checkpoints_of(behaviours: Behaviours, given: Mapping[str, int] | None = None) -> Axis:
+    """The reference and the checkpoints, in the order of the examples that they have seen.
+
+    Args:
+        behaviours: The family's.
+        given: Examples seen by expert; by default the number in which its name ends, of those that have one.
 
     Raises:
         DynamicsError: There is no such expert, two of them have one number, or they have several references.
     """
     model = _composite(behaviours)
-    numbered = {
-        expert.name: number for expert in behaviours if (number := _examples(expert.name)) is not None
-    }
-    if not numbered:
-        known = ", ".join(expert.name for expert in behaviours) or "none"
-        raise DynamicsError(
-            f"{model}: no expert's name ends in a number; expected checkpoints of one training, named by the examples "
-            f"seen, such as after-000400 (as in the checkpoints.yaml of eft train); the experts are: {known}"
-        )
+    numbered = _numbered(behaviours) if given is None else _known(behaviours, given)
     ordered = sorted(numbered, key=lambda name: numbered[name])
     for one, other in pairwise(ordered):
         if numbered[one] == numbered[other]:
@@ -117,6 +115,48 @@ def _composite(behaviours: Behaviours) -> str:
     if behaviours.model is None:
         raise DynamicsError("the server lists no family; expected an EFT server (eft serve)")
     return behaviours.model
+
+
+def read_checkpoints(text: str) -> dict[str, int]:
+    """The examples seen that `early=400,late=800` says.
+
+    Raises:
+        DynamicsError: It has another form, or a number is none.
+    """
+    try:
+        numbers = words_by_name(text, _GIVEN)
+    except SettingError as error:
+        raise DynamicsError(f"--checkpoints {error}") from None
+    for name, number in numbers.items():
+        if not number.isdecimal():
+            raise DynamicsError(
+                f"--checkpoints {name}={number:.40}: no number of examples; expected {_GIVEN}"
+            )
+    if not numbers:
+        raise DynamicsError(f"--checkpoints {text!r}: names none; expected {_GIVEN}")
+    return {name: int(number) for name, number in numbers.items()}
+
+
+def _known(behaviours: Behaviours, given: Mapping[str, int]) -> Mapping[str, int]:
+    experts = [expert.name for expert in behaviours]
+    for name in given:
+        if name not in experts:
+            raise DynamicsError(
+                f"--checkpoints {name!r:.200}: no expert; the experts are: {', '.join(experts)}"
+            )
+    return given
+
+
+def _numbered(behaviours: Behaviours) -> dict[str, int]:
+    found = {expert.name: number for expert in behaviours if (number := _examples(expert.name)) is not None}
+    if not found:
+        known = ", ".join(expert.name for expert in behaviours) or "none"
+        raise DynamicsError(
+            f"{behaviours.model}: no expert's name ends in a number; expected checkpoints of one training, named by "
+            "the examples seen, such as after-000400 (as in the checkpoints.yaml of eft train), or --checkpoints; "
+            f"the experts are: {known}"
+        )
+    return found
 
 
 def _examples(name: str) -> int | None:

@@ -81,6 +81,15 @@ def dynamics(  # noqa: PLR0913 (one for each option)
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of all draws and resamples.", rich_help_panel=_DATA)
     ] = 0,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EXPERT=EXAMPLES,…",
+            help="The experts that are the checkpoints, with the examples that each has seen. Default: those whose "
+            "names end in that number.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
     over: Annotated[
         list[str] | None,
         typer.Option(
@@ -178,6 +187,7 @@ def dynamics(  # noqa: PLR0913 (one for each option)
             max_tokens=max_tokens,
             temperature=temperature,
             end=end,
+            checkpoints=checkpoints,
             over=over or (),
             by=by,
             url=url,

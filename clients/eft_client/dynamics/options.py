@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from eft_client.dynamics.axis import read_checkpoints
 from eft_client.dynamics.errors import DynamicsError
 from eft_client.dynamics.texts.text import HELD_OUT, TRAINING
 from eft_client.pairs import Pair, read_pairs
@@ -32,6 +33,7 @@ class DynamicsOptions:
     max_tokens: int = 128
     temperature: float = 0.0
     end: bool = True
+    checkpoints: str | None = None
     over: Sequence[str] = ()
     by: Literal["margin", "accuracy"] = "margin"
     url: str | None = None
@@ -53,6 +55,7 @@ class DynamicsPlan:
         digests: of the files that they are from, by side.
         made: the digest of the record of the training, or of the family file; None where there is neither.
         repeated: held-out prompts that are training prompts, too.
+        checkpoints: examples seen by expert, if they were given.
     """
 
     options: DynamicsOptions
@@ -60,6 +63,7 @@ class DynamicsPlan:
     digests: Mapping[str, str]
     made: str | None
     repeated: int
+    checkpoints: Mapping[str, int] | None = None
 
 
 def planned(options: DynamicsOptions) -> DynamicsPlan:
@@ -73,6 +77,7 @@ def planned(options: DynamicsOptions) -> DynamicsPlan:
         raise DynamicsError("neither a family nor --url; give a family file, or the URL of a running server")
     for text in options.over:
         _require_range(text)
+    checkpoints = None if options.checkpoints is None else read_checkpoints(options.checkpoints)
     files = _files(options)
     every = {side: read_pairs(path) for side, path in files.items()}
     trained = {_prompt(pair) for pair in every[TRAINING]}
@@ -82,6 +87,7 @@ def planned(options: DynamicsOptions) -> DynamicsPlan:
         digests={side: _digest(path) for side, path in files.items()},
         made=_made(options.family),
         repeated=sum(_prompt(pair) in trained for pair in every.get(HELD_OUT, ())),
+        checkpoints=checkpoints,
     )
 
 

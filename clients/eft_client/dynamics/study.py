@@ -104,9 +104,9 @@ def axes_of(plan: DynamicsPlan, behaviours: Behaviours) -> list[Axis]:
         DynamicsError: There is neither, or a sweep names no expert.
     """
     try:
-        axes = [checkpoints_of(behaviours)]
+        axes = [checkpoints_of(behaviours, plan.checkpoints)]
     except DynamicsError:
-        if not plan.options.over:
+        if plan.checkpoints is not None or not plan.options.over:
             raise
         axes = []
     return axes + [swept(text, behaviours) for text in plan.options.over]

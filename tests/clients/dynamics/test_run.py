@@ -126,6 +126,19 @@ def test_the_composite_is_followed_over_a_weight(folder: Path) -> None:
     assert curves["chosen", "argmax"][4]["value"] > curves["chosen", "argmax"][2]["value"]
 
 
+def test_checkpoints_may_be_named_otherwise(folder: Path) -> None:
+    family = FakeFamily(
+        {"base": peaked(0.2), "late": peaked(0.6), "early": peaked(0.4), "other": peaked(0.5)}
+    )
+    conducted(folder, family, checkpoints="late=800,early=400")
+    [axis] = summary_of(folder)["axes"]
+    assert [(step["name"], step["x"]) for step in axis["steps"]] == [
+        ("base", 0),
+        ("early", 400),
+        ("late", 800),
+    ]
+
+
 def test_a_weight_alone_needs_no_checkpoints(folder: Path) -> None:
     family = FakeFamily({"base": peaked(0.2), "polite": peaked(0.6)})
     conducted(folder, family, over=["polite=0:1:0.5"])
@@ -204,6 +217,12 @@ def test_the_files_of_a_training_are_found_beside_its_family(folder: Path) -> No
             "'a-1' and 'b-01' have the same number",
         ),
         ({"base": peaked(0.2), "a-0": peaked(0.3)}, {}, "0 examples are the reference's"),
+        (
+            SQUEEZED,
+            {"checkpoints": "late=4"},
+            "--checkpoints 'late': no expert; the experts are: after-000100",
+        ),
+        (SQUEEZED, {"checkpoints": "after-000100=x"}, "after-000100=x: no number of examples"),
         (SQUEEZED, {"over": ["nobody=0:1:0.5"]}, "expected one range"),
         (SQUEEZED, {"over": ["after-000100=1"]}, "no range"),
         (SQUEEZED, {"model": "mine"}, "--model 'mine': no family of the server; known: fake"),
