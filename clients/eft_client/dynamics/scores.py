@@ -22,6 +22,9 @@ __all__ = ["Scorer", "Sums", "key_of"]
 
 MAX_ITEMS = 64
 MAX_SCORES = 1 << 18
+SCORES_A_TOKEN = 4
+"""The score itself, and three statistics."""
+
 _DIGITS = 9
 
 
@@ -149,7 +152,7 @@ class Scorer:
         columns = len(self.axis.steps) + 1 if self.axis.is_training else 1
         batch, size = list[tuple[str, Text]](), 0
         for key, text in new:
-            scores = (text.size_bytes + 1) * columns
+            scores = (text.size_bytes + 1) * columns * SCORES_A_TOKEN
             if batch and (len(batch) == MAX_ITEMS or size + scores > MAX_SCORES):
                 yield batch
                 batch, size = [], 0

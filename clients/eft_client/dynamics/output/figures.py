@@ -198,8 +198,8 @@ def _without(look: dict[str, Any]) -> dict[str, Any]:
 def _finish(one: AxisSummary, side: SideSummary, *places: Any) -> None:
     """A line where squeezing sets in, and a legend."""
     for place in places:
-        if side.squeezing.is_complete and side.squeezing.since is not None:
-            x = one.axis.steps[side.squeezing.since].x
+        if side.squeezing.sets_in is not None:
+            x = one.axis.steps[side.squeezing.sets_in].x
             place.axvline(x, color="#999999", linestyle=":", linewidth=1)
         place.legend(fontsize=7)
 

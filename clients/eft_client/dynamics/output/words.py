@@ -87,7 +87,7 @@ def _why(one: AxisSummary, choice: ServedStep) -> str:
             f"but it is squeezed, as every later one is: {best} has the largest mean, and this is the earliest that is "
             "not surely behind it."
         )
-    before = " before squeezing" if one.deciding.squeezing.since is not None else ""
+    before = " before squeezing" if one.deciding.squeezing.sets_in is not None else ""
     if choice.step == choice.best:
         return f"no earlier one comes near it, and none{before} is better."
     return f"{best} has the largest mean{before}, and is not surely better."
@@ -100,15 +100,16 @@ def _begin(axis: Axis) -> str:
 def _signs(axis: Axis, side: SideSummary) -> str:
     found = side.squeezing
     begin = f"{_begin(axis)}, {side.side} prompts"
-    held = len(found.signs) - len(found.missing)
     if found.is_complete:
         return f"{begin}: squeezed. {_fall(axis, side)} {_meanwhile(found.signs[1:])}"
-    if held == 0:
-        return f"{begin}: not squeezed: none of the four signs. {_each(found.signs)}"
-    fall = f" {_fall(axis, side)}" if found.signs[0].holds else ""
-    verdict = "not squeezed" if not found.signs[0].holds else "squeezed in part"
     holding = [sign.name for sign in found.signs if sign.holds]
-    return f"{begin}: {verdict}: {held} of four signs ({'; '.join(holding)}).{fall} {_each(found.signs)}"
+    counted = (
+        f"{len(holding)} of the four signs: {'; '.join(holding)}" if holding else "none of the four signs"
+    )
+    begin = f"{begin}: not squeezed, {counted}."
+    if found.signs[0].holds:
+        return f"{begin} {_fall(axis, side)} {_meanwhile(found.signs[1:])}"
+    return f"{begin} Chosen {nats(found.signs[0].change)} nats from their best. {_meanwhile(found.signs[1:])}"
 
 
 def _fall(axis: Axis, side: SideSummary) -> str:
@@ -122,9 +123,6 @@ def _fall(axis: Axis, side: SideSummary) -> str:
 
 def _meanwhile(signs: Sequence[Sign]) -> str:
     up, norm, others = (nats(sign.change) for sign in signs)
-    return f"Meanwhile the likeliest continuation moved {up} nats, ‖A‖ {norm}, and other texts {others} nats."
-
-
-def _each(signs: Sequence[Sign]) -> str:
-    chosen, up, norm, others = (nats(sign.change) for sign in signs)
-    return f"Chosen {chosen} nats, likeliest continuation {up}, ‖A‖ {norm}, other texts {others}."
+    return (
+        f"Meanwhile their likeliest continuation moved {up} nats, ‖A‖ {norm}, and other texts {others} nats."
+    )

@@ -5,6 +5,7 @@ two of them, or between two steps of one, is taken within resamples.
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from eft_client.quality.statistics.bootstrap import LEVEL, Estimate, resampled_means, wilson
 
-__all__ = ["Curve"]
+__all__ = ["Curve", "estimates"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,8 @@ class Curve:
     @cached_property
     def estimates(self) -> list[Estimate]:
         """The mean at every step, with its interval; of a share that is 0 or 1 throughout, Wilson's."""
-        return [self._at(step) for step in range(self.last + 1)]
+        found = estimates(self.means_S, self.resampled_RS, self.prompts)
+        return [self._share(one) for one in found] if self.share else found
 
     def change(self, start: int, stop: int, *, among: int = 1) -> Estimate:
         """The mean's change from one step to another, with its interval.
@@ -72,25 +74,34 @@ class Curve:
             stop: The other's.
             among: How many such changes the interval has to hold for at once (Bonferroni).
         """
+        value = self.means_S[stop] - self.means_S[start]
         gains = self.resampled_RS[:, stop] - self.resampled_RS[:, start]
-        low, high = _interval(gains, 1 - (1 - LEVEL) / among)
-        return Estimate(float(self.means_S[stop] - self.means_S[start]), low, high, self.prompts)
+        return estimates(value[None], gains[:, None], self.prompts, 1 - (1 - LEVEL) / among)[0]
 
     def changes(self) -> list[Estimate]:
         """The change of every step from the first; 0 there."""
-        return [self.change(0, step) for step in range(self.last + 1)]
+        return estimates(
+            self.means_S - self.means_S[0], self.resampled_RS - self.resampled_RS[:, :1], self.prompts
+        )
 
-    def _at(self, step: int) -> Estimate:
-        low, high = _interval(self.resampled_RS[:, step], LEVEL)
-        value = float(self.means_S[step])
-        if self.share and value in (0.0, 1.0):
-            low, high = wilson(value, self.prompts)
-        return Estimate(value, low, high, self.prompts)
+    def _share(self, one: Estimate) -> Estimate:
+        if one.value not in (0.0, 1.0):
+            return one
+        return Estimate(one.value, *wilson(one.value, one.prompts), one.prompts)
 
 
-def _interval(resampled_R: NDArray[np.float64], level: float) -> tuple[float, float]:
-    found = resampled_R[~np.isnan(resampled_R)]
-    if not found.size:
-        return math.nan, math.nan
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def estimates(
+    means_S: NDArray[np.float64], resampled_RS: NDArray[np.float64], prompts: int, level: float = LEVEL
+) -> list[Estimate]:
+    """Means with their percentile intervals; resamples that are NaN do not count."""
+    if not prompts or not len(means_S):
+        return [Estimate(math.nan, math.nan, math.nan, prompts) for _ in means_S]
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    quantile = np.nanquantile if np.isnan(resampled_RS).any() else np.quantile
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice")
+        low_S, high_S = quantile(resampled_RS, ends, axis=0)
+    return [
+        Estimate(float(value), float(low), float(high), prompts)
+        for value, low, high in zip(means_S, low_S, high_S, strict=True)
+    ]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eft_client.dynamics.statistics.curve import Curve
-from eft_client.quality.statistics.bootstrap import Estimate, interval
+from eft_client.dynamics.statistics.curve import Curve, estimates
+from eft_client.quality.statistics.bootstrap import Estimate
 
 __all__ = ["Influence", "influence"]
 
@@ -45,7 +45,7 @@ def influence(text: Curve, a_o: Curve, gap: Curve) -> Influence:
         a_o: ‖A‖ along it.
         gap: ‖p − e‖ along the chosen answer, which is learnt.
     """
-    steps = [text.change(step - 1, step) for step in range(1, text.last + 1)]
+    steps = estimates(np.diff(text.means_S), np.diff(text.resampled_RS, axis=1), text.prompts)
     squares = Curve(np.diff(text.counted_SP, axis=0) ** 2, text.repeats, text.seed)
     means_D = _normalised(squares.means_S[None], a_o.means_S[None], gap.means_S[None])[0]
     resampled_RD = _normalised(squares.resampled_RS, a_o.resampled_RS, gap.resampled_RS)
@@ -53,8 +53,8 @@ def influence(text: Curve, a_o: Curve, gap: Curve) -> Influence:
         steps=steps,
         signs=[1 if one.low > 0 else -1 if one.high < 0 else 0 for one in steps],
         total=text.change(0, text.last),
-        normalised=[_estimate(means_D[i], resampled_RD[:, i], text.prompts) for i in range(len(means_D))],
-        accumulated=_estimate(means_D.sum(), resampled_RD.sum(axis=1), text.prompts),
+        normalised=estimates(means_D, resampled_RD, text.prompts),
+        accumulated=estimates(means_D.sum()[None], resampled_RD.sum(axis=1)[:, None], text.prompts)[0],
     )
 
 
@@ -64,7 +64,3 @@ def _normalised(
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.sqrt(squares_RD) / np.sqrt(a_o_RS[:, :-1]) / gap_RS[:, :-1]
     return np.where(np.isfinite(found), found, np.nan)
-
-
-def _estimate(value: float, resampled_R: NDArray[np.float64], prompts: int) -> Estimate:
-    return Estimate(float(value), *interval(resampled_R), prompts)

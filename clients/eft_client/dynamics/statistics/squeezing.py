@@ -55,6 +55,11 @@ class Squeezing:
         return all(sign.holds for sign in self.signs)
 
     @property
+    def sets_in(self) -> int | None:
+        """The step at which squeezing sets in; None where not all four signs hold."""
+        return self.since if self.is_complete else None
+
+    @property
     def missing(self) -> Sequence[Sign]:
         """Those that do not hold."""
         return [sign for sign in self.signs if not sign.holds]

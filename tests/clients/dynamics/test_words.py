@@ -1,0 +1,82 @@
+"""Sentences say which checkpoint to serve, and since when and by how much training squeezes, or that it does not."""
+
+import numpy as np
+import pytest
+
+from eft_client.dynamics.axis import Axis, Step
+from eft_client.dynamics.output.words import in_words, nats
+from eft_client.dynamics.statistics.choice import choose
+from eft_client.dynamics.statistics.curve import Curve
+from eft_client.dynamics.statistics.squeezing import squeezing
+from eft_client.dynamics.summary import AxisSummary, SideSummary
+from eft_client.quality.statistics.bootstrap import Estimate
+
+STEPS = (Step("base", 0), Step("after-000400", 400), Step("after-000800", 800), Step("after-001200", 1200))
+FALLS, RISES = [-50.0, -45.0, -48.0, -52.0], [-20.0, -18.0, -15.0, -10.0]
+MARGIN = [0.0, 5.0, 9.0, 12.0]
+
+
+def summarised(axis: Axis, chosen: list[float], argmax: list[float]) -> AxisSummary:
+    shaken = np.random.default_rng(0).normal(0, 0.1, (3, 4, 30))
+    curves = [
+        Curve(np.array(levels)[:, None] + shaken[i], 500) for i, levels in enumerate((chosen, argmax, MARGIN))
+    ]
+    margin = curves[2]
+    signs = squeezing(curves[0], curves[1], curves[1], {"random": curves[0]})
+    side = SideSummary(
+        side="held-out",
+        prompts=30,
+        not_finite=0,
+        levels={},
+        changes={},
+        influence={},
+        squeezing=signs,
+        margin=margin.estimates,
+        accuracy=margin.estimates,
+        choice=choose(margin, signs.sets_in),
+    )
+    return AxisSummary(axis=axis, sides={"training": side, "held-out": side})
+
+
+TRAINING = Axis("examples", "examples seen", STEPS, "mine", "mine/base")
+
+
+def test_the_checkpoint_before_squeezing_is_served_and_the_fall_is_told() -> None:
+    choice, _, held_out = in_words(summarised(TRAINING, FALLS, RISES), "margin")
+    assert choice.startswith(
+        "Over training: serve after-000400 (400 examples), by the margin of held-out prompts, +"
+    )
+    assert "none before squeezing is better" in choice
+    assert "squeezed. The chosen answers have fallen 7.0" in held_out
+    assert (
+        "since after-000400 (400 examples), and are surely below that from after-000800 (800 examples) on"
+        in held_out
+    )
+
+
+def test_a_training_that_only_raises_the_chosen_answers_is_not_squeezed() -> None:
+    choice, _, held_out = in_words(summarised(TRAINING, [-50, -45, -40, -35], RISES), "margin")
+    assert "serve after-001200 (1,200 examples)" in choice and "before squeezing" not in choice
+    assert "not squeezed, 2 of the four signs: its likeliest continuation rises; rows grow peaky" in held_out
+
+
+def test_a_fall_without_the_other_signs_is_told_and_excludes_no_checkpoint() -> None:
+    choice, _, held_out = in_words(summarised(TRAINING, FALLS, RISES[::-1]), "margin")
+    assert "serve after-001200" in choice
+    assert "not squeezed, 2 of the four signs: the chosen answer falls; other texts fall." in held_out
+    assert "The chosen answers have fallen 7.0" in held_out
+
+
+def test_weights_are_named_as_weights() -> None:
+    steps = tuple(Step(f"polite={x}", x) for x in (0.0, 0.5, 1.0, 1.5))
+    axis = Axis("polite", "weight of polite", steps, "mine", "mine", is_training=False)
+    choice, _, held_out = in_words(summarised(axis, FALLS, RISES), "margin")
+    assert choice.startswith("Over the weight of polite in mine: serve weight 0.5, by")
+    assert "since weight 0.5, and are surely below that from weight 1 on" in held_out
+
+
+@pytest.mark.parametrize(
+    ("signed", "said"), [(True, "−4.10 (−5.20 to −3.00)"), (False, "4.10 nats (3.00 to 5.20)")]
+)
+def test_numbers_have_their_interval(signed: bool, said: str) -> None:
+    assert nats(Estimate(-4.1, -5.2, -3.0, 9), signed=signed) == said
