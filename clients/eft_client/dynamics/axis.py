@@ -11,7 +11,7 @@ from eft_client.results import Behaviours
 from eft_client.settings import SettingError, sweep
 from eft_client.weights import words_by_name
 
-__all__ = ["Axis", "Step", "checkpoints_of", "read_checkpoints", "swept"]
+__all__ = ["Axis", "Step", "checkpoints_of", "examples_in", "read_checkpoints", "swept"]
 
 _GIVEN = "EXPERT=EXAMPLES,…, like early=400,late=800"
 _NUMBER_AT_THE_END = re.compile(r"\d+\Z", re.ASCII)
@@ -148,7 +148,7 @@ def _known(behaviours: Behaviours, given: Mapping[str, int]) -> Mapping[str, int
 
 
 def _numbered(behaviours: Behaviours) -> dict[str, int]:
-    found = {expert.name: number for expert in behaviours if (number := _examples(expert.name)) is not None}
+    found = {expert.name: number for expert in behaviours if (number := examples_in(expert.name)) is not None}
     if not found:
         known = ", ".join(expert.name for expert in behaviours) or "none"
         raise DynamicsError(
@@ -159,7 +159,8 @@ def _numbered(behaviours: Behaviours) -> dict[str, int]:
     return found
 
 
-def _examples(name: str) -> int | None:
+def examples_in(name: str) -> int | None:
+    """The number in which a checkpoint's name ends: the examples that it has seen."""
     found = _NUMBER_AT_THE_END.search(name)
     return int(found[0]) if found else None
 

@@ -90,6 +90,14 @@ def dynamics(  # noqa: PLR0913 (one for each option)
             rich_help_panel=_SERVER,
         ),
     ] = None,
+    group: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Checkpoints in memory at once: engines of so many are started one after the other. Default: all.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
     over: Annotated[
         list[str] | None,
         typer.Option(
@@ -188,6 +196,7 @@ def dynamics(  # noqa: PLR0913 (one for each option)
             temperature=temperature,
             end=end,
             checkpoints=checkpoints,
+            group=group,
             over=over or (),
             by=by,
             url=url,

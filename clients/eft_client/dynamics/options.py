@@ -34,6 +34,7 @@ class DynamicsOptions:
     temperature: float = 0.0
     end: bool = True
     checkpoints: str | None = None
+    group: int | None = None
     over: Sequence[str] = ()
     by: Literal["margin", "accuracy"] = "margin"
     url: str | None = None
@@ -77,6 +78,9 @@ def planned(options: DynamicsOptions) -> DynamicsPlan:
         raise DynamicsError("neither a family nor --url; give a family file, or the URL of a running server")
     for text in options.over:
         _require_range(text)
+    if options.group is not None and (options.over or options.url):
+        other = "--over" if options.over else "--url"
+        raise DynamicsError(f"--group starts several engines, and {other} needs one; leave one of them out")
     checkpoints = None if options.checkpoints is None else read_checkpoints(options.checkpoints)
     files = _files(options)
     every = {side: read_pairs(path) for side, path in files.items()}

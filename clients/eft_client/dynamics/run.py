@@ -4,7 +4,6 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -12,7 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from eft_client.dynamics.errors import DynamicsError
-from eft_client.dynamics.options import DynamicsOptions, planned
+from eft_client.dynamics.groups import grouped, joined
+from eft_client.dynamics.options import DynamicsOptions, DynamicsPlan, planned
 from eft_client.dynamics.output.page import as_page
 from eft_client.dynamics.output.tables import step_header, step_rows
 from eft_client.dynamics.output.words import sentences
@@ -23,7 +23,6 @@ from eft_client.progress import Progress
 from eft_client.quality.journal import Journal
 from eft_client.report.terminal import as_table
 from eft_client.settings import sweep
-from eft_client.sync import EftClient
 
 __all__ = ["run"]
 
@@ -47,12 +46,8 @@ def run(
     plan = planned(options)
     command = shlex.join(["eft", *sys.argv[1:]])
     _make(options.output)
-    with (
-        Journal(options.output / "scores.jsonl") as journal,
-        _client(options, transport) as client,
-        Progress() as watcher,
-    ):
-        findings = conduct(plan, client, journal, watcher)
+    with Journal(options.output / "scores.jsonl") as journal:
+        findings = _conducted(plan, journal, transport)
     with Progress() as watcher:
         step = watcher.begin("resampling and drawing", 2)
         summary = summarise(findings)
@@ -68,17 +63,20 @@ def run(
     return summary
 
 
-def _client(
-    options: DynamicsOptions, transport: httpx.AsyncBaseTransport | None
-) -> AbstractContextManager[EftClient]:
+def _conducted(
+    plan: DynamicsPlan, journal: Journal, transport: httpx.AsyncBaseTransport | None
+) -> DynamicsFindings:
+    """Conduct the study by one engine or server, or by one engine for each group of checkpoints."""
+    options, found = plan.options, list[DynamicsFindings]()
     own = () if options.url is not None else tuple(_bounds(options))
-    return opened(
-        options.family,
-        options.url,
-        (*own, *options.overrides),
-        api_key_env=options.api_key_env,
-        transport=transport,
-    )
+    for part in [()] if options.group is None else grouped(plan, options.group):
+        overrides = (*own, *part, *options.overrides)
+        opening = opened(
+            options.family, options.url, overrides, api_key_env=options.api_key_env, transport=transport
+        )
+        with opening as client, Progress() as watcher:
+            found.append(conduct(plan, client, journal, watcher))
+    return found[0] if len(found) == 1 else joined(found)
 
 
 def _bounds(options: DynamicsOptions) -> Iterator[str]:

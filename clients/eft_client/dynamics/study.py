@@ -104,12 +104,20 @@ def axes_of(plan: DynamicsPlan, behaviours: Behaviours) -> list[Axis]:
         DynamicsError: There is neither, or a sweep names no expert.
     """
     try:
-        axes = [checkpoints_of(behaviours, plan.checkpoints)]
+        axes = [checkpoints_of(behaviours, _given(plan, behaviours))]
     except DynamicsError:
         if plan.checkpoints is not None or not plan.options.over:
             raise
         axes = []
     return axes + [swept(text, behaviours) for text in plan.options.over]
+
+
+def _given(plan: DynamicsPlan, behaviours: Behaviours) -> Mapping[str, int] | None:
+    """The checkpoints that were given; of those, where there are groups, the ones that this engine has."""
+    if plan.checkpoints is None or plan.options.group is None:
+        return plan.checkpoints
+    experts = {expert.name for expert in behaviours}
+    return {name: number for name, number in plan.checkpoints.items() if name in experts}
 
 
 def size_in_words(axes: Sequence[Axis], pairs: Pairs, texts: Texts) -> str:
