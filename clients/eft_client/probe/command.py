@@ -130,8 +130,8 @@ def probe(  # noqa: PLR0913 (one for each option)
         int, typer.Option(min=2, max=20, help="Folds of the cross-validation.", rich_help_panel=_PROBES)
     ] = 5,
     shuffles: Annotated[
-        int, typer.Option(min=3, max=1000, help="How often targets are shuffled.", rich_help_panel=_PROBES)
-    ] = 10,
+        int, typer.Option(min=5, max=1000, help="How often targets are shuffled.", rich_help_panel=_PROBES)
+    ] = 20,
     repeats: Annotated[
         int,
         typer.Option(min=100, max=1_000_000, help="Resamples of the bootstrap.", rich_help_panel=_PROBES),

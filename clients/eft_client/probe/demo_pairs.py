@@ -29,7 +29,7 @@ def demo_pairs(expert: str, size: int, *, seed: int = 0) -> list[Pair]:
 
     Args:
         expert: helpful or harmless.
-        size: How many; fewer where the world has no more.
+        size: How many; fewer where the world has no more hazards.
         seed: Of the draw.
 
     Raises:
@@ -45,7 +45,8 @@ def demo_pairs(expert: str, size: int, *, seed: int = 0) -> list[Pair]:
     unsafe, safe = (list(world.select(taught=False, unsafe=side)) for side in (True, False))
     rng.shuffle(unsafe)
     rng.shuffle(safe)
-    facts = [*unsafe[: size // 2], *safe[: size - min(size // 2, len(unsafe))]]
+    half = min(max(1, size // 2), len(unsafe), len(safe))
+    facts = [*unsafe[:half], *safe[:half]]
     rng.shuffle(facts)
     return list(_manners(facts, rng) if expert == "helpful" else _suiting(facts, rng))
 

@@ -44,7 +44,7 @@ class ProbeOptions:
     api_key_env: str | None = None
     overrides: Sequence[str] = ()
     folds: int = 5
-    shuffles: int = 10
+    shuffles: int = 20
     repeats: int = 2000
     seed: int = 0
 

@@ -9,7 +9,7 @@ import numpy as np
 from eft_client.probe.statistics.measures import Held, Measure, Resampled, measured
 from eft_client.probe.statistics.problem import Problem, TargetKind
 from eft_client.probe.study import Finding
-from eft_client.quality.statistics.bootstrap import LEVEL, Estimate, interval
+from eft_client.quality.statistics.bootstrap import LEVEL, Estimate, interval, wilson
 
 __all__ = ["EXPERT", "REFERENCE", "SHUFFLED", "TOKENS", "Verdict", "judged", "sentence"]
 
@@ -17,6 +17,8 @@ EXPERT, REFERENCE, TOKENS, SHUFFLED = "expert", "reference", "tokens", "shuffled
 
 FEW_PROMPTS = 50
 FEW_OF_A_CLASS = 0.2
+SURE = 0.99
+"""The level at which shuffled targets are said not to be at chance: at 95 %, one sound report in twenty would be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,16 +85,16 @@ def judged(finding: Finding, *, repeats: int, seed: int, notes: Sequence[str] = 
         estimates=estimates,
         differences=differences,
         by_layer=by_layer,
-        warnings=[*_warnings(finding, estimates), *notes],
+        warnings=[*_warnings(finding), *notes],
     )
 
 
-def over_shuffles(values: Sequence[float], prompts: int) -> Estimate:
+def over_shuffles(values: Sequence[float], prompts: int, level: float = LEVEL) -> Estimate:
     """The mean over shuffles with Student's interval; each is a draw by itself, whatever prompts have in common."""
     from scipy.stats import t
 
     mean = float(np.mean(values))
-    quantile = float(t.ppf((1 + LEVEL) / 2, len(values) - 1))
+    quantile = float(t.ppf((1 + level) / 2, len(values) - 1))
     margin = quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Estimate(mean, mean - margin, mean + margin, prompts)
 
@@ -103,6 +105,8 @@ def _value(measure: Measure, held: Held, prompts: int) -> float:
 
 def _estimate(measure: Measure, resampled: Resampled) -> Estimate:
     low, high = interval(resampled.draws_D)
+    if measure.least == 0 and low == high and resampled.value in (0.0, 1.0):
+        low, high = wilson(resampled.value, resampled.prompts)
     return Estimate(resampled.value, max(low, measure.least), min(high, 1.0), resampled.prompts)
 
 
@@ -111,14 +115,16 @@ def _difference(first: Resampled, second: Resampled) -> Estimate:
     return Estimate(first.value - second.value, low, high, first.prompts)
 
 
-def _warnings(finding: Finding, estimates: Mapping[tuple[str, str], Estimate]) -> Iterator[str]:
+def _warnings(finding: Finding) -> Iterator[str]:
     problem, measure = finding.problem, finding.problem.measures[0]
-    shuffled = estimates[measure.name, SHUFFLED]
+    values = [_value(measure, shuffled.best, problem.prompts) for shuffled in finding.shuffled]
+    shuffled = over_shuffles(values, problem.prompts, SURE)
     if not shuffled.low <= measure.chance <= shuffled.high:
         yield (
             f"WARNING: shuffled targets are not at chance: {measure.name} {with_margin(shuffled)}, expected "
-            f"{measure.chance:g}. Either it is the one time in twenty, which another --seed and more --shuffles tell, "
-            "or rows of different prompts share what they must not. Do not rely on the other numbers before you know."
+            f"{measure.chance:g}. Either it is the one time in a hundred, which another --seed and more --shuffles "
+            "tell, or rows of different prompts share what they must not. Do not rely on the other numbers before you "
+            "know."
         )
     if problem.prompts < FEW_PROMPTS:
         yield f"Only {problem.prompts} prompts: the intervals are wide, and rougher than they look."

@@ -24,20 +24,21 @@ _PROBES = {
 }
 _MEANING = (
     "The finding is the difference. A probe of any model can read much from activations that only say which tokens "
-    "were read, and a pre-trained model can tell a good answer from a bad one to some degree. What fine-tuning put into the "
-    "expert is what its activations carry beyond its reference's; what is more than wording, beyond a bag of tokens. "
-    "That a probe can read something does not say that the model acts on it.",
+    "were read, and a pre-trained model can tell a good answer from a bad one to some degree. What fine-tuning put "
+    "into the expert is what its activations carry beyond its reference's; what is more than wording, beyond a bag of "
+    "tokens. That a probe can read something does not say that the model acts on it.",
 )
 _METHOD = (
     "Cross-validated by prompt: all rows of a prompt are in one fold, and prompts that are the same count as one. "
     f"Penalty and layer are chosen by {INNER_FOLDS} inner folds of the training rows, by prompt, too, so without a "
-    "look at the rows that they are judged by. Features are standardised by the training rows. Pairs of rows are compared "
-    "within folds only.",
+    "look at the rows that they are judged by. Features are standardised by the training rows. Pairs of rows are "
+    "compared within folds only.",
     "Intervals are 95 % percentile intervals of a bootstrap over prompts, the same resamples for all, widened for the "
-    "training rows that folds share (Nadeau & Bengio, 2003). Differences are paired.",
+    "training rows that folds share (Nadeau & Bengio, 2003). Differences are paired. Where no row is wrong, there is "
+    "nothing to resample, and the interval is Wilson's.",
     "Shuffled targets: the expert's probes with their layers, penalties and folds, fitted and judged by targets that "
     "were shuffled (of pairs, a coin says which is the chosen one). The mean over the shuffles with Student's "
-    "interval. If it excludes chance, something is wrong.",
+    "interval. The page warns where that of 99 % excludes chance.",
     "A bag of tokens: counts of the completion's token ids; of a single token its id, and counts of those up to it.",
 )
 

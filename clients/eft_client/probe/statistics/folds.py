@@ -3,6 +3,7 @@
 Shape suffixes: R rows.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,7 +65,9 @@ def _split(problem: Problem, rows: Rows, count: int, seed: int) -> list[tuple[Ro
     splitter = StratifiedGroupKFold if problem.kind is TargetKind.CLASS else GroupKFold
     by_prompt = splitter(count, shuffle=True, random_state=seed)
     classes = problem.targets_R[rows] > 0
-    return list(by_prompt.split(np.zeros(len(rows)), classes, problem.prompts_R[rows]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of too few of a class: we refuse it in our words
+        return list(by_prompt.split(np.zeros(len(rows)), classes, problem.prompts_R[rows]))
 
 
 def _require_both(problem: Problem, rows: Rows) -> None:
