@@ -4,32 +4,7 @@ Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapters 13
 """
 
 import math
-    with np.errstate(invalid="ignore"):
-        blocks = [
-            (draws @ filled.T) / (draws @ mask.T) for draws in drawn_counts(values_SP.shape[1], repeats, seed)
-        ]
-    return np.concatenate(blocks)
-
-
-def drawn_counts(count: int, repeats: int, seed: int) -> Iterable[NDArray[np.float64]]:
-    """How often each of `count` prompts is in a resample: blocks of rows, [repeats, prompts] together.
-
-    They follow only from the three arguments, so whatever is computed from them is paired. A single block is kept for
-    the next call.
-    """
-    if repeats * count <= _BLOCK_NUMBERS:
-        return (_single_block(count, repeats, seed),)
-    rng, rows = np.random.default_rng(seed), max(1, _BLOCK_NUMBERS // count)
-    return (_drawn(rng, count, min(rows, repeats - start)) for start in range(0, repeats, rows))
-
-
-@lru_cache(maxsize=4)
-def _single_block(count: int, repeats: int, seed: int) -> NDArray[np.float64]:
-    return _drawn(np.random.default_rng(seed), count, repeats)
-
-
-def _drawn(rng: np.random.Generator, count: int, size: int) -> NDArray[np.float64]:
-    return rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -69,33 +44,19 @@ def resampled_means(values_SP: NDArray[np.float64], repeats: int, seed: int) -> 
     The draws follow only from the seed and the number of prompts, so two calls are paired.
     """
     mask, filled = ~np.isnan(values_SP), np.nan_to_num(values_SP)
-<<<<<<< HEAD
-    blocks = list[NDArray[np.float64]]()
-    for draws in drawn_counts(values_SP.shape[1], repeats, seed):
-        with np.errstate(invalid="ignore"):
-            blocks.append((draws @ filled.T) / (draws @ mask.T))
-    return np.concatenate(blocks)
-
-
-def drawn_counts(count: int, repeats: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """How often each of `count` prompts is in a resample: blocks of rows, [repeats, prompts] together.
-
-    They follow only from the three arguments, so whatever is computed from them is paired.
-    """
-    rng, rows = np.random.default_rng(seed), max(1, _BLOCK_NUMBERS // max(1, count))
-    for start in range(0, repeats, rows):
-        size = min(rows, repeats - start)
-        yield rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
-=======
     with np.errstate(invalid="ignore"):
         blocks = [
-            (draws @ filled.T) / (draws @ mask.T) for draws in _draws(values_SP.shape[1], repeats, seed)
+            (draws @ filled.T) / (draws @ mask.T) for draws in drawn_counts(values_SP.shape[1], repeats, seed)
         ]
     return np.concatenate(blocks)
 
 
-def _draws(count: int, repeats: int, seed: int) -> Iterable[NDArray[np.float64]]:
-    """How often each prompt is drawn, [repeats, prompts], in blocks; a single block is kept for the next call."""
+def drawn_counts(count: int, repeats: int, seed: int) -> Iterable[NDArray[np.float64]]:
+    """How often each of `count` prompts is in a resample: blocks of rows, [repeats, prompts] together.
+
+    They follow only from the three arguments, so whatever is computed from them is paired. A single block is kept for
+    the next call.
+    """
     if repeats * count <= _BLOCK_NUMBERS:
         return (_single_block(count, repeats, seed),)
     rng, rows = np.random.default_rng(seed), max(1, _BLOCK_NUMBERS // count)
@@ -109,7 +70,6 @@ def _single_block(count: int, repeats: int, seed: int) -> NDArray[np.float64]:
 
 def _drawn(rng: np.random.Generator, count: int, size: int) -> NDArray[np.float64]:
     return rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
->>>>>>> 98287dd (Say in words whether a training squeezes, and describe eft dynamics)
 
 
 def wilson(share: float, count: int, level: float = LEVEL) -> tuple[float, float]:
