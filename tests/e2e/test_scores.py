@@ -1,12 +1,18 @@
 """Scores of the running server against what it says in other ways: generations, and prompts' log-probabilities."""
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
-from .conftest import Server
+from eft_client import EftClient
+
+from .conftest import Server, start_server, stop_server
 from .random_family import POISON
 
 HELLO: Any = [{"role": "user", "content": "Hello world, how does the fox jump?"}]
@@ -106,3 +112,40 @@ def test_each_item_counts_as_a_request_of_its_model(server: Server) -> None:
     items = [{"prompt": "Hello", "completion": " world"}] * 3
     assert post(server, "eft/score", items=items, model="tiny/harmless").status_code == 200
     assert counted() == before + 3
+
+
+@pytest.fixture(scope="module")
+def opened(family_file: Path) -> Iterator[Server]:
+    """A server that returns activations."""
+    server = start_server(str(family_file), "--set", "server.activations=true")
+    yield server
+    assert stop_server(server) == 0
+
+
+def test_states_and_statistics_come_with_scores(opened: Server, family_file: Path) -> None:
+    """Through the client: those of transformers, of a member beside the others."""
+    items = [{"messages": HELLO, "completion": "The lazy dog"}, {"prompt": [5, 6], "completion": [7]}]
+    with EftClient(opened.url) as client:
+        scores = client.score(
+            items, members=["base"], statistics=True, activations={"layers": [-1], "pool": "mean"}
+        )
+        read = client.score(items, members=["base"])
+    for item, plain in zip(scores, read, strict=True):
+        assert item.composite.logprobs == pytest.approx(plain.composite.logprobs, abs=TOLERANCE)
+        assert min(item.composite.statistics.entropy) > 0
+        assert list(item.activations) == ["base", "small", "helpful", "harmless", "broken"]
+    model = AutoModelForCausalLM.from_pretrained(family_file.parent / "helpful", dtype=torch.float32)
+    [(layer, states)] = scores[1].activations["helpful"].items()
+    assert layer == model.config.num_hidden_layers - 1
+    seen: list[torch.Tensor] = []
+    model.model.layers[layer].register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    with torch.inference_mode():
+        model(torch.tensor([[5, 6, 7]]))
+    assert list(states.values) == pytest.approx(seen[0][0, -1].tolist(), abs=TOLERANCE)
+
+
+def test_the_operator_has_to_allow_states(server: Server) -> None:
+    items = [{"prompt": [5, 6], "completion": [7]}]
+    refused = post(server, "eft/score", items=items, activations={"layers": [0]})
+    assert refused.status_code == 400
+    assert "server.activations" in refused.json()["error"]["message"]

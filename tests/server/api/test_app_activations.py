@@ -142,10 +142,11 @@ async def test_more_bytes_than_allowed_are_refused_with_the_numbers(engine: Fake
     assert response.status_code == pooled.status_code == 400
     message = response.json()["error"]["message"]
     assert message.startswith(
-        "activations: 3 layers of 1 members for each token of 1 completions are 144 bytes; allowed: up to 96;"
+        "activations: 144 bytes of states (items: 1, their rows: 2, members: 1, their layers: 3) are too many; "
+        "allowed: up to 96;"
     )
     assert "pool them" in message and "pool them" not in pooled.json()["error"]["message"]
-    assert "5 completions are 120 bytes" in pooled.json()["error"]["message"]
+    assert "120 bytes of states (items: 5, their rows: 5," in pooled.json()["error"]["message"]
     assert len(engine.asked) == 5
 
 

@@ -1,7 +1,7 @@
 """Activations beside scores: from a request's field to what the engine is asked, and into the answer."""
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -13,7 +13,7 @@ from eft_server.engine.message import Manifest
 from eft_server.errors import shown
 from eft_server.family.file import ServerConfig
 
-__all__ = ["LayerActivations", "asked_of", "bytes_of", "require_bytes", "shown_activations"]
+__all__ = ["LayerActivations", "asked_of", "bytes_of", "shown_activations"]
 
 _BYTES = 4
 
@@ -58,27 +58,27 @@ def _layers(request: ActivationsRequest, name: str, count: int) -> tuple[int, ..
     return tuple(dict.fromkeys(layer % count for layer in request.layers))
 
 
-def bytes_of(activations: Activations, texts: Iterable[Text], manifest: Manifest) -> int:
-    """The size of the activations of some texts."""
-    return _BYTES * sum(activations.count(len(text.completion), manifest.widths) for text in texts)
-
-
-def require_bytes(size: int, texts: int, activations: Activations, config: ServerConfig) -> None:
-    """Refuse a request for more than the operator allows.
+def bytes_of(
+    activations: Activations, texts: Sequence[Text], manifest: Manifest, config: ServerConfig
+) -> int:
+    """The size of the activations of some texts.
 
     Raises:
-        ApiError: It is too large.
+        ApiError: It is more than the operator allows for a request.
     """
+    counts = [len(text.completion) for text in texts]
+    size = _BYTES * sum(activations.count(tokens, manifest.widths) for tokens in counts)
     most = config.server.max_activation_bytes
     if size > most:
-        of_each = "each token of " if activations.pool == "none" else ""
-        layers = sum(map(len, activations.layers))
+        layers, rows = sum(map(len, activations.layers)), sum(map(activations.rows, counts))
         fewer = ", or pool them" if activations.pool == "none" else ""
         message = (
-            f"{layers} layers of {len(activations.members)} members for {of_each}{texts} completions are {size} bytes; "
-            f"allowed: up to {most}; ask for fewer items, members or layers at a time{fewer}"
+            f"{size} bytes of states (items: {len(texts)}, their rows: {rows}, members: {len(activations.members)}, "
+            f"their layers: {layers}) are too many; allowed: up to {most}; ask for fewer items, members or layers at "
+            f"a time{fewer}"
         )
         raise refusal("activations", message)
+    return size
 
 
 def shown_activations(

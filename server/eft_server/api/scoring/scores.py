@@ -20,7 +20,6 @@ from eft_server.api.scoring.activations import (
     LayerActivations,
     asked_of,
     bytes_of,
-    require_bytes,
     shown_activations,
 )
 from eft_server.api.scoring.texts import (
@@ -275,8 +274,7 @@ class _Plan:
         """
         if self.activations is None:
             return nullcontext()
-        size = bytes_of(self.activations, texts, self.manifest)
-        require_bytes(size, len(texts), self.activations, service.config)
+        size = bytes_of(self.activations, texts, self.manifest, service.config)
         return service.activation_room.take("", size)
 
 

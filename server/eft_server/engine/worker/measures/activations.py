@@ -117,7 +117,7 @@ class Window:
         try:
             state_RH = layers.state(output, self.states.asked.site, self.rows)
             self.states.take(self.member, place, state_RH, self.position)
-        except ActivationError as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             self.states.problem = str(error)
 
 
