@@ -47,7 +47,7 @@ def folder(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     more = ["--output", str(folder / "out"), "--repeats", "200"]
     done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert "prompts with 21 texts, each under 6 checkpoints or settings" in done.stderr
+    assert "prompts with 20 texts, each under 6 checkpoints or settings" in done.stderr
     return folder / "out"
 
 

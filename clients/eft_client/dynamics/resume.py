@@ -18,18 +18,21 @@ _TOLERANCE_A_TOKEN = 0.02
 _WORDS = {"family": "the family", "made": "its file, or its training.json,", "data": "the data"}
 
 
-def require_same_study(journal: Journal, plan: DynamicsPlan, family: str) -> None:
-    """Begin the journal with what it is of.
+def require_same_study(journal: Journal, plan: DynamicsPlan, family: str | None) -> None:
+    """Begin the journal with what it is of; before the family is known, only see whether it is of something else.
 
     Raises:
         DynamicsError: It is of another family or of other data.
     """
-    header: dict[str, Any] = {"family": family, "made": plan.made, "data": dict(plan.digests)}
+    header: dict[str, Any] = {"made": plan.made, "data": dict(plan.digests)}
+    if family is not None:
+        header["family"] = family
     found = journal.get(_HEADER)
     if found is None:
         if len(journal):
             raise DynamicsError(f"{journal.path}: no file of eft dynamics; give another --output")
-        journal.append(_HEADER, header)
+        if family is not None:
+            journal.append(_HEADER, header)
         return
     for name, value in header.items():
         if found.get(name) != value:

@@ -16,6 +16,7 @@ from eft_client.dynamics.options import DynamicsOptions, DynamicsPlan, planned
 from eft_client.dynamics.output.page import as_page
 from eft_client.dynamics.output.tables import step_header, step_rows
 from eft_client.dynamics.output.words import sentences
+from eft_client.dynamics.resume import require_same_study
 from eft_client.dynamics.study import DynamicsFindings, conduct
 from eft_client.dynamics.summary import DynamicsSummary, as_json, summarise
 from eft_client.pairs import as_line, opened
@@ -47,6 +48,7 @@ def run(
     command = shlex.join(["eft", *sys.argv[1:]])
     _make(options.output)
     with Journal(options.output / "scores.jsonl") as journal:
+        require_same_study(journal, plan, None)
         findings = _conducted(plan, journal, transport)
     with Progress() as watcher:
         step = watcher.begin("resampling and drawing", 2)

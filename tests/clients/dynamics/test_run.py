@@ -173,8 +173,10 @@ def test_another_family_data_or_weights_are_refused_by_name(folder: Path) -> Non
     ):
         conducted(folder, FakeFamily(SQUEEZED | {"after-000200": peaked(0.4, at=END - 1)}))
     (folder / "trained.jsonl").write_text(pairs(7, 0))
+    unasked = FakeFamily(SQUEEZED)
     with pytest.raises(DynamicsError, match=r"scores\.jsonl: the data was another"):
-        conducted(folder, FakeFamily(SQUEEZED))
+        conducted(folder, unasked)
+    assert not unasked.requests
 
 
 def test_rephrases_are_made_only_where_asked_for_and_can_be_given_again(folder: Path) -> None:
