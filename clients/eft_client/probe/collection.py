@@ -1,13 +1,12 @@
 """Asking for activations: what a store does not hold yet, in requests as large as the server allows.
 
-Shape suffixes: C tokens of a completion, H hidden, R rows.
+Shape suffixes: C tokens of a completion, H hidden.
 """
 
-import base64
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from eft_client.errors import BadRequest, NotFound
 from eft_client.probe.errors import ProbeError
 from eft_client.probe.examples import ReadText
 from eft_client.probe.store import Read, Store, Wanted
-from eft_client.results import ScoredItem, ScoreResult
+from eft_client.results import LayerActivations, ScoredItem, ScoreResult
 from eft_client.sync import EftClient
 
 __all__ = ["PER_REQUEST", "collect"]
@@ -24,7 +23,10 @@ __all__ = ["PER_REQUEST", "collect"]
 PER_REQUEST = 8
 """Texts in a request, unless their activations are too large for the server."""
 
-_BOUND, _ALLOWS, _BASE = "max_activation_bytes", "server.activations", "base"
+_TOO_LARGE, _ALLOWS = "bytes; allowed: up to", "server.activations"
+"""What a server says of too many activations, and of any where it gives none."""
+
+_BASE = "base"
 
 States = dict[tuple[str, int], NDArray[np.float32]]
 
@@ -73,9 +75,8 @@ class _Asker:
         Raises:
             ProbeError: One that is asked for is not there.
         """
-        [item] = self._score([text], "all", "last").raw["data"]
-        given = [{int(layer) for layer in self._member(item, name)} for name in self.wanted.members]
-        known = sorted(set.intersection(*given))
+        [item] = self._score([text], "all", "last")
+        known = sorted(set.intersection(*(set(self._layers_in(item, name)) for name in self.wanted.members)))
         for layer in self.wanted.layers or ():
             if not -len(known) <= layer < len(known):
                 raise ProbeError(
@@ -87,41 +88,56 @@ class _Asker:
     def ask(self, texts: Sequence[ReadText]) -> Iterator[tuple[Read, States]]:
         """Each text's scores and activations."""
         over = {weight: self._over(texts, weight) for weight in self.wanted.over}
-        for index, (scored, raw) in enumerate(self._items(texts, self.layers)):
-            states = {
-                (name, layer): _array(self._member(raw, name).get(str(layer)), name, layer)
-                for name in self.wanted.members
-                for layer in self.layers
-            }
-            yield self._chosen(scored, texts[index], states, {w: found[index] for w, found in over.items()})
+        for index, (item, states) in enumerate(self._items(texts, self.layers)):
+            if self.wanted.expert not in item.rewards:
+                raise ProbeError(
+                    f"the server's answer has no reward of {self.wanted.expert!r}; expected an expert"
+                )
+            tokens = self._chosen(texts[index], len(item.token_ids))
+            read = Read(
+                token_ids=item.token_ids,
+                tokens=tokens,
+                rewards=item.rewards[self.wanted.expert].logprobs,
+                over={weight: found[index] for weight, found in over.items()},
+            )
+            yield read, {name: states_CH[tokens or [0]] for name, states_CH in states.items()}
 
-    def _items(self, texts: Sequence[ReadText], layers: list[int]) -> list[tuple[ScoredItem, dict[str, Any]]]:
+    def _chosen(self, text: ReadText, count: int) -> list[int]:
+        """Some of a text's tokens, by seed; none where it is pooled."""
+        if self.wanted.pool != "none":
+            return []
+        rng = random.Random(f"{self.wanted.seed} {text.key}")
+        return sorted(rng.sample(range(count), min(count, self.wanted.rows)))
+
+    def _items(self, texts: Sequence[ReadText], layers: list[int]) -> list[tuple[ScoredItem, States]]:
         """Items of as many requests as it takes: fewer texts in each, then fewer layers."""
         try:
-            result = self._score(texts, layers, self.wanted.pool)
+            return [
+                (item, self._states(item, layers)) for item in self._score(texts, layers, self.wanted.pool)
+            ]
         except BadRequest as error:
-            if _BOUND not in str(error) or len(texts) == len(layers) == 1:
+            if _TOO_LARGE not in str(error) or len(texts) == len(layers) == 1:
                 raise
-        else:
-            return list(zip(result, result.raw["data"], strict=True))
         if len(texts) > 1:
             half = self.size = len(texts) // 2
             return self._items(texts[:half], layers) + self._items(texts[half:], layers)
         half = len(layers) // 2
-        [(scored, one)], [(_, other)] = self._items(texts, layers[:half]), self._items(texts, layers[half:])
-        both = {name: self._member(one, name) | self._member(other, name) for name in self.wanted.members}
-        return [(scored, {"activations": both})]
+        [(item, first)], [(_, second)] = self._items(texts, layers[:half]), self._items(texts, layers[half:])
+        return [(item, first | second)]
 
-    def _score(self, texts: Sequence[ReadText], layers: list[int] | str, pool: str) -> ScoreResult:
+    def _score(self, texts: Sequence[ReadText], layers: list[int] | Literal["all"], pool: str) -> ScoreResult:
         members = list(self.wanted.members)
-        activations = {"members": members, "layers": layers, "site": self.wanted.site, "pool": pool}
-        items = [text.item for text in texts]
         try:
-            return self.client.score(items, model=self.wanted.model, members=members, activations=activations)
+            return self.client.score(
+                [text.item for text in texts],
+                model=self.wanted.model,
+                members=members,
+                activations={"members": members, "layers": layers, "site": self.wanted.site, "pool": pool},
+            )
         except NotFound as error:
             raise ProbeError(f"only EFT servers have POST /v1/eft/score: {error}") from error
         except BadRequest as error:
-            if _BOUND not in str(error) and _ALLOWS in str(error):
+            if _ALLOWS in str(error):
                 raise ProbeError(
                     f"the server gives no activations; its family file has to say {_ALLOWS}: true"
                 ) from error
@@ -135,50 +151,25 @@ class _Asker:
         )
         return [_differences(item.composite.logprobs, item.members[_BASE].logprobs) for item in result]
 
-    def _member(self, item: Mapping[str, Any], name: str) -> dict[str, Any]:
-        try:
-            return dict(item["activations"][name])
-        except (KeyError, TypeError, ValueError):
-            raise ProbeError(f"the server's answer has no activations of {name!r}") from None
+    def _layers_in(self, item: ScoredItem, name: str) -> Mapping[int, LayerActivations]:
+        if name not in item.activations:
+            raise ProbeError(f"the server's answer has no activations of {name!r}")
+        return item.activations[name]
 
-    def _chosen(
-        self, scored: ScoredItem, text: ReadText, states: States, over: Mapping[float, Sequence[float]]
-    ) -> tuple[Read, States]:
-        """The rows that are kept of a text: all of a pooled one, else some tokens, by seed."""
-        if self.wanted.expert not in scored.rewards:
-            raise ProbeError(
-                f"the server's answer has no reward of {self.wanted.expert!r}; expected an expert"
-            )
-        count, tokens = len(scored.token_ids), list[int]()
-        if self.wanted.pool == "none":
-            rng = random.Random(f"{self.wanted.seed} {text.key}")
-            tokens = sorted(rng.sample(range(count), min(count, self.wanted.rows)))
-        read = Read(
-            token_ids=scored.token_ids,
-            tokens=tokens,
-            rewards=scored.rewards[self.wanted.expert].logprobs,
-            over=over,
-        )
-        for (name, layer), states_CH in states.items():
-            if states_CH.shape[:-1] != ((count,) if tokens else ()):
-                raise ProbeError(
-                    f"activations of {name!r}, layer {layer}: shape {list(states_CH.shape)} for {count} tokens"
-                )
-        return read, {
-            name: states_CH[tokens] if tokens else states_CH[None] for name, states_CH in states.items()
-        }
-
-
-def _array(stated: Any, member: str, layer: int) -> NDArray[np.float32]:
-    """The array that an answer holds: its shape, and base64 of little-endian float32 in C order."""
-    try:
-        values = np.frombuffer(base64.b64decode(stated["data"], validate=True), "<f4")
-        array = values.reshape(stated["shape"]).astype(np.float32)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ProbeError(f"activations of {member!r}, layer {layer}: no array: {error}") from None
-    if not np.isfinite(array).all():
-        raise ProbeError(f"activations of {member!r}, layer {layer}: a number in them is not finite")
-    return array
+    def _states(self, item: ScoredItem, layers: Sequence[int]) -> States:
+        """Arrays by member and layer, one row where they are pooled."""
+        count, found = len(item.token_ids), States()
+        expected = 2 if self.wanted.pool == "none" else 1
+        for name in self.wanted.members:
+            given = self._layers_in(item, name)
+            for layer in layers:
+                array = given[layer].array() if layer in given else np.empty(0)
+                if array.ndim != expected or len(array) == 0 or (expected == 2 and len(array) != count):
+                    raise ProbeError(
+                        f"activations of {name!r}, layer {layer}: shape {list(array.shape)}, {count} tokens"
+                    )
+                found[name, layer] = array if expected == 2 else array[None]
+        return found
 
 
 def _differences(first: Sequence[float], second: Sequence[float]) -> list[float]:

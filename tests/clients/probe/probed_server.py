@@ -90,7 +90,7 @@ class ProbedServer(httpx.AsyncBaseTransport):
         wanted = body.get("activations")
         if wanted and not self.allowed:
             return self._refusal(
-                "activations: not allowed; server.activations of the family file allows it", 400
+                "this server does not return them; server.activations: true in its family file allows it", 400
             )
         data = [self._item(index, item, body) for index, item in enumerate(body["items"])]
         size = sum(
@@ -100,7 +100,7 @@ class ProbedServer(httpx.AsyncBaseTransport):
             for array in layers.values()
         )
         if size > self.most_bytes:
-            return self._refusal(f"{size} bytes; server.max_activation_bytes is {self.most_bytes}", 400)
+            return self._refusal(f"layers of members are {size} bytes; allowed: up to {self.most_bytes}", 400)
         answer = {"object": "eft.score", "id": "1", "created": 1, "model": "fam", "eft": {}, "data": data}
         return httpx.Response(200, json=answer)
 

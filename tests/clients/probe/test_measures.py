@@ -70,6 +70,18 @@ def test_scores_of_different_folds_are_never_compared(measure: Measure) -> None:
     assert first.value == second.value and np.array_equal(first.draws_D, second.draws_D)
 
 
+def test_the_value_of_several_folds_is_over_the_pairs_of_all_of_them() -> None:
+    one = held(np.random.default_rng(2), classes=True, folds=3)
+    areas, pairs = [], []
+    for fold in range(3):
+        rows = np.flatnonzero(one.folds_R == fold)
+        positive = int((one.targets_R[rows] > 0).sum())
+        areas.append(by_hand(AUC, one, list(rows)))
+        pairs.append(positive * (len(rows) - positive))
+    found = measured(AUC, one, PROMPTS, repeats=1, seed=0)
+    assert found.value == pytest.approx(np.average(areas, weights=pairs), abs=1e-12)
+
+
 def test_a_pair_counts_in_both_directions() -> None:
     rng = np.random.default_rng(4)
     scores, ones, places = rng.normal(0.4, 1, 40), np.ones(40), np.arange(40)
