@@ -163,7 +163,7 @@ class _Asker:
         for name in self.wanted.members:
             given = self._layers_in(item, name)
             for layer in layers:
-                array = given[layer].array() if layer in given else np.empty(0)
+                array = given[layer].array() if layer in given else np.empty(0, np.float32)
                 if array.ndim != expected or len(array) == 0 or (expected == 2 and len(array) != count):
                     raise ProbeError(
                         f"activations of {name!r}, layer {layer}: shape {list(array.shape)}, {count} tokens"

@@ -149,14 +149,13 @@ def probe(  # noqa: PLR0913 (one for each option)
 ) -> None:
     """Probe whether an expert's activations carry the feedback that it was trained on.
 
-    Linear probes by layer, cross-validated by prompt, beside three controls: the
-    reference's activations, a bag of tokens, and shuffled targets, which must be at
-    chance. The finding is the difference (arXiv 2310.08164).
+    Linear probes by layer, cross-validated by prompt, beside three controls:
+    the reference's activations, a bag of tokens, and shuffled targets, which
+    must be at chance. The finding is the difference (arXiv 2310.08164).
 
-    eft probe demo --expert harmless --data demo:300
+    eft probe demo --expert harmless --data demo:180
 
-    eft probe runs/dpo/family.yaml --data runs/dpo/held-out.jsonl --target preference
-    --target token-reward --output runs/dpo/probe
+    eft probe runs/dpo/family.yaml --data runs/dpo/held-out.jsonl
     """
     with errors_in_words():
         require_probe()

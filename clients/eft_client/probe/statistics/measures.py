@@ -152,7 +152,7 @@ class _Accuracy(Measure):
     def sums(self, held: Held) -> Iterator[GroupSums]:
         prompts, places = np.unique(held.prompts_R, return_inverse=True)
         sides = np.sign(held.scores_R) * np.sign(held.targets_R)
-        right: Floats = np.bincount(places, weights=(sides + 1) / 2)
+        right = np.bincount(places, weights=(sides + 1) / 2).astype(np.float64)
         yield GroupSums(prompts, (right, np.bincount(places).astype(np.float64)))
 
     @override
