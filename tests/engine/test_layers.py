@@ -17,23 +17,32 @@ pytestmark = pytest.mark.engine
 WIDTH = 4
 
 
-class Adding(nn.Module):
-    """A norm as vLLM's are: it passes on the sum."""
-
+class _Norm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(WIDTH))
+        self.weight = nn.Parameter(torch.ones(WIDTH), requires_grad=False)
+
+
+class AddingNorm(_Norm):
+    """A norm as vLLM's are: it passes on the sum."""
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         residual += x
         return residual * self.weight, residual
 
 
-class Passing(Adding):
+class PassingNorm(_Norm):
     """A norm that ignores what came before, as Cohere's."""
 
-    def forward(self, x: torch.Tensor, residuals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return x * self.weight, residuals
+    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x * self.weight, residual
+
+
+class PlainNorm(_Norm):
+    """A norm of one tensor."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
 
 
 class Layer(nn.Module):
@@ -93,40 +102,80 @@ def test_the_feed_forward_module_is_the_only_one_with_such_a_name() -> None:
 
 def test_one_tensor_is_the_state_and_is_copied() -> None:
     output_TH = torch.arange(12.0).reshape(3, WIDTH)
+    member = layers(Layer())
     for form in (output_TH, (output_TH,), (output_TH, None), output_TH.unsqueeze(0)):
-        state_RH = layers(Layer()).state(form, "residual", slice(1, 3))
+        state_RH = member.state(member.parts(form, "residual"), "residual", slice(1, 3))
         assert torch.equal(state_RH, output_TH[1:])
         assert state_RH.data_ptr() != output_TH[1:].data_ptr()
 
 
-def test_two_tensors_are_added_where_the_norms_add_them_and_in_float32() -> None:
-    one_TH, two_TH = torch.full((3, WIDTH), 256.0).bfloat16(), torch.ones(3, WIDTH).bfloat16()
-    state_RH = layers(Layer(Adding())).state((one_TH, two_TH), "residual", ALL)
+def test_two_tensors_are_added_in_float32() -> None:
+    parts = torch.full((3, WIDTH), 256.0).bfloat16(), torch.ones(3, WIDTH).bfloat16()
+    state_RH = layers(Layer()).state(parts, "residual", ALL)
     assert state_RH.dtype == torch.float32
     assert torch.equal(state_RH, torch.full((3, WIDTH), 257.0))
 
 
 @pytest.mark.parametrize(
-    ("norm", "output", "site"),
+    ("output", "site"),
     [
-        (Passing(), (torch.ones(3, WIDTH),) * 2, "residual"),
-        (None, (torch.ones(3, WIDTH),) * 2, "residual"),
-        (Adding(), (torch.ones(3, WIDTH),) * 2, "mlp"),
-        (Adding(), (torch.ones(3, WIDTH),) * 3, "residual"),
-        (None, torch.ones(3, WIDTH + 1), "residual"),
-        (None, torch.ones(2, WIDTH), "residual"),
-        (None, torch.ones(2, 3, WIDTH), "residual"),
-        (None, None, "residual"),
-        (None, {"state": torch.ones(3, WIDTH)}, "residual"),
+        ((torch.ones(3, WIDTH),) * 2, "mlp"),
+        ((torch.ones(3, WIDTH),) * 3, "residual"),
+        (torch.ones(3, WIDTH + 1), "residual"),
+        (torch.ones(2, WIDTH), "residual"),
+        (torch.ones(2, 3, WIDTH), "residual"),
+        (None, "residual"),
+        ({"state": torch.ones(3, WIDTH)}, "residual"),
     ],
 )
-def test_what_is_not_certain_is_refused(norm: nn.Module | None, output: Any, site: str) -> None:
+def test_other_forms_are_refused(output: Any, site: str) -> None:
+    member = layers(Layer())
     with pytest.raises(ActivationError, match=f"vLLM's Model gives its states at the site {site} in a form"):
-        layers(Layer(norm)).state(output, site, ALL)
+        member.state(member.parts(output, site), site, ALL)
 
 
-def states(pool: str, tokens: int = 4) -> States:
-    asked = Activations((0,), ((0,),), "residual", pool)
+class Stack(nn.Module):
+    """A model of two layers and a last norm, each of which does with two tensors what its norm does."""
+
+    def __init__(self, norm: type[nn.Module], *, alone: bool = False, wrapped: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(norm()), Layer(norm())])
+        self.norm = norm()
+        self._alone, self._wrapped = alone, wrapped
+
+    def forward(self, one_TH: torch.Tensor, two_TH: torch.Tensor) -> None:
+        for norm in (self.layers[1].norm, self.norm):
+            given = self.layers[0 if norm is self.layers[1].norm else 1]((one_TH + 0, two_TH + 0))
+            given = tuple(part + 0 for part in given) if self._wrapped else given
+            norm(given[0]) if self._alone else norm(given[0], residual=given[1])
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize(
+    ("norm", "form", "expected"),
+    [
+        (AddingNorm, {}, 3.0),
+        (PlainNorm, {"alone": True}, 1.0),
+        (PassingNorm, {}, None),
+        (AddingNorm, {"wrapped": True}, None),
+    ],
+    ids=["adds", "alone", "passes", "unseen"],
+)
+def test_the_next_norm_tells_what_two_tensors_are(
+    layer: int, norm: type[nn.Module], form: dict[str, bool], expected: float | None
+) -> None:
+    model, kept = Stack(norm, **form), states("last", layers=(layer,))
+    with watching(MemberLayers(model, 2, WIDTH), [Window(kept, 0, slice(2, 3), 13)]):
+        model(torch.full((3, WIDTH), 1.0), torch.full((3, WIDTH), 2.0))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    if expected is None:
+        assert "in a form that is not known" in str(kept.problem)
+    else:
+        assert torch.equal(torch.as_tensor(kept.array()), torch.full((1, WIDTH), expected))
+
+
+def states(pool: str, tokens: int = 4, layers: tuple[int, ...] = (0,)) -> States:
+    asked = Activations((0,), (layers,), "residual", pool)
     scoring = Scoring(9, tuple(range(tokens)), ((1.0,),), activations=asked)
     return States(scoring, (WIDTH,), torch.device("cpu"))
 
@@ -171,7 +220,7 @@ def test_a_hook_that_fails_is_its_requests_problem_and_all_hooks_are_taken_off()
     def run() -> None:
         with watching(member, windows):
             layer(torch.ones(4, WIDTH))
-            assert len(layer._forward_hooks) == 2
+            assert layer._forward_hooks
             raise KeyError
 
     with pytest.raises(KeyError):

@@ -376,7 +376,8 @@ TABLE: dict[str, list[Row]] = {
         *has("vllm.forward_context.ForwardContext", "skip_compiled"),
         *asks_for("vllm.compilation.decorators", "skip_compiled"),
     ],
-    "engine/worker/layers.py": has("vllm.model_executor.layers.layernorm.RMSNorm", "forward_native"),
+    # Their names say what they are.
+    "engine/worker/layers.py": has("vllm.model_executor.layers.layernorm", "RMSNorm", "GemmaRMSNorm"),
     "engine/worker/cpu_kernels.py": [
         *takes(
             "vllm.v1.sample.rejection_sampler.expand_kernel",

@@ -4,9 +4,8 @@ vLLM has no names for them that all models share. What cannot be found with cert
 request that asks: a wrong state would look like a right one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cached_property
-from inspect import signature
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ class MemberLayers:
 
     def __init__(self, model: nn.Module, count: int, width: int) -> None:
         self._model, self._count, self.width = model, count, width
+        self._tried: dict[nn.Module, bool] = {}
 
     def module(self, layer: int, site: str) -> nn.Module:
         """The module whose output is a layer's state at a site.
@@ -75,20 +75,49 @@ class MemberLayers:
     def _named(self) -> str:
         return type(self._model).__name__
 
-    def state(self, output: Any, site: str, rows: slice) -> torch.Tensor:
-        """Rows of a module's output as its state: float32 (rows, H), in memory of its own.
+    def norms_after(self, layer: int) -> list[nn.Module]:
+        """The norms that may be given a layer's output: the next layer's, or those behind the last."""
+        if layer + 1 < self._count:
+            return list(filter(_is_norm, self._layers[layer + 1].modules()))
+        inside = set(self._layers.modules())
+        return [module for module in self._model.modules() if module not in inside and _is_norm(module)]
 
-        vLLM's layers often give two tensors, of which the next layer's first norm makes the sum.
+    def parts(self, output: Any, site: str) -> tuple[torch.Tensor, ...]:
+        """The tensors in a module's output: one, which is the state; or of a layer two, which may have to be added.
 
         Raises:
             ActivationError: the output has another form.
         """
         given = output if isinstance(output, tuple | list) else (output,)
-        parts = [part for part in given if part is not None]
-        if not parts or not all(isinstance(part, torch.Tensor) for part in parts):
-            raise self._unknown(site)
-        if len(parts) > 1 and (len(parts) > 2 or site != "residual" or not self._adds):
-            raise self._unknown(site)
+        parts = tuple(part for part in given if part is not None)
+        most = 2 if site == "residual" else 1
+        if not 1 <= len(parts) <= most or not all(isinstance(part, torch.Tensor) for part in parts):
+            raise self.unknown(site)
+        return parts
+
+    def taken(
+        self, parts: Sequence[torch.Tensor], norm: nn.Module, given: Sequence[Any]
+    ) -> Sequence[torch.Tensor]:
+        """The part or parts of a layer's two that are its state, by what a norm behind it is given.
+
+        Nearly all of vLLM's layers leave the last addition to the next norm, and some of them do not.
+
+        Returns:
+            None of them, if the norm is given something else or this is not certain.
+        """
+        others = [value for value in given[1:] if value is not None]
+        if not given or given[0] is not parts[0]:
+            return ()
+        if not others:
+            return parts[:1]
+        return parts if len(others) == 1 and others[0] is parts[1] and self._adds(norm) else ()
+
+    def state(self, parts: Sequence[torch.Tensor], site: str, rows: slice) -> torch.Tensor:
+        """Rows of the sum of these parts: float32 (rows, H), in memory of its own.
+
+        Raises:
+            ActivationError: a part has another shape than states have.
+        """
         own = [self._rows(part, site, rows) for part in parts]
         return own[0].clone() if len(own) == 1 else own[0] + own[1]
 
@@ -96,42 +125,33 @@ class MemberLayers:
         # Models of the Transformers library have a dimension of one batch.
         part_TH = part.squeeze(0) if part.dim() == 3 else part
         if part_TH.dim() != 2 or part_TH.shape[1] != self.width or len(part_TH) < rows.stop:
-            raise self._unknown(site)
+            raise self.unknown(site)
         return part_TH[rows].float()
 
-    def _unknown(self, site: str) -> ActivationError:
+    def unknown(self, site: str) -> ActivationError:
+        """What is said where a state cannot be told with certainty."""
         return ActivationError(
             f"vLLM's {self._named} gives its states at the site {site} in a form that is not known"
         )
 
-    @cached_property
-    def _adds(self) -> bool:
-        """Whether the two tensors that a layer gives are to be added, which its norms tell."""
-        norms = [norm for norm in self._layers[0].children() if len(_arguments(norm)) == 2]
-        return bool(norms) and all(map(_adds_residual, norms))
+    def _adds(self, norm: nn.Module) -> bool:
+        if norm not in self._tried:
+            self._tried[norm] = _adds_residual(norm)
+        return self._tried[norm]
 
 
 def _attends(layer: nn.Module) -> bool:
     return any(isinstance(module, AttentionLayerBase) for module in layer.modules())
 
 
-def _arguments(norm: nn.Module) -> list[str]:
-    """The arguments of a norm that is also given what came before: the second's name says so."""
-    # A custom operator's `forward` only chooses its implementation.
-    names = list(signature(getattr(norm, "forward_native", norm.forward)).parameters)
-    return names if len(names) == 2 and names[1].startswith("residual") else []
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
 
 
 def _adds_residual(norm: nn.Module) -> bool:
     """Whether a norm passes on the sum of its two arguments: it is tried out."""
-    weight = next(_weights(norm), None)
+    weight = next((weight for weight in norm.parameters() if weight.dim() == 1), None)
     if weight is None:
         return False
-    one, two = weight.new_ones((1, len(weight))), weight.new_full((1, len(weight)), 2.0)
-    with torch.inference_mode():
-        given = norm(one, two)
+    given = norm(weight.new_ones((1, len(weight))), weight.new_full((1, len(weight)), 2.0))
     return isinstance(given, tuple) and len(given) == 2 and bool((given[1] == 3).all())
-
-
-def _weights(norm: nn.Module) -> Iterator[torch.Tensor]:
-    return (weight for weight in norm.parameters() if weight.dim() == 1)

@@ -1,19 +1,21 @@
 """Activations of scored requests, from hooks on the layers of the members that are asked for, while these run.
 
-A hook takes the rows that are wanted as soon as a layer has run, since the next one overwrites the residual, and pools
-them at once: what is kept is never more than what is sent. In a step in which nobody asks for a member there is no hook
-on it; in one in which somebody does it runs in Python, without graphs and compiled code, which would not call hooks.
+A hook takes the rows that are wanted as soon as a layer has run, or as the next norm is given its two tensors, which it
+adds and overwrites; and pools them at once: what is kept is never more than what is sent. In a step in which nobody asks
+for a member there is no hook on it; in one in which somebody does it runs in Python, without graphs and compiled code,
+which would not call hooks.
 
 Shape suffixes: C completion tokens, H a member's hidden size, N all numbers of a request.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from eft_server.engine.activations import ActivationError, problem_as_array
 from eft_server.engine.message import Scoring
@@ -112,13 +114,11 @@ class Window:
     rows: slice
     position: int
 
-    def take(self, layers: MemberLayers, place: int, output: Any) -> None:
-        """Take the rows from a module's output; a problem with them is the request's, and no other's."""
-        try:
-            state_RH = layers.state(output, self.states.asked.site, self.rows)
-            self.states.take(self.member, place, state_RH, self.position)
-        except (RuntimeError, TypeError, ValueError) as error:
-            self.states.problem = str(error)
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The member's layers that the request asks for."""
+        asked = self.states.asked
+        return asked.layers[asked.members.index(self.member)]
 
 
 def windows(states_R: Mapping[int, States], step: Step) -> dict[int, list[Window]]:
@@ -147,28 +147,82 @@ def windows(states_R: Mapping[int, States], step: Step) -> dict[int, list[Window
 @contextmanager
 def watching(layers: MemberLayers, wanted: Iterable[Window]) -> Iterator[None]:
     """While a member runs, its layers' states go to these windows."""
-    handles = []
+    sites: dict[tuple[int, str], _Site] = {}
+    for window in wanted:
+        site = window.states.asked.site
+        for place, layer in enumerate(window.layers):
+            sites.setdefault((layer, site), _Site(layers, layer, site)).takers.append((window, place))
     try:
-        for window in wanted:
-            asked = window.states.asked
-            own = asked.layers[asked.members.index(window.member)]
-            try:
-                modules = [layers.module(layer, asked.site) for layer in own]
-            except ActivationError as error:
-                window.states.problem = str(error)
-                continue
-            handles += [
-                module.register_forward_hook(_hook(layers, window, place))
-                for place, module in enumerate(modules)
-            ]
+        for one in sites.values():
+            one.attach()
         yield
     finally:
-        for handle in handles:
+        for one in sites.values():
+            one.detach()
+
+
+class _Site:
+    """One place in a member, whose states go to some windows; a problem with them is those requests', and no other's.
+
+    Attributes:
+        takers: the windows, with the layer's place among those that each asks for.
+    """
+
+    def __init__(self, layers: MemberLayers, layer: int, site: str) -> None:
+        self.takers: list[tuple[Window, int]] = []
+        self._layers, self._layer, self._site = layers, layer, site
+        self._handles: list[Any] = []
+        self._open: tuple[torch.Tensor, ...] = ()
+
+    def attach(self) -> None:
+        """Set the hooks."""
+        try:
+            module = self._layers.module(self._layer, self._site)
+            norms = self._layers.norms_after(self._layer) if self._site == "residual" else []
+        except ActivationError as error:
+            self._fail(error)
+            return
+        self._handles.append(module.register_forward_hook(self._ran))
+        self._handles += [norm.register_forward_pre_hook(self._given, with_kwargs=True) for norm in norms]
+
+    def detach(self) -> None:
+        """Take the hooks off. Two tensors that no norm was given stay unclear."""
+        for handle in self._handles:
             handle.remove()
+        if self._open:
+            self._fail(self._layers.unknown(self._site))
 
+    def _ran(self, _module: Any, _inputs: Any, output: Any) -> None:
+        with self._guarded():
+            parts = self._layers.parts(output, self._site)
+            if len(parts) == 1:
+                self._take(parts)
+            else:
+                self._open = parts
 
-def _hook(layers: MemberLayers, window: Window, place: int) -> Callable[[Any, Any, Any], None]:
-    def take(_module: Any, _inputs: Any, output: Any) -> None:
-        window.take(layers, place, output)
+    def _given(self, norm: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if not self._open:
+            return
+        with self._guarded():
+            # Before the norm has run, which may overwrite what it is given.
+            if parts := self._layers.taken(self._open, norm, [*positional, *named.values()]):
+                self._open = ()
+                self._take(parts)
 
-    return take
+    def _take(self, parts: Sequence[torch.Tensor]) -> None:
+        for window, place in self.takers:
+            with self._guarded(window):
+                state_RH = self._layers.state(parts, self._site, window.rows)
+                window.states.take(window.member, place, state_RH, window.position)
+
+    @contextmanager
+    def _guarded(self, window: Window | None = None) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, TypeError, ValueError) as error:
+            self._fail(error, window)
+
+    def _fail(self, error: Exception, window: Window | None = None) -> None:
+        for one, _ in self.takers:
+            if window in (None, one):
+                one.states.problem = str(error)
