@@ -16,8 +16,8 @@ from eft_client.probe.run import run
 
 from .probed_server import HIDDEN, LAYERS, MEMBERS, TELLING, ProbedServer, pair_lines, states
 
-PAIRS = 60
-FAST: dict[str, Any] = dict(folds=3, shuffles=3, repeats=200)
+PAIRS = 40
+FAST: dict[str, Any] = dict(folds=3, shuffles=3, repeats=200, layers=str(TELLING))
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def probed(server: ProbedServer, data: Path, output: Path, **options: Any) -> Pr
 
 
 def test_the_finding_is_on_the_page_in_the_file_and_on_the_terminal(data: Path, tmp_path: Path) -> None:
-    report = probed(ProbedServer(), data, tmp_path / "out")
+    report = probed(ProbedServer(), data, tmp_path / "out", layers="all")
     [verdict] = report.verdicts
     assert verdict.problem.rows == verdict.problem.prompts == PAIRS
     assert set(verdict.finding.probed["expert"].chosen) == {TELLING}
@@ -41,7 +41,8 @@ def test_the_finding_is_on_the_page_in_the_file_and_on_the_terminal(data: Path, 
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     [target] = summary["targets"]
     said = target["sentence"]
-    assert "expert 0." in said and "reference 0." in said and "tokens 0." in said and "shuffled 0." in said
+    values = said.partition(": ")[2].split(", ")
+    assert [value.split(" ")[0] for value in values[:4]] == ["expert", "reference", "tokens", "shuffled"]
     assert "more of the preference than its reference's" in said
     layers = {(one["source"], one["layer"]) for one in target["layers"]}
     assert {("expert", 0), ("reference", 2), ("shuffled", 1), ("tokens", 0)} <= layers
@@ -70,24 +71,26 @@ def test_what_is_asked_names_members_site_and_pool_and_ends_the_turn(data: Path,
 
 def test_requests_shrink_to_what_the_server_allows_and_give_the_same(data: Path, tmp_path: Path) -> None:
     whole = probed(ProbedServer(), data, tmp_path / "one")
-    # One text has 4 bytes × 8 numbers × 3 layers × 2 members = 192; two layers of it are allowed.
-    server = ProbedServer(most_bytes=128 + 64)
+    # To find the layers it takes all three of one text: 4 bytes × 8 numbers × 3 layers × 2 members.
+    server = ProbedServer(most_bytes=192)
     small = probed(server, data, tmp_path / "two")
-    assert {len(body["items"]) for body in server.scored[-PAIRS:]} == {1}
+    assert {len(body["items"]) for body in server.scored[-PAIRS // 2 :]} == {2}
     assert small.verdicts[0].estimates == whole.verdicts[0].estimates
 
 
 def test_a_text_that_is_too_large_by_itself_is_asked_layer_by_layer(data: Path, tmp_path: Path) -> None:
     # It has 5 tokens, so 960 bytes.
     server = ProbedServer(most_bytes=700)
-    probed(server, data, tmp_path / "out", target=["token-reward"], limit=12)
+    probed(server, data, tmp_path / "out", target=["token-reward"], limit=12, layers="all")
     assert [len(body["activations"]["layers"]) for body in server.scored[-3:]] == [3, 1, 2]
     given = states("good", 2, "q0", pair_lines(1)[0]["rejected"], 5)
     assert np.array_equal(np.load(tmp_path / "out" / "activations" / "none" / "good.2.npy")[:5], given)
 
 
 def test_kept_activations_are_those_that_were_given(data: Path, tmp_path: Path) -> None:
-    probed(ProbedServer(), data, tmp_path / "out", target=["token-reward"], max_tokens=2 * 2 * PAIRS)
+    probed(
+        ProbedServer(), data, tmp_path / "out", target=["token-reward"], max_tokens=2 * 2 * PAIRS, layers="1"
+    )
     folder = tmp_path / "out" / "activations" / "none"
     lines = [json.loads(line) for line in (folder / "texts.jsonl").read_text().splitlines()]
     assert all(len(line["tokens"]) == 2 for line in lines)
@@ -120,8 +123,8 @@ def test_another_run_s_activations_are_refused_by_what_differs(data: Path, tmp_p
     probed(ProbedServer(), data, tmp_path / "out")
     with pytest.raises(ProbeError, match=r"another run \(site \"residual\", not \"mlp\"\)"):
         probed(ProbedServer(), data, tmp_path / "out", site="mlp")
-    with pytest.raises(ProbeError, match=r"another run \(texts 120, not 100; data "):
-        probed(ProbedServer(), data, tmp_path / "out", limit=50)
+    with pytest.raises(ProbeError, match=r"another run \(texts 80, not 60; data "):
+        probed(ProbedServer(), data, tmp_path / "out", limit=30)
 
 
 def test_a_server_that_gives_no_activations_is_told_which_key_allows_it(data: Path, tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ def test_a_layer_that_is_not_there_is_refused(data: Path, tmp_path: Path) -> Non
 
 
 def test_rewards_of_texts_tokens_and_the_composite(data: Path, tmp_path: Path) -> None:
-    report = probed(ProbedServer(), data, tmp_path / "out", target=["reward", "token-reward"], over="0.5,2")
+    report = probed(ProbedServer(), data, tmp_path / "out", target=["reward", "token-reward"], over="0.5,2", limit=20)
     names = [verdict.problem.target for verdict in report.verdicts]
     kinds = ("reward", "token-reward")
     assert names == [f"{kind}{end}" for kind in kinds for end in ("", *_composite("0.5", "2"))]
@@ -144,7 +147,7 @@ def test_rewards_of_texts_tokens_and_the_composite(data: Path, tmp_path: Path) -
         assert by_name[name].differences["τ", "reference"].low > 0, name
     own, half = (by_name[name].problem.targets_R for name in ("reward", "reward of the composite at 0.5"))
     assert np.allclose(half, own / 2)
-    assert by_name["token-reward"].problem.rows == 2 * PAIRS * 5
+    assert by_name["token-reward"].problem.rows == 2 * 20 * 5
 
 
 def _composite(*weights: str) -> list[str]:
@@ -155,7 +158,7 @@ def test_labels_are_classes_or_numbers(tmp_path: Path) -> None:
     for name, good, bad, kind in (("classes", 1, 0, "class"), ("numbers", 7.5, -2, "number")):
         lines = [
             {"prompt": pair["prompt"], "completion": pair[which], "label": label}
-            for pair in pair_lines(40)
+            for pair in pair_lines(30)
             for which, label in (("chosen", good), ("rejected", bad))
         ]
         data = tmp_path / f"{name}.jsonl"
@@ -169,7 +172,7 @@ def test_labels_are_classes_or_numbers(tmp_path: Path) -> None:
     ("wrong", "said"),
     [
         ({"target": ["prefrence"]}, "expected one of preference, reward, label, token-reward"),
-        ({"target": ["label"]}, "label: 60 lines have none"),
+        ({"target": ["label"]}, "label: 40 lines have none"),
         ({"layers": "first"}, "--layers 'first': expected all or numbers"),
         ({"over": "1"}, "--over needs --target reward"),
         ({"over": "nan", "target": ["reward"]}, "finite weights other than 0"),
