@@ -55,7 +55,8 @@ class Measured:
     @classmethod
     def of(cls, example: Tokenised, start: Answers, end: Answers) -> "Measured":
         """An example with what was measured."""
-        ids = (example.prompt, example.chosen, example.rejected)
+        rejected = None if example.rejected is None else tuple(example.rejected)
+        ids = (tuple(example.prompt), tuple(example.chosen), rejected)
         return cls(example.id, *ids, end.chosen, end.rejected, start.chosen, start.rejected)
 
 

@@ -128,12 +128,13 @@ class PhaseRun:
         def export(model: Any, seen: int) -> None:
             save_expert(model, self.folder / "checkpoints" / f"{seen:06}", tokenizer, self.base_name)
 
-        stage = progress.begin(self.name, self.steps.total, unit="steps")
+        resumed = latest_state(self.state)
+        done = int(resumed.name.rpartition("-")[2]) if resumed else 0
+        stage = progress.begin(self.name, self.steps.total, done=done, unit="steps")
         watch = Watch(self.steps, measured, None, export, stage, stopping)
         trainer = self._trainer(watch)
         start = log_probs(trainer.model, measured)
         watch.start = None if self.phase.loss == ARM else reference or start
-        resumed = latest_state(self.state)
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         done = trainer.state.global_step
         if done < self.steps.total:

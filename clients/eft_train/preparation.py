@@ -119,11 +119,13 @@ def prepare(plan: Plan, progress: Progress) -> Prepared:
     progress.say("reading the data")
     data, division = _divided(plan, as_text=checkpoint.chat_template is None)
     refusals.require_answers(plan.recipe, data)
+    progress.say(f"tokenising {len(division.trained_on) + len(division.held_out):,} examples")
     tokenizer = read_tokenizer(base.model, base.revision)
     texts, apart = (
         tokenised(part, checkpoint, tokenizer) for part in (division.trained_on, division.held_out)
     )
     refusals.require_readable([*texts, *apart], checkpoint.report.vocab_size, plan.base)
+    progress.say("checking that the server could serve the expert")
     larger = None if plan.large is None else source_of(plan.large)
     warnings = require_servable(plan, base, larger)
     measured = _measured(apart or texts, plan.recipe.last.max_length)

@@ -1,7 +1,7 @@
 """A training from its plan to the folder that it leaves."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from eft_train.refusals import require_same
 from eft_train.results import families
 from eft_train.results.card import card
 from eft_train.results.curves import draw
-from eft_train.results.files import write_json, write_text
+from eft_train.results.files import locked, write_json, write_text
 from eft_train.results.record import record_of
 
 __all__ = ["Trained", "train"]
@@ -55,13 +55,22 @@ def train(plan: Plan, progress: Progress) -> Trained:
     prepared = prepare(plan, progress)
     for note in prepared.notes:
         progress.say(f"note: {note}")
-    _begin(prepared)
-    with interruptible() as stopping:
-        outcomes: list[Outcome] = []
-        for phase in prepared.phases:
-            reference = outcomes[0].start if outcomes else None
-            outcomes.append(phase.run(prepared.measured, reference, progress, stopping))
-    return _finish(prepared, outcomes, progress)
+    state = plan.out / ".training"
+    state.mkdir(parents=True, exist_ok=plan.resume)
+    with locked(state):
+        _begin(prepared)
+        with interruptible() as stopping:
+            outcomes = _outcomes(prepared, progress, stopping)
+        return _finish(prepared, outcomes, progress)
+
+
+def _outcomes(prepared: Prepared, progress: Progress, stopping: Callable[[], bool]) -> list[Outcome]:
+    """Run the phases, one after the other."""
+    outcomes: list[Outcome] = []
+    for phase in prepared.phases:
+        reference = outcomes[0].start if outcomes else None
+        outcomes.append(phase.run(prepared.measured, reference, progress, stopping))
+    return outcomes
 
 
 def _begin(prepared: Prepared) -> None:
@@ -70,7 +79,6 @@ def _begin(prepared: Prepared) -> None:
     if prepared.plan.resume:
         require_same(read_identity(folder), prepared.identity)
         return
-    (folder / ".training").mkdir(parents=True)
     write_examples(folder / "trained-on.jsonl", prepared.division.trained_on)
     write_examples(folder / "held-out.jsonl", prepared.division.held_out)
     write_json(folder / ".training" / "plan.json", prepared.identity)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
@@ -38,31 +39,34 @@ class ArmTrainer(PairTrainer):
 
 def text_rows(examples: Sequence[Tokenised], answers: str) -> Dataset:
     """One row for each text that is learnt: the prompt with the chosen answer, or with either."""
-    return Dataset.from_list(
-        [
-            {
-                "input_ids": [*example.prompt, *answer],
-                "labels": [*[_IGNORED] * len(example.prompt), *answer],
-            }
-            for example in examples
-            for answer in (example.chosen, example.rejected if answers == "both" else None)
-            if answer is not None
-        ]
+    texts = [
+        (example.prompt, answer)
+        for example in examples
+        for answer in (example.chosen, example.rejected if answers == "both" else None)
+        if answer is not None
+    ]
+    return Dataset.from_dict(
+        {
+            "input_ids": [_compact([*prompt, *answer]) for prompt, answer in texts],
+            "labels": [_compact([*[_IGNORED] * len(prompt), *answer]) for prompt, answer in texts],
+        }
     )
 
 
 def pair_rows(examples: Sequence[Tokenised]) -> Dataset:
     """One row for each pair."""
-    return Dataset.from_list(
-        [
-            {
-                "prompt_ids": list(example.prompt),
-                "chosen_ids": list(example.chosen),
-                "rejected_ids": list(example.rejected or ()),
-            }
-            for example in examples
-        ]
+    return Dataset.from_dict(
+        {
+            "prompt_ids": [_compact(example.prompt) for example in examples],
+            "chosen_ids": [_compact(example.chosen) for example in examples],
+            "rejected_ids": [_compact(example.rejected or ()) for example in examples],
+        }
     )
+
+
+def _compact(ids: Sequence[int]) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
+    """Ids in four bytes each, where a list takes nine times as much."""
+    return np.array(ids, dtype=np.int32)
 
 
 def trainer_of(

@@ -4,6 +4,7 @@ TRL would tokenise a prompt and its answer together. The server's prompt ends be
 is tokenised by itself, and tokens never merge across that border.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,9 @@ class Tokenised:
     """
 
     id: str
-    prompt: tuple[int, ...]
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...] | None = None
+    prompt: Sequence[int]
+    chosen: Sequence[int]
+    rejected: Sequence[int] | None = None
     is_cut: bool = False
 
     def cut(self, most: int) -> "Tokenised | None":
@@ -99,8 +100,8 @@ def _voice(examples: Sequence[Example], checkpoint: "Checkpoint", tokenizer: Any
 def _tokenised(example: Example, tokenizer: Any, voice: "Voice | None", end: tuple[int, ...]) -> Tokenised:
     from jinja2 import TemplateError
 
-    def answer(text: str | None) -> tuple[int, ...] | None:
-        return None if text is None else (*tokenizer(text, add_special_tokens=False)["input_ids"], *end)
+    def answer(text: str) -> Sequence[int]:
+        return array("i", [*tokenizer(text, add_special_tokens=False)["input_ids"], *end])
 
     if isinstance(example.prompt, str):
         prompt = tokenizer(example.prompt)["input_ids"]
@@ -112,6 +113,5 @@ def _tokenised(example: Example, tokenizer: Any, voice: "Voice | None", end: tup
             raise TrainingError(
                 f"example {example.id!r}: prompt: the chat template refuses it: {error}"
             ) from error
-    chosen = answer(example.chosen)
-    assert chosen is not None
-    return Tokenised(example.id, tuple(prompt), chosen, answer(example.rejected))
+    rejected = None if example.rejected is None else answer(example.rejected)
+    return Tokenised(example.id, array("i", prompt), answer(example.chosen), rejected)

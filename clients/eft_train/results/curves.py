@@ -1,12 +1,14 @@
 """A training's curves: what was measured at checkpoints, the losses between, and a picture of both."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from eft_train.checkpoints import POINT, Steps
+from eft_train.measuring import Point
 
 __all__ = ["draw", "losses", "points"]
 
@@ -29,7 +31,14 @@ def points(phases: Phases) -> list[dict[str, Any]]:
                 since = [loss for step, loss in by_step.items() if before < step <= entry["step"]]
                 before = entry["step"]
                 loss = fmean(since) if since else None
-                found.append({"examples": steps.seen(before), "phase": name, "loss": loss, **entry[POINT]})
+                found.append(
+                    {
+                        "examples": steps.seen(before),
+                        "phase": name,
+                        "loss": loss,
+                        **asdict(Point(**entry[POINT])),
+                    }
+                )
     return found
 
 

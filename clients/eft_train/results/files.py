@@ -1,10 +1,30 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, by one process at a time."""
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_json", "write_text"]
+from eft_train.errors import TrainingError
+
+__all__ = ["locked", "write_json", "write_text"]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in a folder.
+
+    Raises:
+        TrainingError: One does.
+    """
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(f"{folder.parent}: another process trains in it; wait for its end") from None
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -192,7 +192,8 @@ def test_a_data_set_is_read_like_a_file(tmp_path: Path) -> None:
 
 
 def test_a_data_set_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(TrainingError, match=r"^nobody/nothing: "):
         read_data(DataSource("nobody/nothing"))
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from eft_train import run as module
 from eft_train.errors import Interrupted, TrainingError
+from eft_train.results.files import locked
 
 from .tiny import SMALL, trained
 
@@ -125,6 +126,11 @@ def test_changed_data_is_noticed(stopped: Path, base: Path, data: Path, tmp_path
             trained("sft", base, data, stopped, *_settings("sft"), resume=True)
     finally:
         data.write_text(data_before)
+
+
+def test_two_processes_do_not_train_in_one_folder(stopped: Path, base: Path, data: Path) -> None:
+    with locked(stopped / ".training"), pytest.raises(TrainingError, match="another process trains in it"):
+        trained("sft", base, data, stopped, *_settings("sft"), resume=True)
 
 
 def test_what_has_ended_or_never_began_cannot_resume(base: Path, data: Path, tmp_path: Path) -> None:
