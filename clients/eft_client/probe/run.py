@@ -24,6 +24,7 @@ from eft_client.probe.options import ProbeOptions
 from eft_client.probe.output.page import as_page
 from eft_client.probe.output.tables import DIFFERENCE_HEADER, difference_rows, estimate_header, estimate_rows
 from eft_client.probe.report import ProbeReport, as_json
+from eft_client.probe.statistics.folds import require_prompts
 from eft_client.probe.store import Store, Wanted
 from eft_client.probe.study import Source, fits, probe
 from eft_client.probe.summary import EXPERT, REFERENCE, TOKENS, Verdict, judged, sentence
@@ -51,7 +52,7 @@ def run(options: ProbeOptions, console: Console, opens: Opened = opened) -> Prob
         EftError: Something that was given is wrong, or the engine or the server does not do what is needed.
     """
     command = shlex.join(["eft", *sys.argv[1:]])
-    _ = options.examples, options.targets
+    require_prompts(options.examples.prompts, options.folds, options.data)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

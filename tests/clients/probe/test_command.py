@@ -138,7 +138,9 @@ def test_a_layer_that_is_not_there_is_refused(data: Path, tmp_path: Path) -> Non
 
 
 def test_rewards_of_texts_tokens_and_the_composite(data: Path, tmp_path: Path) -> None:
-    report = probed(ProbedServer(), data, tmp_path / "out", target=["reward", "token-reward"], over="0.5,2", limit=20)
+    report = probed(
+        ProbedServer(), data, tmp_path / "out", target=["reward", "token-reward"], over="0.5,2", limit=20
+    )
     names = [verdict.problem.target for verdict in report.verdicts]
     kinds = ("reward", "token-reward")
     assert names == [f"{kind}{end}" for kind in kinds for end in ("", *_composite("0.5", "2"))]
@@ -173,6 +175,7 @@ def test_labels_are_classes_or_numbers(tmp_path: Path) -> None:
     [
         ({"target": ["prefrence"]}, "expected one of preference, reward, label, token-reward"),
         ({"target": ["label"]}, "label: 40 lines have none"),
+        ({"limit": 3}, "pairs.jsonl: 3 prompts; 3 folds need at least 5"),
         ({"layers": "first"}, "--layers 'first': expected all or numbers"),
         ({"over": "1"}, "--over needs --target reward"),
         ({"over": "nan", "target": ["reward"]}, "finite weights other than 0"),

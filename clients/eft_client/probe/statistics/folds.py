@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from eft_client.probe.errors import ProbeError
 from eft_client.probe.statistics.problem import Problem, TargetKind
 
-__all__ = ["INNER_FOLDS", "Fold", "outer_folds"]
+__all__ = ["INNER_FOLDS", "Fold", "outer_folds", "require_prompts"]
 
 INNER_FOLDS = 3
 
@@ -41,12 +41,7 @@ def outer_folds(problem: Problem, folds: int, seed: int) -> list[Fold]:
     Raises:
         ProbeError: There are too few prompts, or too few of a class, for these folds.
     """
-    least = max(folds, -(-(INNER_FOLDS * folds) // (folds - 1)))
-    if problem.prompts < least:
-        raise ProbeError(
-            f"{problem.target}: {problem.prompts} prompts; {folds} folds need at least {least} "
-            "(prompts that are the same count once)"
-        )
+    require_prompts(problem.prompts, folds, problem.target)
     found = [
         Fold(train, test, _split(problem, train, INNER_FOLDS, seed + 1))
         for train, test in _split(problem, np.arange(problem.rows), folds, seed)
@@ -56,6 +51,19 @@ def outer_folds(problem: Problem, folds: int, seed: int) -> list[Fold]:
         for rows in [*parts, *(fold.test_R for fold in found)]:
             _require_both(problem, rows)
     return found
+
+
+def require_prompts(prompts: int, folds: int, what: str) -> None:
+    """Find out whether there are prompts enough for these folds, and for the inner ones.
+
+    Raises:
+        ProbeError: There are not.
+    """
+    least = max(folds, -(-(INNER_FOLDS * folds) // (folds - 1)))
+    if prompts < least:
+        raise ProbeError(
+            f"{what}: {prompts} prompts; {folds} folds need at least {least} (prompts that are the same count once)"
+        )
 
 
 def _split(problem: Problem, rows: Rows, count: int, seed: int) -> list[tuple[Rows, Rows]]:
