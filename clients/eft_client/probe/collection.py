@@ -18,13 +18,16 @@ from eft_client.probe.store import Read, Store, Wanted
 from eft_client.results import LayerActivations, ScoredItem, ScoreResult
 from eft_client.sync import EftClient
 
-__all__ = ["PER_REQUEST", "collect"]
+__all__ = ["PER_REQUEST", "TOO_LARGE", "collect"]
 
 PER_REQUEST = 8
 """Texts in a request, unless their activations are too large for the server."""
 
-_TOO_LARGE, _ALLOWS = "bytes; allowed: up to", "server.activations"
-"""What a server says of too many activations, and of any where it gives none."""
+TOO_LARGE = "bytes of states"
+"""What a server says of more activations than a request may have."""
+
+_ALLOWS = "server.activations"
+"""What it says of any, where it gives none."""
 
 _BASE = "base"
 
@@ -116,7 +119,7 @@ class _Asker:
                 (item, self._states(item, layers)) for item in self._score(texts, layers, self.wanted.pool)
             ]
         except BadRequest as error:
-            if _TOO_LARGE not in str(error) or len(texts) == len(layers) == 1:
+            if TOO_LARGE not in str(error) or len(texts) == len(layers) == 1:
                 raise
         if len(texts) > 1:
             half = self.size = len(texts) // 2

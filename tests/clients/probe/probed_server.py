@@ -100,7 +100,11 @@ class ProbedServer(httpx.AsyncBaseTransport):
             for array in layers.values()
         )
         if size > self.most_bytes:
-            return self._refusal(f"layers of members are {size} bytes; allowed: up to {self.most_bytes}", 400)
+            of = f"(items: {len(data)})"
+            message = (
+                f"activations: {size} bytes of states {of} are too many; allowed: up to {self.most_bytes}"
+            )
+            return self._refusal(message, 400)
         answer = {"object": "eft.score", "id": "1", "created": 1, "model": "fam", "eft": {}, "data": data}
         return httpx.Response(200, json=answer)
 

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from eft_client.probe.collection import TOO_LARGE
 from eft_server.api.app import create_app
 
 from .fake_engine import FakeEngine
@@ -145,6 +146,7 @@ async def test_more_bytes_than_allowed_are_refused_with_the_numbers(engine: Fake
         "activations: 144 bytes of states (items: 1, their rows: 2, members: 1, their layers: 3) are too many; "
         "allowed: up to 96;"
     )
+    assert TOO_LARGE in message and TOO_LARGE in pooled.json()["error"]["message"]
     assert "pool them" in message and "pool them" not in pooled.json()["error"]["message"]
     assert "120 bytes of states (items: 5, their rows: 5," in pooled.json()["error"]["message"]
     assert len(engine.asked) == 5
