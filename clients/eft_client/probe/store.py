@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,13 +151,17 @@ class Store:
 
     def _array(self, member: str, layer: int, width: int) -> NDArray[np.float32]:
         if (member, layer) not in self._arrays:
-            path = self._folder / f"{member}.{layer}.npy"
+            # A server names its members as it likes.
+            path = self._folder / f"{quote(member, safe='')}.{layer}.npy"
             shape = (self.wanted.texts * self.wanted.rows, width)
             if not path.exists():
-                _mapped(path, "w+", shape)
+                # Each is whole or is not there, and an array that is there has its shape.
                 shapes = self._shapes()
                 shapes.setdefault(str(layer), {})[member] = width
-                (self._folder / _SHAPES).write_text(json.dumps(shapes))
+                _replace(self._folder / _SHAPES, json.dumps(shapes))
+                made = path.with_suffix(".new")
+                _mapped(made, "w+", shape)
+                made.replace(path)
             array = _mapped(path, "r+")
             if array.shape != shape:
                 raise ProbeError(
@@ -169,7 +174,7 @@ class Store:
         """Write down whose activations these are, or find out that they are another run's."""
         path, ours = self._folder / _WANTED, json.loads(json.dumps(dataclasses.asdict(self.wanted)))
         if not path.exists():
-            path.write_text(json.dumps(ours, indent=1) + "\n", encoding="utf-8")
+            _replace(path, json.dumps(ours, indent=1) + "\n")
             return
         theirs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         other = [
@@ -182,6 +187,13 @@ class Store:
                 f"{self._folder} holds the activations of another run ({'; '.join(other)}); "
                 "move it away, or name another --output"
             )
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that a killed run leaves it as it was, or whole."""
+    made = path.with_suffix(".new")
+    made.write_text(text, encoding="utf-8")
+    made.replace(path)
 
 
 def _mapped(path: Path, mode: str, shape: tuple[int, int] | None = None) -> NDArray[np.float32]:

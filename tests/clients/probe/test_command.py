@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from eft_client.errors import EftError
+from eft_client.probe import store
 from eft_client.probe.errors import ProbeError
 from eft_client.probe.options import ProbeOptions
 from eft_client.probe.report import ProbeReport
@@ -117,6 +118,37 @@ def test_a_broken_run_resumes_and_a_whole_one_asks_nothing(data: Path, tmp_path:
     assert silent.scored == [] and whole.verdicts[0].estimates == resumed.verdicts[0].estimates
     fresh = probed(ProbedServer(), data, tmp_path / "fresh")
     assert fresh.verdicts[0].estimates == whole.verdicts[0].estimates
+
+
+def test_a_run_that_is_killed_while_it_makes_its_files_resumes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = store._mapped
+
+    def killed(path: Path, mode: str, *shape: tuple[int, int]) -> Any:
+        array = make(path, mode, *shape)
+        if mode == "w+" and path.name.startswith("small.2"):
+            path.write_bytes(path.read_bytes()[:64])
+            raise KeyboardInterrupt
+        return array
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_mapped", killed)
+        with pytest.raises(KeyboardInterrupt):
+            probed(ProbedServer(), data, tmp_path / "out")
+    resumed = probed(ProbedServer(), data, tmp_path / "out")
+    assert resumed.verdicts[0].estimates == probed(ProbedServer(), data, tmp_path / "x").verdicts[0].estimates
+
+
+def test_no_member_s_name_leads_out_of_the_folder(tmp_path: Path) -> None:
+    examples: dict[str, Any] = dict(texts=1, rows=1, layers=None, checkpoints="", data="", pool="last")
+    wanted = store.Wanted(model="m", expert="../../good", reference="/tmp/small", site="mlp", **examples)
+    with store.Store(tmp_path / "a" / "b", wanted) as kept:
+        read = store.Read(token_ids=[1], tokens=[], rewards=[0.0], over={})
+        states = {(name, 0): np.ones((1, 2), dtype=np.float32) for name in wanted.members}
+        kept.write("key", 0, read, states)
+        assert kept.states("../../good", 0, np.array([0])).tolist() == [[1, 1]]
+    assert {path.parent for path in tmp_path.rglob("*.*")} == {tmp_path / "a" / "b"}
 
 
 def test_another_run_s_activations_are_refused_by_what_differs(data: Path, tmp_path: Path) -> None:
