@@ -18,6 +18,7 @@ __all__ = ["DynamicsOptions", "DynamicsPlan", "planned"]
 
 _BESIDE = {TRAINING: "trained-on.jsonl", HELD_OUT: "held-out.jsonl"}
 _RECORD = "training.json"
+_LEAST_PROMPTS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ def planned(options: DynamicsOptions) -> DynamicsPlan:
     trained = {_prompt(pair) for pair in every[TRAINING]}
     return DynamicsPlan(
         options=options,
-        pairs={side: _drawn(pairs, options) for side, pairs in every.items()},
+        pairs={side: _drawn(pairs, options, files[side]) for side, pairs in every.items()},
         digests={side: _digest(path) for side, path in files.items()},
         made=_made(options.family),
         repeated=sum(_prompt(pair) in trained for pair in every.get(HELD_OUT, ())),
@@ -124,8 +125,8 @@ def _beside(family: str | None) -> dict[str, Path]:
     return {side: folder / name for side, name in _BESIDE.items() if (folder / name).is_file()}
 
 
-def _drawn(pairs: Sequence[Pair], options: DynamicsOptions) -> list[Pair]:
-    """Some of the pairs, one for each prompt, in the file's order."""
+def _drawn(pairs: Sequence[Pair], options: DynamicsOptions, path: Path) -> list[Pair]:
+    """Some of a file's pairs, one for each prompt, in its order."""
     order = list(range(len(pairs)))
     random.Random(options.seed).shuffle(order)
     chosen: dict[str, int] = {}
@@ -133,6 +134,10 @@ def _drawn(pairs: Sequence[Pair], options: DynamicsOptions) -> list[Pair]:
         if len(chosen) == options.prompts:
             break
         chosen.setdefault(_prompt(pairs[index]), index)
+    if len(chosen) < _LEAST_PROMPTS:
+        raise DynamicsError(
+            f"{path}: {len(chosen)} prompt; expected {_LEAST_PROMPTS} or more different ones, over which intervals are"
+        )
     return [pairs[index] for index in sorted(chosen.values())]
 
 

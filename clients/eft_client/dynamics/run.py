@@ -84,8 +84,8 @@ def _conducted(
 def _bounds(options: DynamicsOptions) -> Iterator[str]:
     """An engine that serves nobody else takes as many scores at once, and as large weights, as the study has."""
     yield f"server.max_scores={_MOST_SCORES}"
-    for text in options.over:
-        largest = max(max(setting.sweep.values()) for setting in sweep(text))
+    if options.over:
+        largest = max(max(setting.sweep.values()) for text in options.over for setting in sweep(text))
         for name in ("weight", "scale"):
             yield f"limits.{name}.max={max(largest, 2.0)}"
         yield f"limits.total={_LARGEST_TOTAL}"

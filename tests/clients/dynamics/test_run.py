@@ -11,9 +11,10 @@ from rich.console import Console
 
 from eft_client.dynamics.errors import DynamicsError
 from eft_client.dynamics.options import DynamicsOptions
-from eft_client.dynamics.run import run
+from eft_client.dynamics.run import _bounds, run
 from eft_client.dynamics.summary import DynamicsSummary
 from eft_client.report import Page
+from eft_server.family.load import load_config
 
 from .family import END, FakeFamily, V, peaked, tokens_of
 
@@ -238,6 +239,20 @@ def test_what_cannot_be_is_refused_before_anything_is_scored(
     with pytest.raises(DynamicsError) as raised:
         conducted(folder, family, **options)
     assert said in str(raised.value) and "/eft/score" not in family.requests
+
+
+def test_an_engine_allows_the_largest_weight_of_all_sweeps(folder: Path) -> None:
+    options = DynamicsOptions(over=["a=0:5:1", "scale=0:3:1"])
+    limits = load_config("demo", list(_bounds(options))).limits
+    assert limits.weight.max == limits.scale.max == 5
+
+
+@pytest.mark.parametrize("side", ["trained", "held"])
+def test_one_prompt_has_no_interval(folder: Path, side: str) -> None:
+    """Resampled, it would be certain of everything."""
+    (folder / f"{side}.jsonl").write_text("\n".join([pairs(1, 0)] * 3))
+    with pytest.raises(DynamicsError, match=rf"{side}\.jsonl: 1 prompt; expected 2 or more different ones"):
+        conducted(folder, FakeFamily(SQUEEZED))
 
 
 def test_data_without_rejected_answers_has_no_margin(folder: Path) -> None:
