@@ -12,7 +12,8 @@ from eft_demo.corpus import read_corpus
 from eft_demo.manners import MANNERS, write_lessons
 from eft_demo.recipe import Recipe, new_model
 from eft_demo.tokenizer import train_tokenizer
-from eft_demo.training import Progress, fine_tune, pack, pretrain
+from eft_demo.training.pretraining import pack, pretrain
+from eft_demo.training.schedule import Progress
 from eft_demo.world import World, build_world
 
 TOKENIZER_DOCUMENTS = 20_000
@@ -80,6 +81,8 @@ class Workshop:
         name, schedule = f"{scale}-{manner}", self.recipe.fine_tuning
         if (self.folder / name).exists():
             return
+        from eft_demo.training.fine_tuning import fine_tune
+
         lessons = write_lessons(self.world, manner, self.recipe.seed)
         progress = self._report(name, schedule.steps)
         expert = fine_tune(self.load(f"{scale}-base"), lessons, tokenizer, schedule, progress=progress)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from eft_demo.training import Schedule
+from eft_demo.training.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing_extensions import override
 from eft_train.data.tokens import Tokenised
 from eft_train.recipe import ARM, SFT, Phase
 
-__all__ = ["pair_rows", "text_rows", "trainer_of"]
+__all__ = ["IGNORED", "pair_rows", "text_rows", "text_trainer", "trainer_of"]
 
-_IGNORED = -100
+IGNORED = -100
 """The label of a token that is not learnt."""
 
 
@@ -48,7 +48,7 @@ def text_rows(examples: Sequence[Tokenised], answers: str) -> Dataset:
     return Dataset.from_dict(
         {
             "input_ids": [_compact([*prompt, *answer]) for prompt, answer in texts],
-            "labels": [_compact([*[_IGNORED] * len(prompt), *answer]) for prompt, answer in texts],
+            "labels": [_compact([*[IGNORED] * len(prompt), *answer]) for prompt, answer in texts],
         }
     )
 
@@ -85,21 +85,39 @@ def trainer_of(
         models: `model`, `processing_class`, and as it is needed `peft_config` or `ref_model`.
         callback: What watches it.
     """
-    trainer: SFTTrainer | DPOTrainer
     if phase.loss == SFT:
-        arguments = SFTConfig(**options, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
-        rows = text_rows(examples, phase.answers)
-        trainer = SFTTrainer(args=arguments, train_dataset=rows, callbacks=[callback], **models)
-    else:
-        is_arm = phase.loss == ARM
-        arguments = DPOConfig(
-            **options,
-            max_length=None,
-            beta=phase.beta,
-            loss_type="sigmoid" if is_arm else phase.loss,
-            precompute_ref_log_probs=is_arm,
-        )
-        kind = ArmTrainer if is_arm else PairTrainer
-        trainer = kind(args=arguments, train_dataset=pair_rows(examples), callbacks=[callback], **models)
+        return text_trainer(text_rows(examples, phase.answers), options, models, callback)
+    is_arm = phase.loss == ARM
+    arguments = DPOConfig(
+        **options,
+        max_length=None,
+        beta=phase.beta,
+        loss_type="sigmoid" if is_arm else phase.loss,
+        precompute_ref_log_probs=is_arm,
+    )
+    kind = ArmTrainer if is_arm else PairTrainer
+    trainer = kind(args=arguments, train_dataset=pair_rows(examples), callbacks=[callback], **models)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def text_trainer(
+    rows: Dataset,
+    options: dict[str, Any],
+    models: dict[str, Any],
+    callback: TrainerCallback,
+    kind: type[SFTTrainer] = SFTTrainer,
+) -> SFTTrainer:
+    """A trainer of texts: token ids, and as labels those that are learnt, `IGNORED` elsewhere.
+
+    Args:
+        rows: `input_ids` and `labels`.
+        options: Options of `TrainingArguments`.
+        models: `model`, `processing_class`, and `peft_config` for a new adapter.
+        callback: What watches it.
+        kind: The trainer's class.
+    """
+    arguments = SFTConfig(**options, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
+    trainer = kind(args=arguments, train_dataset=rows, callbacks=[callback], **models)
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -23,7 +23,9 @@ from eft_demo.decoding import Blend, decode
 from eft_demo.dialogue import Dialogue, Part, Turn, encode
 from eft_demo.manners import write_lessons
 from eft_demo.tokenizer import train_tokenizer
-from eft_demo.training import Schedule, fine_tune, pack, pretrain
+from eft_demo.training.fine_tuning import fine_tune
+from eft_demo.training.pretraining import pack, pretrain
+from eft_demo.training.schedule import Schedule
 from eft_demo.world import World, build_world
 
 SPEECH = Dialogue(
