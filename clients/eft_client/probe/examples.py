@@ -134,9 +134,13 @@ def _text(pair: Pair, answer: str, prompt: int) -> ReadText:
 def _label_of(pair: Pair) -> float | None:
     if pair.label is None:
         return None
-    if isinstance(pair.label, str) or not math.isfinite(pair.label):
+    try:
+        label = math.nan if isinstance(pair.label, str) else float(pair.label)
+    except OverflowError:
+        label = math.inf
+    if not math.isfinite(label):
         raise ProbeError(f"{pair.id}: label {pair.label!r:.100}; expected 0, 1 or another number")
-    return float(pair.label)
+    return label
 
 
 def _digest(value: object) -> str:

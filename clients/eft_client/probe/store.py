@@ -146,7 +146,7 @@ class Store:
 
     def _shapes(self) -> dict[str, dict[str, int]]:
         path = self._folder / _SHAPES
-        shapes: dict[str, dict[str, int]] = json.loads(path.read_text()) if path.exists() else {}
+        shapes: dict[str, dict[str, int]] = _object(path) if path.exists() else {}
         return dict(sorted(shapes.items(), key=lambda layer: int(layer[0])))
 
     def _array(self, member: str, layer: int, width: int) -> NDArray[np.float32]:
@@ -176,7 +176,7 @@ class Store:
         if not path.exists():
             _replace(path, json.dumps(ours, indent=1) + "\n")
             return
-        theirs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        theirs = _object(path)
         other = [
             f"{name} {_short(theirs.get(name))}, not {_short(ours[name])}"
             for name in ours
@@ -187,6 +187,16 @@ class Store:
                 f"{self._folder} holds the activations of another run ({'; '.join(other)}); "
                 "move it away, or name another --output"
             )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ProbeError(f"{path}: no file of eft probe; move {path.parent} away, or name another --output")
+    return found
 
 
 def _replace(path: Path, text: str) -> None:

@@ -140,6 +140,15 @@ def test_a_run_that_is_killed_while_it_makes_its_files_resumes(
     assert resumed.verdicts[0].estimates == probed(ProbedServer(), data, tmp_path / "x").verdicts[0].estimates
 
 
+@pytest.mark.parametrize(("name", "text"), [("wanted.json", "[]"), ("wanted.json", "{"), ("shapes.json", "")])
+def test_a_folder_of_something_else_is_refused(data: Path, tmp_path: Path, name: str, text: str) -> None:
+    folder = tmp_path / "out" / "activations" / "last"
+    folder.mkdir(parents=True)
+    (folder / name).write_text(text)
+    with pytest.raises(ProbeError, match=rf"{name}: no file of eft probe; move .*last away"):
+        probed(ProbedServer(), data, tmp_path / "out")
+
+
 def test_no_member_s_name_leads_out_of_the_folder(tmp_path: Path) -> None:
     examples: dict[str, Any] = dict(texts=1, rows=1, layers=None, checkpoints="", data="", pool="last")
     wanted = store.Wanted(model="m", expert="../../good", reference="/tmp/small", site="mlp", **examples)

@@ -41,7 +41,7 @@ def test_the_default_target_follows_from_the_data() -> None:
 
 
 def test_labels_that_are_no_numbers_are_refused() -> None:
-    for label in ("good", math.nan):
+    for label in ("good", math.nan, 10**400):
         with pytest.raises(ProbeError, match="expected 0, 1 or another number"):
             Examples.of([pair(1, "a", "x", label=label)])
     with pytest.raises(ProbeError, match="none of 1 pairs has two different answers"):
