@@ -79,6 +79,13 @@ def test_a_config_without_a_manifest_is_refused() -> None:
         Manifest.from_hf(object())
 
 
+def test_a_manifest_of_another_version_is_refused_by_what_it_lacks() -> None:
+    older = Manifest(("LlamaForCausalLM",), (), (), DEFAULTS, (9,)).to_hf()
+    del older["shapes"], older["activation_bytes"]
+    with pytest.raises(ValueError, match="has no shapes, activation_bytes: another version of eft wrote it"):
+        Manifest.from_hf(type("Config", (), {"eft": older})())
+
+
 @pytest.mark.parametrize(
     ("vector", "expected"),
     [

@@ -5,7 +5,7 @@ vector.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -111,12 +111,18 @@ class Manifest:
         """Read it back from a Hugging Face config.
 
         Raises:
-            ValueError: the config has none, so the engine was not started through `eft_server`.
+            ValueError: the config has none, so the engine was not started through `eft_server`; or one of another
+                version, as an older pack has.
         """
         raw = getattr(config, KEY, None)
         if not isinstance(raw, dict):
             raise ValueError(
                 f"the model config has no {KEY!r} entry: start it by eft serve, or by vllm serve of what eft pack wrote"
+            )
+        if missing := [one.name for one in fields(cls) if one.name not in raw]:
+            raise ValueError(
+                f"the model config's entry {KEY!r} has no {', '.join(missing)}: another version of eft wrote it; "
+                "run eft pack or eft vllm-args again"
             )
         return cls(
             architectures=tuple(raw["architectures"]),
