@@ -21,6 +21,7 @@ POINT = "point"
 """The entry of the trainer's history that holds what was measured."""
 
 _ADAPTER = "default"
+_REFERENCE = "ref"
 _STATE = "trainer_state.json"
 
 
@@ -148,7 +149,11 @@ def save_expert(model: Any, folder: Path, tokenizer: Any, base: str) -> None:
 def latest_state(folder: Path) -> Path | None:
     """The trainer's newest state that was written to its end; None where there is none."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    return next((path for path in reversed(found) if _is_complete(path)), None)
+    state = next((path for path in reversed(found) if _is_complete(path)), None)
+    if state is not None:
+        # Beside a second adapter, transformers 5.19 loads only that one. TRL makes it again from the phase's start.
+        shutil.rmtree(state / _REFERENCE, ignore_errors=True)
+    return state
 
 
 def _is_complete(state: Path) -> bool:

@@ -26,13 +26,16 @@ def _settings(*phases: str) -> list[str]:
     return [*(f"{phase}.{setting}" for phase in phases for setting in STEPS), "lora.dropout=0.1"]
 
 
-def _stopped_after(calls: int) -> Callable[[], object]:
-    """Asks for a stop after so many steps, those of earlier phases included."""
+def _stopped_after(most: int, taken: list[int]) -> Callable[[], object]:
+    """Asks for a stop after so many steps, those of earlier phases included, and notes each step that is taken."""
 
     @contextmanager
     def asking() -> Iterator[Callable[[], bool]]:
-        steps = iter(range(1, 1000))
-        yield lambda: next(steps) >= calls
+        def asked() -> bool:
+            taken.append(len(taken) + 1)
+            return len(taken) >= most
+
+        yield asked
 
     return asking
 
@@ -43,16 +46,17 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "full", "stop"),
+    ("recipe", "full", "stop", "steps"),
     [
-        ("sft", False, 3), ("dpo", False, 2), ("dpo", True, 2), ("extend", False, 12), ("extend", True, 4),
-        ("arm", False, 2),
+        ("sft", False, 3, 4), ("dpo", False, 2, 4), ("dpo", True, 2, 4), ("extend", False, 18, 20),
+        ("extend", True, 4, 20), ("arm", False, 2, 4),
     ],
 )  # fmt: skip
 def test_a_resumed_training_ends_like_one_that_never_stopped(
     recipe: str,
     full: bool,
     stop: int,
+    steps: int,
     base: Path,
     data: Path,
     tmp_path: Path,
@@ -60,18 +64,18 @@ def test_a_resumed_training_ends_like_one_that_never_stopped(
 ) -> None:
     settings = _settings(*(("sft", "dpo") if recipe == "extend" else (recipe,)))
     whole = trained(recipe, base, data, tmp_path / "whole", *settings, full=full, checkpoint_every=8)
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "interruptible", _stopped_after(stop))
-        with pytest.raises(Interrupted, match=r"stopped after \d+ of \d+ steps"):
-            trained(recipe, base, data, tmp_path / "parts", *settings, full=full, checkpoint_every=8)
+    first, rest = list[int](), list[int]()
+    monkeypatch.setattr(module, "interruptible", _stopped_after(stop, first))
+    with pytest.raises(Interrupted, match=r"stopped after \d+ of \d+ steps"):
+        trained(recipe, base, data, tmp_path / "parts", *settings, full=full, checkpoint_every=8)
+    monkeypatch.setattr(module, "interruptible", _stopped_after(1000, rest))
     assert not (tmp_path / "parts" / "family.yaml").exists()
     parts = trained(
         recipe, base, data, tmp_path / "parts", *settings, full=full, checkpoint_every=8, resume=True
     )
-    assert (parts.record["curves"], parts.record["losses"]) == (
-        whole.record["curves"],
-        whole.record["losses"],
-    )
+    assert (len(first), len(first) + len(rest)) == (stop, steps), "no step is taken twice"
+    records = [json.dumps(run.record) for run in (parts, whole)]
+    assert records[0] == records[1]
     ours, theirs = _weights(parts.folder), _weights(whole.folder)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     left = [
@@ -84,7 +88,7 @@ def test_a_resumed_training_ends_like_one_that_never_stopped(
 def stopped(base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a training that was interrupted."""
     with monkeypatch.context() as patched:
-        patched.setattr(module, "interruptible", _stopped_after(1))
+        patched.setattr(module, "interruptible", _stopped_after(1, []))
         with pytest.raises(Interrupted):
             trained("sft", base, data, tmp_path / "out", *_settings("sft"))
     return tmp_path / "out"
