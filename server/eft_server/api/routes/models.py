@@ -62,7 +62,9 @@ def _card(model: ServedModel, service: Service) -> dict[str, Any]:
 def _shared_ids(service: Service) -> int:
     """The number of ids that all members share: their distributions, and the composite's, are over these."""
     config = service.engine.model_config
-    return config.get_vocab_size() - sum(1 for _ in Manifest.from_hf(config.hf_config).unshared_ids())
+    return config.get_vocab_size() - sum(
+        stop - start for start, stop in Manifest.from_hf(config.hf_config).unshared
+    )
 
 
 def _member(member: Member) -> dict[str, Any]:

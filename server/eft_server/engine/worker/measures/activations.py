@@ -1,9 +1,9 @@
 """Activations of scored requests, from hooks on the layers of the members that are asked for, while these run.
 
 A hook takes the rows that are wanted as soon as a layer has run, or as the next norm is given its two tensors, which it
-adds and overwrites; and pools them at once: what is kept is never more than what is sent. In a step in which nobody asks
-for a member there is no hook on it; in one in which somebody does it runs in Python, without graphs and compiled code,
-which would not call hooks.
+adds and overwrites; and pools them at once: what is kept is never more than what is sent. In a step in which nobody
+asks for a member there is no hook on it; in one in which somebody does it runs in Python, without graphs and compiled
+code, which would not call hooks.
 
 Shape suffixes: C completion tokens, H a member's hidden size, N all numbers of a request.
 """

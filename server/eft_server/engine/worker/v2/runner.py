@@ -380,7 +380,8 @@ class EftRunner(WholeWindows, GPUModelRunner):
         super().profile_run(*args, **options)
         state, model = cast(Any, self.model_state), cast(Any, self.model)
         if held := state.activation_bytes:
-            kept = torch.empty(held, dtype=torch.uint8, device=self.device)
+            # As they were taken, and as one array that is sent.
+            kept = torch.empty(2 * held, dtype=torch.uint8, device=self.device)
             with model.in_python():
                 self._dummy_run(self.max_num_tokens, skip_attn=True, is_profile=True)
             torch.accelerator.synchronize()
