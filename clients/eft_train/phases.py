@@ -120,9 +120,6 @@ class PhaseRun:
         """
         if self.outcome_file.is_file():
             return Outcome.read(self.outcome_file)
-        from transformers import set_seed
-
-        set_seed(self.seed)
         tokenizer = read_tokenizer(self.base.model, self.base.revision)
 
         def export(model: Any, seen: int) -> None:

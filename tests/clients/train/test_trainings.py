@@ -140,6 +140,19 @@ def test_dpo_goes_on_from_where_sft_ended(full: bool, training: Folder, base: Pa
     assert between == pytest.approx((after_sft["logps_chosen"], after_sft["logps_rejected"]), abs=1e-3)
 
 
+@pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
+def test_a_second_phase_that_learns_nothing_leaves_the_first_ones_expert(
+    full: bool, base: Path, data: Path, tmp_path: Path
+) -> None:
+    still = [f"dpo.{name}learning_rate=1e-12" for name in ("", "full_")]
+    run = trained("extend", base, data, tmp_path / "out", *_settings("sft"), *still, full=full)
+    weights = "model.safetensors" if full else "adapter_model.safetensors"
+    after_sft, at_the_end = (
+        load_file(folder / "expert" / weights) for folder in (run.folder / "phases" / "sft", run.folder)
+    )
+    assert all(torch.allclose(after_sft[name], at_the_end[name], atol=1e-7) for name in after_sft)
+
+
 def test_the_adapter_of_two_phases_is_one(training: Folder) -> None:
     run = training("extend", False)
     names = [set(load_file(folder / "adapter_model.safetensors")) for folder in (
