@@ -223,7 +223,8 @@ def test_held_out_examples_are_written_as_they_came(training: Folder, data: Path
 
 def test_a_reward_model_is_served_by_coefficients(training: Folder) -> None:
     config = load_config(str(training("arm", False).folder / "family.yaml"))
-    assert config.limits.coefficients is not None
+    allowed = config.limits.coefficients
+    assert allowed is not None and allowed.min <= 0 and allowed.max >= 1
     assert config.defaults.scale == 0, "by default the base speaks, and not the reward"
     assert (
         '"coefficients": {"base": 1.0, "expert": 1.0}'
