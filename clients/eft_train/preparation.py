@@ -1,5 +1,6 @@
 """From a plan to phases that can run: everything is read, checked and divided before the first step."""
 
+import hashlib
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from eft_server.family.checkpoint import read_tokenizer
 from eft_server.family.family import Source
 from eft_train import refusals
 from eft_train.checkpoints import Steps
+from eft_train.data.forms import Example
 from eft_train.data.reading import Data, DataSource, Division, divide, read_data
 from eft_train.data.tokens import Tokenised, Tokens, tokenised
 from eft_train.errors import TrainingError
@@ -71,6 +73,7 @@ class Prepared:
             "data": plan.data.name,
             "sha256": self.data.sha256,
             "held_out": held_out,
+            "held_out_sha256": _sha256(self.division.held_out),
             "max_examples": plan.max_examples,
             "checkpoint_every": plan.checkpoint_every,
             "seed": plan.seed,
@@ -128,13 +131,15 @@ def prepare(plan: Plan, progress: Progress) -> Prepared:
     progress.say("checking that the server could serve the expert")
     larger = None if plan.large is None else source_of(plan.large)
     warnings = require_servable(plan, base, larger)
-    measured = _measured(apart or texts, plan.recipe.last.max_length)
+    longest = plan.recipe.last.max_length
+    on_held_out = bool(_measured(apart, longest))
     hardware = hardware_of(plan.device, plan.dtype, checkpoint.report.parameters)
     phases = _phases(plan, base, texts, hardware)
     if plan.full:
         kept = sum(len(run.steps.checkpoints) for run in phases)
         refusals.require_room(plan.out, kept, 4 * checkpoint.report.parameters)
-    return Prepared(plan, base, data, division, measured, bool(apart), hardware, phases, warnings)
+    measured = _measured(apart if on_held_out else texts, longest)
+    return Prepared(plan, base, data, division, measured, on_held_out, hardware, phases, warnings)
 
 
 def source_of(model: str, revision: str | None = None) -> Source:
@@ -226,6 +231,10 @@ def _steps(phases: Mapping[str, Phase], tokens: Mapping[str, Tokens], every: int
         steps[name] = Steps(rows, phase.batch, phase.accumulation, phase.epochs, before, every)
         before = steps[name].seen(steps[name].total)
     return steps
+
+
+def _sha256(examples: Sequence[Example]) -> str:
+    return hashlib.sha256(json.dumps([example.as_json() for example in examples]).encode()).hexdigest()
 
 
 def read_identity(folder: Path) -> dict[str, Any]:

@@ -12,11 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from eft_client.progress import Progress
 from eft_train import run as module
+from eft_train.data.reading import DataSource
 from eft_train.errors import Interrupted, TrainingError
+from eft_train.preparation import prepare
+from eft_train.refusals import require_same
 from eft_train.results.files import locked
 
-from .tiny import SMALL, trained
+from .tiny import SMALL, pairs, plan_of, trained, write_rows
 
 STEPS = ("batch=2", "accumulation=2", "warmup=0.2", "learning_rate=3e-3", "full_learning_rate=3e-3")
 
@@ -130,6 +134,16 @@ def test_changed_data_is_noticed(stopped: Path, base: Path, data: Path, tmp_path
             trained("sft", base, data, stopped, *_settings("sft"), resume=True)
     finally:
         data.write_text(data_before)
+
+
+def test_changed_held_out_examples_are_noticed(base: Path, data: Path, tmp_path: Path) -> None:
+    apart = write_rows(tmp_path / "apart.jsonl", pairs(2))
+    plan = plan_of("sft", base, data, tmp_path / "out", *_settings("sft"), held_out=DataSource(str(apart)))
+    with Progress() as progress:
+        begun = prepare(plan, progress).identity
+        write_rows(apart, pairs(3))
+        with pytest.raises(TrainingError, match="--resume: held_out_sha256 is "):
+            require_same(begun, prepare(plan, progress).identity)
 
 
 def test_two_processes_do_not_train_in_one_folder(stopped: Path, base: Path, data: Path) -> None:
