@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,8 @@ def read_data(source: DataSource, *, hh_as_text: bool = False) -> Data:
                 raise TrainingError(f"{place}: {error}") from None
             left_out.append(f"{place}: {error}")
             continue
+        if example.id in examples and example.id == row.get("prompt_id") != row.get("id"):
+            example = replace(example, id=usual_id)  # One of several pairs of a prompt.
         if example.id in examples:
             raise TrainingError(f"{place}: id: {example.id!r} has been given before")
         _require_alike(next(iter(examples.values()), example), example, place)
@@ -197,7 +199,7 @@ def _lines(path: Path, content: bytes) -> _Rows:
         try:
             yield place, f"row-{number}", json_value(decoded(line))
         except ValueError as error:
-            raise TrainingError(f"{place}: {error}") from None
+            raise TrainingError(f"{place}: {error}; expected a JSON object in each line") from None
 
 
 def _hub_rows(source: DataSource) -> tuple[_Rows, str]:
@@ -208,7 +210,9 @@ def _hub_rows(source: DataSource) -> tuple[_Rows, str]:
     try:
         rows = load_dataset(source.name, source.subset, **options)
     except Exception as error:  # The library raises whatever its readers raise.
-        raise TrainingError(f"{source.name}: {_first_line(error)}") from error
+        raise TrainingError(
+            f"{source.name}: is no file here, and as a directory or a hub's data set: {_first_line(error)}"
+        ) from error
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True, default=str).encode() + b"\n")

@@ -139,6 +139,7 @@ def test_a_wrong_row_is_named_by_its_field(row: Any, message: str) -> None:
     ("lines", "message"),
     [
         (['{"prompt": "a", "completion": "b"}', "", "{"], "rows.jsonl:3: no JSON"),
+        (["prompt,completion"], "; expected a JSON object in each line"),
         (['{"prompt": "a", "completion": "b"}', '{"prompt": "a"}'], "rows.jsonl:2: has the fields prompt"),
         (
             ['{"prompt": "a", "completion": "b"}', '{"messages": [{"role": "user", "content": "a"}, {"role": '
@@ -243,6 +244,12 @@ def test_an_id_is_unique_over_rows_without_one(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "completion": "b"}, {"id": "row-1", "prompt": "c", "completion": "d"}]
     with pytest.raises(TrainingError, match=r"2: id: 'row-1' has been given before"):
         read_data(DataSource(str(write_rows(tmp_path / "rows.jsonl", rows))))
+
+
+def test_several_pairs_of_a_prompt_may_share_its_id(tmp_path: Path) -> None:
+    rows = [{"prompt_id": "p", "prompt": "a", "completion": answer} for answer in "bcd"]
+    examples = read_data(DataSource(str(write_rows(tmp_path / "rows.jsonl", rows)))).examples
+    assert [example.id for example in examples] == ["p", "row-2", "row-3"]
 
 
 def test_json_is_strict(tmp_path: Path) -> None:
