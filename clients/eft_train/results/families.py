@@ -37,10 +37,10 @@ def family_name(folder: Path) -> str:
 def member_of(model: str, revision: str | None, folder: Path) -> dict[str, Any]:
     """A checkpoint as a section of a family file in a folder.
 
-    A directory that was named by an absolute path stays absolute; another is relative to the folder.
+    A directory that was named by an absolute path stays absolute; another is relative to the real folder.
     """
     if Path(model).is_dir():
-        path = model if os.path.isabs(model) else os.path.relpath(model, folder)
+        path = model if os.path.isabs(model) else os.path.relpath(model, folder.resolve())
         return {"model": path if path.startswith(("/", ".")) else f"./{path}"}
     return {"model": model} if revision is None else {"model": model, "revision": revision}
 
