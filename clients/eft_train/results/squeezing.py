@@ -28,6 +28,7 @@ class Squeezing:
         margin_to: The same at its end.
         best: The examples seen at the checkpoint of this phase with the greatest margin among those whose chosen
             answers have not fallen; where all have, at that with the likeliest chosen answers.
+        kept: Whether the chosen answers have not fallen there.
         held_out: Whether this was measured on held-out examples.
     """
 
@@ -37,6 +38,7 @@ class Squeezing:
     margin_from: float
     margin_to: float
     best: int
+    kept: bool
     held_out: bool
 
     def as_json(self) -> dict[str, Any]:
@@ -49,12 +51,17 @@ class Squeezing:
         measured = (
             "on held-out examples" if self.held_out else "on examples that were learnt, as none are held out"
         )
+        best = (
+            "the best checkpoint by margin that keeps the chosen answers is"
+            if self.kept
+            else "no checkpoint keeps the chosen answers; they are likeliest at"
+        )
         return (
             f"squeezing: in {self.phase} the chosen answers' log-probability fell from {self.chosen_from:.1f} to "
             f"{self.chosen_to:.1f} nats ({measured}) while the margin rose from {self.margin_from:.1f} to "
             f"{self.margin_to:.1f}: the rejected answers became less likely, and so did the chosen ones, in favour of "
-            f"answers that are in neither. Try the recipe extend, --set {self.phase}.loss=ipo, or fewer steps; the "
-            f"best checkpoint by margin that keeps the chosen answers is after-{self.best:06}"
+            f"answers that are in neither. Try the recipe extend, --set {self.phase}.loss=ipo, or fewer steps; "
+            f"{best} after-{self.best:06}"
         )
 
 
@@ -88,5 +95,12 @@ def _in_phase(curves: Curve, phase: str, held_out: bool) -> Squeezing | None:
         else max(later, key=lambda point: point["logps_chosen"])
     )
     return Squeezing(
-        phase, start["logps_chosen"], ends, start["margin"], later[-1]["margin"], best["examples"], held_out
+        phase=phase,
+        chosen_from=start["logps_chosen"],
+        chosen_to=ends,
+        margin_from=start["margin"],
+        margin_to=later[-1]["margin"],
+        best=best["examples"],
+        kept=bool(standing),
+        held_out=held_out,
     )

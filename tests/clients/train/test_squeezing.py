@@ -57,6 +57,13 @@ def test_it_does_not_fire_otherwise(chosen: list[float], margins: list[float]) -
     assert squeezing(_curves(chosen, margins), ["dpo"], held_out=True) is None
 
 
+@pytest.mark.parametrize(("first", "said"), [(-149, "that keeps"), (-152, "no checkpoint keeps")])
+def test_it_says_whether_a_checkpoint_keeps_the_chosen_answers(first: float, said: str) -> None:
+    found = squeezing(_curves([-150, first, -154, -158], [0, 2, 5, 9]), ["dpo"], held_out=True)
+    assert found is not None
+    assert said in found.words
+
+
 def test_a_second_phase_is_compared_with_the_end_of_the_first() -> None:
     sft = _curves([-150, -120], [0, 1], "sft")
     later = _curves([-100, -125, -130], [0, 3, 6])[1:]
