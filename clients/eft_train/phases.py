@@ -228,10 +228,15 @@ def lora_config(lora: Lora) -> Any:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=lora.targets,
+        # PEFT would take another text for a pattern of the whole name.
+        target_modules=lora.targets if lora.targets == "all-linear" else _ends(lora.targets),
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def _ends(targets: str | list[str]) -> list[str]:
+    return [targets] if isinstance(targets, str) else targets
 
 
 @contextmanager

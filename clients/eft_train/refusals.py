@@ -55,10 +55,11 @@ def read_base(source: Source, option: str = "--base") -> Any:
     from eft_server.family.checkpoint import read_checkpoint
 
     folder = Path(source.model)
-    if (folder / CONFIG).is_file() and not (folder / "config.json").is_file():
+    # Beside a model, too: transformers would load both, and the server the model only.
+    if (folder / CONFIG).is_file():
         raise TrainingError(
-            f"{option} {source}: is an adapter itself; an expert is one adapter on its reference: give the model "
-            "that this one adapts, or merge it and serve the merged model as the reference, too"
+            f"{option} {source}: is an adapter itself ({CONFIG}); an expert is one adapter on its reference: give the "
+            "model that this one adapts, or merge it and serve the merged model as the reference, too"
         )
     checkpoint = read_checkpoint("base", source)
     if checkpoint.report.quantised is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from eft_client.progress import Progress
 from eft_train.data.reading import write_examples
+from eft_train.errors import TrainingError
 from eft_train.hardware import prepare_libraries
 from eft_train.measuring import Measured
 from eft_train.phases import Outcome, interruptible
@@ -56,7 +57,10 @@ def train(plan: Plan, progress: Progress) -> Trained:
     for note in prepared.notes:
         progress.say(f"note: {note}")
     state = plan.out / ".training"
-    state.mkdir(parents=True, exist_ok=plan.resume)
+    try:
+        state.mkdir(parents=True, exist_ok=plan.resume)
+    except OSError as error:
+        raise TrainingError(f"--out {plan.out}: cannot be made: {error.strerror}") from None
     with locked(state):
         _begin(prepared)
         with interruptible() as stopping:

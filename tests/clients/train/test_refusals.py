@@ -1,6 +1,7 @@
 """What cannot be learnt or served is refused by name, before anything is written."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +10,12 @@ import pytest
 from peft import LoraConfig
 from transformers import AutoConfig
 
+from eft_client.progress import Progress
 from eft_server.errors import FamilyError
 from eft_train import phases, refusals
 from eft_train.data.reading import DataSource
 from eft_train.errors import TrainingError
+from eft_train.preparation import prepare
 
 from ...engine.adapters import write_adapter
 from ...engine.checkpoints import write_checkpoint
@@ -25,6 +28,7 @@ LETTERS = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"
     ("settings", "options", "message"),
     [
         (["dpo.max_length=17"], {}, r"all 16 prompts fill dpo.max_length \(17 tokens\), .* --set dpo.max_length="),
+        (["lora.targets=nothing"], {}, r"lora.targets: nothing: .*not found"),
         (["lora.targets=[nothing]"], {}, r"lora.targets: nothing: .*not found"),
         (["lora.targets=[embed_tokens]"], {}, r"could not be served: member 'expert' .*lora_embedding"),
         (["lora.targets=[lm_head]"], {}, r"could not be served: .*adapts 'lm_head', an embedding or the output head"),
@@ -59,10 +63,37 @@ def _refused(
     return str(caught.value)
 
 
+def test_a_model_beside_an_adapter_is_no_reference(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "both")
+    (tmp_path / "both" / "adapter_config.json").write_text("{}")
+    assert "is an adapter itself (adapter_config.json)" in _refused(tmp_path / "both", tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_named(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    data, out = write_rows(tmp_path / "rows.jsonl", LETTERS), tmp_path / "file" / "out"
+    with pytest.raises(TrainingError, match=r"--out .*/file/out: cannot be made: Not a directory"):
+        trained("sft", base, data, out)
+
+
+def test_held_out_prompts_that_fill_the_length_are_not_all_that_is_measured(
+    base: Path, tmp_path: Path
+) -> None:
+    long = {"prompt": "a" * 100, "completion": "b"}
+    apart = write_rows(tmp_path / "apart.jsonl", [long])
+    data = write_rows(tmp_path / "rows.jsonl", LETTERS)
+    plan = plan_of("sft", base, data, tmp_path / "out", "sft.max_length=32", held_out=DataSource(str(apart)))
+    with Progress() as progress:
+        prepared = prepare(plan, progress)
+    assert [example.id for example in prepared.measured] == ["row-1", "row-2"]
+    assert not prepared.on_held_out
+
+
 def test_an_adapter_is_no_reference(base: Path, tmp_path: Path) -> None:
     write_adapter(tmp_path / "adapter", base, 1, {"q_proj": 2})
-    assert "is an adapter itself; an expert is one adapter on its reference" in _refused(
-        tmp_path / "adapter", tmp_path
+    assert (
+        "is an adapter itself (adapter_config.json); an expert is one adapter on its reference"
+        in _refused(tmp_path / "adapter", tmp_path)
     )
 
 
