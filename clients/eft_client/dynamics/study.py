@@ -78,9 +78,9 @@ def conduct(plan: DynamicsPlan, client: EftClient, journal: Journal, watcher: Pr
     scorers = [Scorer(client=client, journal=journal, axis=axis) for axis in axes]
     require_same_weights(scorers[0], pairs, texts)
     watcher.say(size_in_words(axes, pairs, texts))
-    texts = study.with_disordered(pairs, texts, study.scored(scorers[0], pairs, texts, "answers"))
+    texts = study.with_disordered(pairs, texts, study.tokens(scorers[0], pairs, texts))
     for scorer in scorers:
-        study.scored(scorer, pairs, texts, "all texts")
+        study.score(scorer, pairs, texts, scorer.requests, "all texts")
     along = [Along(axis=scorer.axis, sides=_measured(scorer, pairs, texts, vocabulary)) for scorer in scorers]
     return DynamicsFindings(plan=plan, pairs=pairs, texts=texts, vocabulary=vocabulary, along=along)
 
@@ -209,9 +209,15 @@ class _Study:
             more[side, index] = [*texts[side, index], *disorder]
         return more
 
-    def scored(self, scorer: Scorer, pairs: Pairs, texts: Texts, what: str) -> dict[Place, list[int]]:
-        """Score the texts; the chosen answers' tokens by place."""
-        jobs = [(place, under) for place in places(pairs) for under in scorer.requests]
+    def tokens(self, scorer: Scorer, pairs: Pairs, texts: Texts) -> dict[Place, list[int]]:
+        """The chosen answers' tokens by place: the server's, told when they are scored for the first time."""
+        return self.score(scorer, pairs, texts, scorer.requests[:1], "answers")
+
+    def score(
+        self, scorer: Scorer, pairs: Pairs, texts: Texts, requests: Sequence[Step | None], what: str
+    ) -> dict[Place, list[int]]:
+        """Score the texts under some of the axis's requests; the chosen answers' tokens by place."""
+        jobs = [(place, under) for place in places(pairs) for under in requests]
         step = self.watcher.begin(f"scores along {scorer.axis.label}, {what}", len(jobs))
         tokens = dict[Place, list[int]]()
 
