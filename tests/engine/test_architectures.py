@@ -45,7 +45,7 @@ MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("mixtral", dict(num_local_experts=4, num_experts_per_tok=2)),
     "qwen2-moe": ("qwen2_moe", dict(MIXTURE, shared_expert_intermediate_size=64)),
     "olmoe": ("olmoe", dict(num_experts=4, num_experts_per_tok=2)),
-    "gpt-neox": ("gpt_neox", {}),
+    "gpt-neox": ("gpt_neox", dict(num_key_value_heads=2)),
 }
 """Soft-capped logits, sliding windows of two sizes, in every layer and in every other, norms with biases, fused
 projections, scaled logits, tied and untied heads, rotary embeddings of several kinds, mixtures of experts."""
