@@ -4,6 +4,7 @@ Shape suffixes: R rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,8 @@ from eft_client.probe.statistics.probes import Features, fit
 from eft_client.probe.statistics.problem import Problem
 
 __all__ = ["Finding", "Probed", "Source", "fits", "probe"]
+
+_LARGE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ def _cross_validated(
     scores, inner, penalties = dict[int, NDArray[np.float64]](), [], dict[int, list[float]]()
     for layer in source.layers:
         features = source.at(layer)
-        fitted = [fit(problem, features, fold) for fold in folds]
+        with _few_threads(features):
+            fitted = [fit(problem, features, fold) for fold in folds]
         scores[layer] = _together(problem, folds, [one.scores_R for one in fitted])
         inner.append([one.inner for one in fitted])
         penalties[layer] = [one.penalty for one in fitted]
@@ -131,15 +135,25 @@ def _controlled(
     for layer in source.layers:
         features = source.at(layer)
         for other, found in zip(others, scores, strict=True):
-            fitted = [
-                fit(other, features, fold, penalty)
-                for fold, penalty in zip(folds, expert.penalties[layer], strict=True)
-            ]
+            with _few_threads(features):
+                fitted = [
+                    fit(other, features, fold, penalty)
+                    for fold, penalty in zip(folds, expert.penalties[layer], strict=True)
+                ]
             found[layer] = _together(other, folds, [one.scores_R for one in fitted])
             advance(len(folds))
     return [
         _stitched(other, folds, found, expert.chosen) for other, found in zip(others, scores, strict=True)
     ]
+
+
+def _few_threads(features: Features) -> AbstractContextManager[object]:
+    """One thread for small matrices: several would wait for each other, and where others compute for seconds a fit."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    small = features.shape[0] * features.shape[1] < _LARGE
+    limited: AbstractContextManager[object] = threadpool_limits(1 if small else None)
+    return limited
 
 
 def _stitched(
