@@ -149,7 +149,7 @@ def dynamics(  # noqa: PLR0913 (one for each option)
         ),
     ] = "margin",
     repeats: Annotated[
-        int, typer.Option(min=100, max=1_000_000, help="Resamples of the bootstrap.", rich_help_panel=_REPORT)
+        int, typer.Option(min=100, max=100_000, help="Resamples of the bootstrap.", rich_help_panel=_REPORT)
     ] = 10_000,
     output: Annotated[
         Path,

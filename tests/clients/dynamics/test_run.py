@@ -96,10 +96,19 @@ def test_its_numbers_are_those_of_the_distributions(folder: Path) -> None:
 
 
 def test_a_squeezed_training_is_called_squeezed_in_words(folder: Path) -> None:
+    (folder / "trained.jsonl").write_text(pairs(12, 0))
+    (folder / "held.jsonl").write_text(pairs(12, 20))
     conducted(folder, FakeFamily(SQUEEZED))
     said = summary_of(folder)["says"]
     assert any("training prompts: squeezed. The chosen answers have fallen" in sentence for sentence in said)
     assert any("it is squeezed, as every later one is" in sentence for sentence in said)
+    assert any("12 training prompts are few" in sentence for sentence in said)
+
+
+def test_too_few_prompts_for_an_interval_are_never_called_squeezed(folder: Path) -> None:
+    conducted(folder, FakeFamily(SQUEEZED))
+    said = summary_of(folder)["says"]
+    assert not any(": squeezed. " in sentence for sentence in said)
     assert any("6 training prompts are few" in sentence for sentence in said)
 
 

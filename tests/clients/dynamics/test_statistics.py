@@ -22,9 +22,26 @@ def test_a_change_is_taken_within_resamples() -> None:
 
 
 def test_an_interval_for_several_at_once_is_wider() -> None:
-    one = curve([0.0] * 8, [1.0, -1.0, 2.0, 0.0, 3.0, 1.0, 0.5, -2.0])
+    gains = [1.0, -1.0, 2.0, 0.0, 3.0, 1.0, 0.5, -2.0]
+    one = curve([0.0] * 16, gains + [gain + 0.1 for gain in gains])
     alone, among = one.change(0, 1), one.change(0, 1, among=10)
     assert among.low < alone.low < alone.value < alone.high < among.high
+
+
+def test_too_few_prompts_for_several_at_once_have_no_interval() -> None:
+    one = curve([0.0] * 8, [1.0, -1.0, 2.0, 0.0, 3.0, 1.0, 0.5, -2.0])
+    among = one.change(0, 1, among=10)
+    assert among.value == one.change(0, 1).value and math.isnan(among.low) and math.isnan(among.high)
+
+
+def test_noise_is_seldom_called_a_fall() -> None:
+    rng = np.random.default_rng(0)
+    called = 0
+    for study in range(200):
+        steps = Curve(rng.normal(0, 1, (11, 10)), repeats=2000, seed=study)
+        peak = int(np.argmax(steps.means_S))
+        called += peak < steps.last and steps.change(peak, steps.last, among=steps.last).high < 0
+    assert called <= 10  # 2.5 % are 5; percentiles of resamples call 16.
 
 
 def test_a_prompt_without_a_number_at_a_step_counts_at_none() -> None:

@@ -59,6 +59,9 @@ def nats(one: Estimate, *, signed: bool = True) -> str:
     """A number of nats with its interval; without the sign, the size of a fall."""
     if math.isnan(one.value):
         return "not measured"
+    if math.isnan(one.low):
+        value = f"{one.value:+.2f}" if signed else f"{-one.value:.2f} nats"
+        return f"{value} (no interval)".replace("-", "−")
     if not signed:
         return f"{-one.value:.2f} nats ({-one.high:.2f} to {-one.low:.2f})"
     return f"{one.value:+.2f} ({one.low:+.2f} to {one.high:+.2f})".replace("-", "−")

@@ -48,7 +48,7 @@ def choose(merit: Curve, since: int | None) -> ServedStep | None:
     among = max(1, len(candidates) - 1)
     for step in candidates:
         behind = merit.change(best, step, among=among)
-        if step == best or behind.high >= 0:
+        if step == best or not behind.high < 0:
             return ServedStep(step, best, behind, not before)
     raise AssertionError("the best is among the candidates")
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_client.quality.statistics.bootstrap import LEVEL, Estimate, resampled_means, wilson
+from eft_client.quality.statistics.permutation import SignFlips
 
 __all__ = ["Curve", "estimates"]
 
@@ -69,14 +70,21 @@ class Curve:
     def change(self, start: int, stop: int, *, among: int = 1) -> Estimate:
         """The mean's change from one step to another, with its interval.
 
+        One that was picked among several has to hold for all of them at once (Bonferroni), by flipping signs, since
+        resampling shows too little of its ends where prompts are few; NaN where these are too few for one.
+
         Args:
             start: The first step's place.
             stop: The other's.
-            among: How many such changes the interval has to hold for at once (Bonferroni).
+            among: How many changes it was picked among.
         """
         value = self.means_S[stop] - self.means_S[start]
+        if among > 1:
+            gains_P = self.counted_SP[stop] - self.counted_SP[start]
+            flips = SignFlips.of(gains_P[~np.isnan(gains_P)], self.repeats, self.seed)
+            return Estimate(float(value), *flips.interval(1 - (1 - LEVEL) / among), self.prompts)
         gains = self.resampled_RS[:, stop] - self.resampled_RS[:, start]
-        return estimates(value[None], gains[:, None], self.prompts, 1 - (1 - LEVEL) / among)[0]
+        return estimates(value[None], gains[:, None], self.prompts)[0]
 
     def changes(self) -> list[Estimate]:
         """The change of every step from the first; 0 there."""
@@ -91,12 +99,12 @@ class Curve:
 
 
 def estimates(
-    means_S: NDArray[np.float64], resampled_RS: NDArray[np.float64], prompts: int, level: float = LEVEL
+    means_S: NDArray[np.float64], resampled_RS: NDArray[np.float64], prompts: int
 ) -> list[Estimate]:
     """Means with their percentile intervals; resamples that are NaN do not count."""
     if not prompts or not len(means_S):
         return [Estimate(math.nan, math.nan, math.nan, prompts) for _ in means_S]
-    ends = [(1 - level) / 2, (1 + level) / 2]
+    ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     quantile = np.nanquantile if np.isnan(resampled_RS).any() else np.quantile
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice")

@@ -18,7 +18,7 @@ from eft_client.quality.statistics.permutation import SignFlips
 __all__ = ["LEVEL", "Bootstrap", "Estimate", "drawn_counts", "interval", "resampled_means", "wilson"]
 
 LEVEL = 0.95
-_BLOCK_NUMBERS = 1 << 23
+_BLOCK_NUMBERS = 1 << 24
 
 
 @dataclass(frozen=True)
