@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from eft_client.progress import Stage
 from eft_train.data.tokens import Tokenised
+from eft_train.errors import TrainingError
 from eft_train.measuring import Answers, compared, log_probs
 
 __all__ = ["POINT", "Steps", "Watch", "latest_state", "save_expert"]
@@ -119,6 +120,11 @@ class Watch(TrainerCallback):  # type: ignore[misc] # transformers' types are no
     def _measure(self, state: Any, model: Any) -> None:
         if self.examples:
             point = compared(log_probs(model, self.examples), self.start)
+            if not math.isfinite(point.logps_chosen):
+                raise TrainingError(
+                    f"after {self.steps.seen(state.global_step)} examples the model's log-probabilities are "
+                    f"{point.logps_chosen}: the training has diverged; give a lower learning rate, or --dtype float32"
+                )
             state.log_history.append({"step": state.global_step, POINT: asdict(point)})
 
 
@@ -140,7 +146,10 @@ def save_expert(model: Any, folder: Path, tokenizer: Any, base: str) -> None:
         model.save_pretrained(unfinished, selected_adapters=[_ADAPTER], save_embedding_layers=False)
         (unfinished / "README.md").unlink(missing_ok=True)
     else:
+        # Training switches the cache off, and who loads the expert wants it.
+        learning, model.config.use_cache = model.config.use_cache, True
         model.save_pretrained(unfinished)
+        model.config.use_cache = learning
         tokenizer.save_pretrained(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.replace(folder)

@@ -87,7 +87,7 @@ class Prepared:
         if self.data.left_out:
             first = self.data.left_out[0]
             said.append(
-                f"{len(self.data.left_out):,} dialogues could not be read and are left out, such as {first}"
+                f"{len(self.data.left_out):,} rows could not be read and are left out, such as {first}"
             )
         if self.division.shared:
             said.append(
@@ -130,16 +130,15 @@ def prepare(plan: Plan, progress: Progress) -> Prepared:
     refusals.require_readable([*texts, *apart], checkpoint.report.vocab_size, plan.base)
     progress.say("checking that the server could serve the expert")
     larger = None if plan.large is None else source_of(plan.large)
-    warnings = require_servable(plan, base, larger)
+    servable = require_servable(plan, base, larger)
     longest = plan.recipe.last.max_length
     on_held_out = bool(_measured(apart, longest))
     hardware = hardware_of(plan.device, plan.dtype, checkpoint.report.parameters)
     phases = _phases(plan, base, texts, hardware)
-    if plan.full:
-        kept = sum(len(run.steps.checkpoints) for run in phases)
-        refusals.require_room(plan.out, kept, 4 * checkpoint.report.parameters)
+    kept = sum(len(run.steps.checkpoints) for run in phases)
+    refusals.require_room(plan.out, kept, servable.adapter_bytes or 4 * checkpoint.report.parameters)
     measured = _measured(apart if on_held_out else texts, longest)
-    return Prepared(plan, base, data, division, measured, on_held_out, hardware, phases, warnings)
+    return Prepared(plan, base, data, division, measured, on_held_out, hardware, phases, servable.warnings)
 
 
 def source_of(model: str, revision: str | None = None) -> Source:

@@ -153,15 +153,16 @@ def require_same(begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 def require_room(folder: Path, checkpoints: int, weights_bytes: int) -> None:
     """Check that the disk has room for all checkpoints, and for two states of a trainer.
 
-    A state holds the weights and the two moments of each that AdamW keeps, and one is deleted only after the next.
+    A state holds the weights, the two moments of each that AdamW keeps, and of an adapter the copy that it is compared
+    with; and one is deleted only after the next.
 
     Raises:
         TrainingError: It has not.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free, needed = shutil.disk_usage(there).free, (checkpoints + 1 + 2 * 3) * weights_bytes
+    free, needed = shutil.disk_usage(there).free, (checkpoints + 1 + 2 * 4) * weights_bytes
     if needed > free:
         raise TrainingError(
             f"--out {folder}: {checkpoints} checkpoints and the trainer's states take {in_words(needed)}, and "
-            f"{in_words(free)} are free; give a larger --checkpoint-every, or leave --full out"
+            f"{in_words(free)} are free; make room, or give a larger --checkpoint-every"
         )

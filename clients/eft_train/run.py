@@ -1,13 +1,17 @@
 """A training from its plan to the folder that it leaves."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from eft_client.progress import Progress
+from eft_server.sizes import in_words
 from eft_train.data.reading import write_examples
 from eft_train.errors import TrainingError
 from eft_train.hardware import prepare_libraries
@@ -25,6 +29,7 @@ from eft_train.results.record import record_of
 __all__ = ["Trained", "train"]
 
 _PICTURE = "curves.png"
+_LITTLE_ROOM = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,26 @@ def train(plan: Plan, progress: Progress) -> Trained:
     except OSError as error:
         raise TrainingError(f"--out {plan.out}: cannot be made: {error.strerror}") from None
     with locked(state):
-        _begin(prepared)
-        with interruptible() as stopping:
-            outcomes = _outcomes(prepared, progress, stopping)
-        return _finish(prepared, outcomes, progress)
+        with _told_of_a_full_disk(plan.out):
+            _begin(prepared)
+            with interruptible() as stopping:
+                outcomes = _outcomes(prepared, progress, stopping)
+            return _finish(prepared, outcomes, progress)
+
+
+@contextmanager
+def _told_of_a_full_disk(folder: Path) -> Iterator[None]:
+    """Say so where writing fails for lack of room: every library has an error of its own for it."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(folder).free
+        if free >= _LITTLE_ROOM:
+            raise
+        raise TrainingError(
+            f"--out {folder}: the disk is full ({in_words(free)} are free); make room, and run the same command with "
+            "--resume"
+        ) from error
 
 
 def _outcomes(prepared: Prepared, progress: Progress, stopping: Callable[[], bool]) -> list[Outcome]:

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,27 @@ from eft_train.plan import Plan
 from eft_train.recipe import Lora
 from eft_train.results import families
 
-__all__ = ["require_servable"]
+__all__ = ["Servable", "require_servable"]
+
+
+@dataclass(frozen=True)
+class Servable:
+    """What is known of an expert that could be served.
+
+    Attributes:
+        warnings: What the server would warn of.
+        adapter_bytes: The size of its adapter; 0 where all weights are learnt.
+    """
+
+    warnings: tuple[str, ...]
+    adapter_bytes: int
+
 
 _MOST_SAID = 600
 """vLLM's list of architectures is long."""
 
 
-def require_servable(plan: Plan, base: Source, larger: Source | None) -> tuple[str, ...]:
+def require_servable(plan: Plan, base: Source, larger: Source | None) -> Servable:
     """Check that the server would take what the training makes: its family, with an expert that has learnt nothing.
 
     This looks at what `eft check` looks at; where there is no engine, at all but what an engine knows.
@@ -32,19 +47,18 @@ def require_servable(plan: Plan, base: Source, larger: Source | None) -> tuple[s
         base: The reference.
         larger: The family's base, if that is another model.
 
-    Returns:
-        What the server would warn of.
-
     Raises:
         TrainingError: The server refuses it, or PEFT finds no layer of a target.
     """
     with tempfile.TemporaryDirectory() as scratch:
         file = _write(plan, base, larger, Path(scratch))
         try:
-            return _checked(str(file), with_engine=plan.verify and find_spec("vllm") is not None)
+            warnings = _checked(str(file), with_engine=plan.verify and find_spec("vllm") is not None)
         except EftError as error:
             said = str(error).replace(str(Path(scratch) / families.EXPERT), "to be trained")
             raise TrainingError(f"the expert could not be served: {shortened(said, _MOST_SAID)}") from error
+        adapter = Path(scratch) / families.EXPERT / WEIGHTS
+        return Servable(warnings, 0 if plan.full else adapter.stat().st_size)
 
 
 def _write(plan: Plan, base: Source, larger: Source | None, folder: Path) -> Path:

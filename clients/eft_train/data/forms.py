@@ -8,7 +8,7 @@ from typing import Any
 
 from eft_server.errors import shown
 
-__all__ = ["Example", "Message", "RowError", "example_of", "prompt_key"]
+__all__ = ["EmptyAnswer", "Example", "Message", "RowError", "example_of", "prompt_key"]
 
 Message = Mapping[str, str]
 """One message of a conversation: its role and its content."""
@@ -26,6 +26,10 @@ _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 class RowError(ValueError):
     """A row is not in one of the forms; the message begins with the field."""
+
+
+class EmptyAnswer(RowError):
+    """A row has no answer to learn."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,7 @@ def _answer(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise RowError(f"{name}: holds {shown(value)}, not text")
     if not value.strip():
-        raise RowError(f"{name}: is empty")
+        raise EmptyAnswer(f"{name}: is empty")
     return value
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from eft_client.jsonl import json_value
 from eft_client.text import decoded
-from eft_train.data.forms import Example, RowError, example_of, prompt_key
+from eft_train.data.forms import EmptyAnswer, Example, RowError, example_of, prompt_key
 from eft_train.errors import TrainingError
 
 __all__ = ["Data", "DataSource", "Division", "divide", "read_data", "write_examples"]
@@ -51,7 +51,7 @@ class Data:
         source: Where it was read.
         examples: The rows, as examples.
         sha256: Of the file's bytes; for a hub's data set, of the rows as JSON lines.
-        left_out: Why dialogues of HH-rlhf could not be read, one line each.
+        left_out: Why dialogues of HH-rlhf, and rows of other data sets without an answer, are left out; a line each.
     """
 
     source: DataSource
@@ -93,7 +93,7 @@ def read_data(source: DataSource, *, hh_as_text: bool = False) -> Data:
         try:
             example = example_of(row, usual_id, hh_as_text=hh_as_text)
         except RowError as error:
-            if not _is_dialogue(row):
+            if not _is_dialogue(row) and (source.is_file or not isinstance(error, EmptyAnswer)):
                 raise TrainingError(f"{place}: {error}") from None
             left_out.append(f"{place}: {error}")
             continue

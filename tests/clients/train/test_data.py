@@ -192,6 +192,18 @@ def test_a_data_set_is_read_like_a_file(tmp_path: Path) -> None:
     assert (again.sha256, len(again.sha256)) == (found.sha256, 64)
 
 
+def test_rows_of_a_data_set_without_an_answer_are_left_out_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    rows = pairs(3)
+    rows[1]["rejected"] = " "
+    file = write_rows(tmp_path / "set" / "train.jsonl", rows)
+    found = read_data(DataSource(str(tmp_path / "set")))
+    assert [example.id for example in found.examples] == ["row-0", "row-2"]
+    assert [line.partition("row 1: ")[2] for line in found.left_out] == ["rejected: is empty"]
+    with pytest.raises(TrainingError, match=r"train.jsonl:2: rejected: is empty"):
+        read_data(DataSource(str(file)))
+
+
 def test_a_data_set_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)

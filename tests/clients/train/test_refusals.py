@@ -12,9 +12,10 @@ from transformers import AutoConfig
 
 from eft_client.progress import Progress
 from eft_server.errors import FamilyError
-from eft_train import phases, refusals
+from eft_train import checkpoints, phases, refusals, run
 from eft_train.data.reading import DataSource
 from eft_train.errors import TrainingError
+from eft_train.measuring import Point
 from eft_train.preparation import prepare
 
 from ...engine.adapters import write_adapter
@@ -213,14 +214,51 @@ def _saved_as(made: LoraConfig, feature: dict[str, Any]) -> Any:
     return save
 
 
+@pytest.mark.parametrize("full", [True, False], ids=["full", "lora"])
 def test_checkpoints_that_would_fill_the_disk_are_refused(
+    full: bool, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals.shutil, "disk_usage", lambda _: SimpleNamespace(free=20_000))
+    with pytest.raises(
+        TrainingError, match=r"--out .*: 1 checkpoints and .* take \d.\d+ MB, and 0.02 MB are free"
+    ):
+        trained("sft", base, data, tmp_path / "out", full=full)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64")])
+def test_a_disk_that_fills_up_on_the_way_is_named(
+    error: Exception, base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        monkeypatch.setattr(run.shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+        raise error
+
+    monkeypatch.setattr(phases, "save_expert", fill)
+    with pytest.raises(
+        TrainingError, match=r"--out .*: the disk is full \(.*\); make room, and run .* --resume"
+    ):
+        trained("sft", base, data, tmp_path / "out")
+
+
+def test_other_errors_stay_what_they_are(
     base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refusals.shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
+    def fail(*_: object) -> None:
+        raise RuntimeError("another one")
+
+    monkeypatch.setattr(phases, "save_expert", fail)
+    with pytest.raises(RuntimeError, match="another one"):
+        trained("sft", base, data, tmp_path / "out")
+
+
+def test_a_training_that_diverges_ends_at_once(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "compared", lambda *_: Point(float("nan")))
     with pytest.raises(
-        TrainingError, match=r"--out .*: 1 checkpoints and .* take 0.\d+ MB, and 0.10 MB are free"
+        TrainingError, match=r"after 0 examples the model's log-probabilities are nan: .*lower"
     ):
-        trained("sft", base, data, tmp_path / "out", full=True)
+        trained("sft", base, data, tmp_path / "out")
 
 
 def test_one_process_trains(base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,6 +232,12 @@ def test_a_reward_model_is_served_by_coefficients(training: Folder) -> None:
     )
 
 
+def test_an_expert_of_all_weights_is_loaded_with_its_cache(training: Folder) -> None:
+    assert (
+        json.loads((training("sft", True).folder / "expert" / "config.json").read_text())["use_cache"] is True
+    )
+
+
 def test_the_card_says_what_was_done(training: Folder) -> None:
     run = training("dpo", False)
     card = (run.folder / "README.md").read_text()
