@@ -66,12 +66,11 @@ def train(plan: Plan, progress: Progress) -> Trained:
         state.mkdir(parents=True, exist_ok=plan.resume)
     except OSError as error:
         raise TrainingError(f"--out {plan.out}: cannot be made: {error.strerror}") from None
-    with locked(state):
-        with _told_of_a_full_disk(plan.out):
-            _begin(prepared)
-            with interruptible() as stopping:
-                outcomes = _outcomes(prepared, progress, stopping)
-            return _finish(prepared, outcomes, progress)
+    with locked(state), _told_of_a_full_disk(plan.out):
+        _begin(prepared)
+        with interruptible() as stopping:
+            outcomes = _outcomes(prepared, progress, stopping)
+        return _finish(prepared, outcomes, progress)
 
 
 @contextmanager
