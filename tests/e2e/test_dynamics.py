@@ -18,7 +18,10 @@ PAIRS = [
     {"id": "fox", "prompt": "The quick brown", "chosen": " fox jumps over", "rejected": " dog"},
     {"id": "dog", "prompt": "Hello", "chosen": " world!", "rejected": " lazy dog over there."},
 ]
-HELD_OUT = [{"id": "held", "prompt": "Over the", "chosen": " lazy dog", "rejected": " hello"}]
+HELD_OUT = [
+    {"id": "held", "prompt": "Over the", "chosen": " lazy dog", "rejected": " hello"},
+    {"id": "back", "prompt": "A brown", "chosen": " dog", "rejected": " world over"},
+]
 OPTIONS = [
     "--checkpoints",
     "helpful=100,harmless=200",
@@ -47,7 +50,7 @@ def folder(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     more = ["--output", str(folder / "out"), "--repeats", "200"]
     done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert "prompts with 20 texts, each under 6 checkpoints or settings" in done.stderr
+    assert "prompts with 28 texts, each under 6 checkpoints or settings" in done.stderr
     return folder / "out"
 
 
