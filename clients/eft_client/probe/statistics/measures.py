@@ -3,7 +3,8 @@
 Each is a ratio of sums: over rows for accuracy, over pairs of rows for the other two. The sums are kept by prompt, or
 by pair of prompts, so that a resample needs only how often it holds each prompt. Pairs are of rows in one fold: every
 fold has a probe of its own, and scores of two probes have no common scale (compared across folds, even a probe that
-knows nothing is below chance, since its mean is high where that of the fold left out is low).
+knows nothing is below chance, since its mean is high where that of the fold left out is low). And where a resample
+holds a prompt twice, rows of one copy are not compared with those of the other, lest one prompt have too many pairs.
 
 Probes of different folds share most of their training rows, and two rows that are in different folds each help to fit
 the probe of the other. So scores of a cross-validation vary more than as many independent ones would; resampled values
@@ -112,7 +113,8 @@ class GroupSums:
 def _sum(part: Floats, counts_DQ: Floats) -> Floats:
     if part.ndim == 1:
         return counts_DQ @ part
-    found: Floats = np.einsum("dq,dq->d", counts_DQ @ part, counts_DQ)
+    own_Q = np.diagonal(part)
+    found: Floats = np.einsum("dq,dq->d", counts_DQ @ (part - np.diag(own_Q)), counts_DQ) + counts_DQ @ own_Q
     return found
 
 
