@@ -34,12 +34,8 @@ _BATCH, _RATE = 256, 1e-3
 def codes_of(states_TH: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     """Train an autoencoder on activations, and encode them: [T, N]."""
     import torch
-    from sae_lens import (  # type: ignore[import-not-found]
-        SAETrainer,
-        SAETrainerConfig,
-        TopKTrainingSAE,
-        TopKTrainingSAEConfig,
-    )
+    from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig  # type: ignore[import-not-found]
+    from sae_lens.config import SAETrainerConfig  # type: ignore[import-not-found]
 
     centred_TH = states_TH - states_TH.mean(axis=0)
     scale = np.sqrt(np.square(centred_TH).mean()) or 1.0
@@ -52,7 +48,10 @@ def codes_of(states_TH: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
         config = TopKTrainingSAEConfig(d_in=hidden, d_sae=features, k=min(ACTIVE, features // 4))
         trainer = SAETrainer(
             cfg=SAETrainerConfig(
-                total_training_samples=PASSES * tokens, train_batch_size_samples=batch, lr=_RATE
+                total_training_samples=PASSES * tokens,
+                train_batch_size_samples=batch,
+                lr=_RATE,
+                lr_end=_RATE,
             ),
             sae=TopKTrainingSAE(config),
             data_provider=_batches(inputs_TH, batch, seed),
