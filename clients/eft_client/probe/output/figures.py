@@ -47,7 +47,7 @@ def _line(axes: Any, x: Sequence[float], found: Sequence[Estimate], **look: Any)
 def _ticks(axes: Any, verdict: Verdict, changes: Changes | None) -> None:
     """The layers that there is room for; a triangle for those that changed most."""
     layers = list(verdict.finding.probed[EXPERT].by_layer)
-    axes.set_xticks(layers[:: max(1, len(layers) // _MOST_TICKS)])
+    axes.set_xticks(layers[:: -(-len(layers) // _MOST_TICKS)])
     most = [layer for layer in layers if changes is not None and layer in changes.most]
     axes.set(xlabel="layer (▲: its parameters changed most)" if most else "layer")
     if most:
