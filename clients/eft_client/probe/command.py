@@ -40,9 +40,13 @@ def probe(  # noqa: PLR0913 (one for each option)
         ),
     ] = None,
     limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of lines to use, from the first on.", rich_help_panel=_DATA),
-    ] = None,
+        int,
+        typer.Option(
+            min=1,
+            help="Number of lines to use at most, from the first on. Time and memory grow with its square.",
+            rich_help_panel=_DATA,
+        ),
+    ] = 2000,
     over: Annotated[
         str | None,
         typer.Option(

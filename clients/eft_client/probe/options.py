@@ -31,7 +31,7 @@ class ProbeOptions:
     data: str
     output: Path
     target: Sequence[str] = ()
-    limit: int | None = None
+    limit: int = 2000
     expert: str | None = None
     layers: str = "all"
     site: str = "residual"
@@ -65,11 +65,20 @@ class ProbeOptions:
             ProbeError: It has not.
             PairsError: It cannot be read.
         """
-        pairs = self._demo()
-        examples = Examples.of((pairs if pairs is not None else read_pairs(Path(self.data)))[: self.limit])
+        examples = Examples.of(self._pairs[: self.limit])
         for target in self.target:
             examples.require(target)
         return examples
+
+    @property
+    def unused(self) -> int:
+        """The number of lines behind the limit."""
+        return max(0, len(self._pairs) - self.limit)
+
+    @cached_property
+    def _pairs(self) -> Sequence[Pair]:
+        pairs = self._demo()
+        return read_pairs(Path(self.data)) if pairs is None else pairs
 
     def _demo(self) -> list[Pair] | None:
         found = _DEMO.fullmatch(self.data)

@@ -166,6 +166,10 @@ def _probed(
     with Progress() as watcher:
         verdicts = [_verdict(options, store, rows, codes, watcher) for store, rows in posed_in]
     notes = []
+    if options.unused:
+        notes.append(
+            f"The last {options.unused:,} lines of the data are not used; --limit is {options.limit:,}."
+        )
     if options.examples.alike:
         notes.append(f"{options.examples.alike} pairs of two equal answers were left out.")
     if changes is None:

@@ -53,6 +53,13 @@ def test_the_finding_is_on_the_page_in_the_file_and_on_the_terminal(data: Path, 
     assert said in printed
 
 
+def test_lines_beyond_the_limit_are_told(data: Path, tmp_path: Path) -> None:
+    report = probed(ProbedServer(), data, tmp_path / "out", limit=30)
+    [verdict] = report.verdicts
+    assert verdict.problem.rows == 30
+    assert "The last 10 lines of the data are not used; --limit is 30." in report.notes
+
+
 def test_what_is_asked_names_members_site_and_pool_and_ends_the_turn(data: Path, tmp_path: Path) -> None:
     server = ProbedServer()
     probed(server, data, tmp_path / "out", site="mlp", pool="mean", layers="1,-1")
@@ -127,7 +134,7 @@ def test_a_run_that_is_killed_while_it_makes_its_files_resumes(
 
     def killed(path: Path, mode: str, *shape: tuple[int, int]) -> Any:
         array = make(path, mode, *shape)
-        if mode == "w+" and path.name.startswith("small.2"):
+        if mode == "w+" and path.name.startswith(f"small.{TELLING}"):
             path.write_bytes(path.read_bytes()[:64])
             raise KeyboardInterrupt
         return array
@@ -179,9 +186,7 @@ def test_a_layer_that_is_not_there_is_refused(data: Path, tmp_path: Path) -> Non
 
 
 def test_rewards_of_texts_tokens_and_the_composite(data: Path, tmp_path: Path) -> None:
-    report = probed(
-        ProbedServer(), data, tmp_path / "out", target=["reward", "token-reward"], over="0.5,2", limit=20
-    )
+    report = probed(ProbedServer(), data, tmp_path / "out", target=["reward", "token-reward"], over="0.5,2")
     names = [verdict.problem.target for verdict in report.verdicts]
     kinds = ("reward", "token-reward")
     assert names == [f"{kind}{end}" for kind in kinds for end in ("", *_composite("0.5", "2"))]
@@ -190,7 +195,7 @@ def test_rewards_of_texts_tokens_and_the_composite(data: Path, tmp_path: Path) -
         assert by_name[name].differences["τ", "reference"].low > 0, name
     own, half = (by_name[name].problem.targets_R for name in ("reward", "reward of the composite at 0.5"))
     assert np.allclose(half, own / 2)
-    assert by_name["token-reward"].problem.rows == 2 * 20 * 5
+    assert by_name["token-reward"].problem.rows == 2 * PAIRS * 5
 
 
 def _composite(*weights: str) -> list[str]:
