@@ -73,11 +73,12 @@ class Prepared:
             "data": plan.data.name,
             "sha256": self.data.sha256,
             "held_out": held_out,
-            "held_out_sha256": _sha256(self.division.held_out),
             "max_examples": plan.max_examples,
             "checkpoint_every": plan.checkpoint_every,
             "seed": plan.seed,
             "dtype": self.hardware.dtype,
+            # Last, since it also follows from settings, which say more.
+            "held_out_sha256": _sha256(self.division.held_out),
         }
 
     @property
