@@ -1,6 +1,5 @@
 """The client's commands, from `eft chat` to `eft probe`, which the server's command line adds to its own."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,10 +7,16 @@ import typer
 
 from eft_client.dynamics.command import dynamics
 from eft_client.errors import EftError
-from eft_client.exits import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, errors_in_words, fail, require_bench
+from eft_client.exits import (
+    EXIT_WRONG_INPUT,
+    errors_in_words,
+    fail,
+    require_bench,
+    resumed_by_running_again,
+)
 from eft_client.load.command import load
 from eft_client.probe.command import probe
-from eft_client.settings import DEFAULT_URL
+from eft_client.settings import DEFAULT_URL, api_key_of
 
 __all__ = ["add_commands"]
 
@@ -86,14 +91,11 @@ def chat(  # noqa: PLR0913 (one for each option)
     echo "Who governs Market Mossop?" | eft chat --weights helpful=1
     """
     from eft_client.chat.run import ChatOptions, run
-    from eft_client.errors import WrongArgument
 
     try:
-        if api_key_env is not None and not os.environ.get(api_key_env):
-            raise WrongArgument(f"--api-key-env: the environment has no variable {api_key_env!r}")
         wishes = ChatOptions(
             url=url,
-            api_key=os.environ[api_key_env] if api_key_env else None,
+            api_key=api_key_of(api_key_env),
             model=model,
             weights=weights,
             scale=scale,
@@ -315,9 +317,5 @@ def quality(  # noqa: PLR0913 (one for each option)
             output=output,
         )
         # In a file or a pipe the tables get all the width that they need.
-        try:
+        with resumed_by_running_again():
             run(options, Console(width=None if sys.stdout.isatty() else 140))
-        except KeyboardInterrupt:
-            again = "interrupted: run the same command again to resume"
-            typer.echo(again, err=True)
-            raise typer.Exit(EXIT_INTERRUPTED) from None

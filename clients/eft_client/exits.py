@@ -3,7 +3,7 @@
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -20,7 +20,9 @@ __all__ = [
     "fail",
     "output_in_words",
     "require_bench",
+    "require_packages",
     "require_probe",
+    "resumed_by_running_again",
 ]
 
 EXIT_FAILED = 1
@@ -47,9 +49,24 @@ def require_bench(*packages: str) -> None:
 
 def require_probe() -> None:
     """End the command where a package of the extra `probe` is missing."""
-    if missing := [name for name in _PROBE_PACKAGES if find_spec(name) is None]:
-        advice = "pip install 'eft-server[probe]', or in a clone: make install-bench"
-        raise fail(f"probes need {', '.join(missing)}: {advice}", EXIT_WRONG_INPUT)
+    require_packages("probes need", _PROBE_PACKAGES, "probe", "install-bench")
+
+
+def require_packages(who: str, packages: Sequence[str], extra: str, target: str) -> None:
+    """End the command where a package is missing, and say which extra, or target of make, installs it."""
+    if missing := [name for name in packages if find_spec(name) is None]:
+        advice = f"pip install 'eft-server[{extra}]', or in a clone: make {target}"
+        raise fail(f"{who} {', '.join(missing)}: {advice}", EXIT_WRONG_INPUT)
+
+
+@contextmanager
+def resumed_by_running_again() -> Iterator[None]:
+    """End the command where it is interrupted, and say that it keeps what it has."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted: run the same command again to resume", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from eft_client.text import HALF
+from eft_client.text import HALF, decoded
 
-__all__ = ["MAX_LINE_BYTES", "ResumableLines", "finite_only", "json_value"]
+__all__ = ["MAX_LINE_BYTES", "ResumableLines", "finite_only", "json_value", "text_lines", "write_whole"]
 
 MAX_LINE_BYTES = 256 << 20
 
@@ -74,6 +74,39 @@ def finite_only(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite_only(part) for part in value]
     return value
+
+
+def text_lines(path: Path, most_bytes: int, wrong: type[Exception]) -> Iterator[tuple[int, str]]:
+    """A file's lines that say something, with their numbers; none is read past the bound.
+
+    Args:
+        path: The file.
+        most_bytes: The length of the longest line that is allowed.
+        wrong: What to raise.
+
+    Raises:
+        wrong: The file cannot be read, or a line is too long or is no Unicode; the message names it.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(most_bytes + 1), b""), 1):
+                if len(line) > most_bytes:
+                    raise wrong(f"{path}, line {number}: longer than {most_bytes:,} bytes")
+                try:
+                    text = decoded(line)
+                except ValueError as error:
+                    raise wrong(f"{path}, line {number}: {error}") from None
+                if text.strip():
+                    yield number, text
+    except OSError as error:
+        raise wrong(f"{path}: {error.strerror or error}") from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a killed run leaves it as it was, or whole."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 class ResumableLines:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
+from eft_client.errors import WrongArgument
 from eft_client.text import read_text
 from eft_client.weights import (
     FACTORS,
@@ -22,7 +23,7 @@ from eft_client.weights import (
     words_by_name,
 )
 
-__all__ = ["DEFAULT_URL", "Setting", "SettingError", "parse_setting", "read_settings", "sweep"]
+__all__ = ["DEFAULT_URL", "Setting", "SettingError", "api_key_of", "parse_setting", "read_settings", "sweep"]
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 MAX_SETTINGS = 200
@@ -81,6 +82,19 @@ class Setting:
     def body(self) -> dict[str, Any]:
         """The fields that this setting adds to a request's body, except `model`."""
         return {"eft": dict(self.eft)} if self.eft else {}
+
+
+def api_key_of(variable: str | None) -> str | None:
+    """The key that an environment variable holds; None leaves it to the client, which looks at its own variables.
+
+    Raises:
+        WrongArgument: There is no such variable.
+    """
+    if variable is None:
+        return None
+    if not os.environ.get(variable):
+        raise WrongArgument(f"--api-key-env: the environment has no variable {variable!r}")
+    return os.environ[variable]
 
 
 def parse_setting(text: str, *, url: str = DEFAULT_URL) -> Setting:

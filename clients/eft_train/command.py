@@ -1,12 +1,11 @@
 """The command `eft train`."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eft_client.exits import EXIT_INTERRUPTED, EXIT_WRONG_INPUT, fail
+from eft_client.exits import EXIT_INTERRUPTED, require_packages
 
 if TYPE_CHECKING:
     from eft_train.data.reading import DataSource
@@ -172,7 +171,7 @@ def train(  # noqa: PLR0913 (one for each option)
                 "a training needs RECIPE, --base, --data and --out; eft train --list shows recipes"
             )
         chosen = load_recipe(recipe, overrides or (), epochs=epochs)
-        _require_packages()
+        require_packages("training needs", _PACKAGES, "train", "install-train")
         from eft_server.environment import log_vllm, use_hub
         from eft_train.data.reading import DataSource
         from eft_train.plan import Plan
@@ -198,14 +197,6 @@ def train(  # noqa: PLR0913 (one for each option)
             verify=verify,
         )
         _run(plan)
-
-
-def _require_packages() -> None:
-    """End the command where a package is missing that it needs."""
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
-    if missing:
-        advice = "pip install 'eft-server[train]', or in a clone: make install-train"
-        raise fail(f"training needs {', '.join(missing)}: {advice}", EXIT_WRONG_INPUT)
 
 
 def _held_out(given: str) -> "float | DataSource":

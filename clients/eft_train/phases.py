@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eft_client.jsonl import write_whole
 from eft_client.progress import Progress
 from eft_server.family.checkpoint import read_tokenizer
 from eft_server.family.family import Source
@@ -44,9 +45,7 @@ class Outcome:
 
     def write(self, path: Path) -> None:
         """Write it, whole or not at all."""
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, json.dumps(asdict(self)))
 
 
 def _answers(stored: Any) -> list[Answers]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from eft_client.jsonl import write_whole
 from eft_client.progress import Progress
 from eft_server.sizes import in_words
 from eft_train.data.reading import write_examples
@@ -23,7 +24,7 @@ from eft_train.refusals import require_same
 from eft_train.results import families
 from eft_train.results.card import card
 from eft_train.results.curves import draw
-from eft_train.results.files import locked, write_json, write_text
+from eft_train.results.files import locked, write_json
 from eft_train.results.record import record_of
 
 __all__ = ["Trained", "train"]
@@ -128,7 +129,7 @@ def _described(
     folder = prepared.plan.out
     record = record_of(prepared, outcomes, verified)
     picture = _PICTURE if draw(record["curves"], folder / _PICTURE) else None
-    write_text(folder / "README.md", card(record, families.family_name(folder), picture))
+    write_whole(folder / "README.md", card(record, families.family_name(folder), picture))
     write_json(folder / "training.json", record)
     return record
 

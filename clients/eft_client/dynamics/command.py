@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from eft_client.exits import EXIT_INTERRUPTED, errors_in_words, require_bench
+from eft_client.exits import errors_in_words, require_bench, resumed_by_running_again
+from eft_client.pairs.options import SERVER_PANEL, ApiKeyEnv, Overrides, ServedFamily
 
 __all__ = ["dynamics"]
 
-_DATA, _SERVER, _REPORT = "Prompts and texts", "Engine or server", "Report"
+_DATA, _REPORT = "Prompts and texts", "Report"
 
 
 def dynamics(  # noqa: PLR0913 (one for each option)
@@ -87,7 +88,7 @@ def dynamics(  # noqa: PLR0913 (one for each option)
             metavar="EXPERT=EXAMPLES,…",
             help="The experts that are the checkpoints, with the examples that each has seen. Default: those whose "
             "names end in that number.",
-            rich_help_panel=_SERVER,
+            rich_help_panel=SERVER_PANEL,
         ),
     ] = None,
     group: Annotated[
@@ -95,7 +96,7 @@ def dynamics(  # noqa: PLR0913 (one for each option)
         typer.Option(
             min=1,
             help="Checkpoints in memory at once: engines of so many are started one after the other. Default: all.",
-            rich_help_panel=_SERVER,
+            rich_help_panel=SERVER_PANEL,
         ),
     ] = None,
     over: Annotated[
@@ -104,41 +105,24 @@ def dynamics(  # noqa: PLR0913 (one for each option)
             metavar="EXPERT=FROM:TO:STEP",
             help="The same report along the weight of an expert in the composite, as in after-000400=0:3:0.25, or "
             "along scale; may be repeated.",
-            rich_help_panel=_SERVER,
+            rich_help_panel=SERVER_PANEL,
         ),
     ] = None,
     url: Annotated[
         str | None,
         typer.Option(
             help="Base URL of a running EFT server. Default: an engine is started here.",
-            rich_help_panel=_SERVER,
+            rich_help_panel=SERVER_PANEL,
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Family to ask a server for. Default: the first that it lists.", rich_help_panel=_SERVER
-        ),
-    ] = None,
-    api_key_env: Annotated[
-        str | None,
-        typer.Option(
-            metavar="VARIABLE",
-            help="Environment variable with the server's API key. Default: EFT_API_KEY, else OPENAI_API_KEY.",
-            rich_help_panel=_SERVER,
-        ),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Override a key of the family file; may be repeated.",
-            rich_help_panel=_SERVER,
-        ),
-    ] = None,
+    model: ServedFamily = None,
+    api_key_env: ApiKeyEnv = None,
+    overrides: Overrides = None,
     concurrency: Annotated[
-        int, typer.Option(min=1, max=256, help="Maximum number of requests at once.", rich_help_panel=_SERVER)
+        int,
+        typer.Option(
+            min=1, max=256, help="Maximum number of requests at once.", rich_help_panel=SERVER_PANEL
+        ),
     ] = 4,
     by: Annotated[
         Literal["margin", "accuracy"],
@@ -207,8 +191,5 @@ def dynamics(  # noqa: PLR0913 (one for each option)
             seed=seed,
             repeats=repeats,
         )
-        try:
+        with resumed_by_running_again():
             run(options, Console(width=None if sys.stdout.isatty() else 160))
-        except KeyboardInterrupt:
-            typer.echo("interrupted: run the same command again to resume", err=True)
-            raise typer.Exit(EXIT_INTERRUPTED) from None

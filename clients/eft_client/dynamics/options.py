@@ -11,7 +11,7 @@ from typing import Literal
 from eft_client.dynamics.axis import read_checkpoints
 from eft_client.dynamics.errors import DynamicsError
 from eft_client.dynamics.texts.text import HELD_OUT, TRAINING
-from eft_client.pairs import Pair, read_pairs
+from eft_client.pairs.pair import Pair, read_pairs
 from eft_client.settings import SettingError, sweep
 
 __all__ = ["DynamicsOptions", "DynamicsPlan", "planned"]

@@ -8,7 +8,7 @@ from eft_client.dynamics.errors import DynamicsError
 from eft_client.dynamics.options import DynamicsPlan
 from eft_client.dynamics.scores import Scorer
 from eft_client.dynamics.texts.text import Place, Text, places
-from eft_client.pairs import Pair
+from eft_client.pairs.pair import Pair
 from eft_client.quality.journal import Journal
 
 __all__ = ["require_same_study", "require_same_weights"]

@@ -19,7 +19,8 @@ from eft_client.dynamics.output.words import sentences
 from eft_client.dynamics.resume import require_same_study
 from eft_client.dynamics.study import DynamicsFindings, conduct
 from eft_client.dynamics.summary import DynamicsSummary, as_json, summarise
-from eft_client.pairs import as_line, opened
+from eft_client.pairs.engine import opened
+from eft_client.pairs.pair import as_line
 from eft_client.progress import Progress
 from eft_client.quality.journal import Journal
 from eft_client.report.terminal import as_table

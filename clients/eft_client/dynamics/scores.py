@@ -13,7 +13,7 @@ from eft_client.dynamics.axis import Axis, Step
 from eft_client.dynamics.errors import DynamicsError
 from eft_client.dynamics.texts.text import Text
 from eft_client.errors import EftError, NotFound
-from eft_client.pairs import Pair
+from eft_client.pairs.pair import Pair
 from eft_client.quality.journal import Journal, content_key
 from eft_client.results import MemberScores, ScoredItem, ScoreResult
 from eft_client.sync import EftClient

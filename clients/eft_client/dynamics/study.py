@@ -14,7 +14,7 @@ from eft_client.dynamics.scores import Scorer
 from eft_client.dynamics.texts.generated import Writer, initial_answers, rephrased
 from eft_client.dynamics.texts.given import disordered, natural, seeded
 from eft_client.dynamics.texts.text import Place, Text, places
-from eft_client.pairs import Pair
+from eft_client.pairs.pair import Pair
 from eft_client.progress import Progress
 from eft_client.quality.journal import Journal
 from eft_client.results import Behaviours, behaviours_in

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 import httpx
 
 from eft_client.errors import WrongArgument
+from eft_client.settings import api_key_of
 from eft_client.sync import EftClient
 
-__all__ = ["api_key_of", "opened"]
+__all__ = ["opened"]
 
 
 @contextmanager
@@ -50,16 +51,3 @@ def opened(  # noqa: PLR0913 (one for each option)
 
     with load(os.fspath(family), overrides=overrides) as client:
         yield client
-
-
-def api_key_of(variable: str | None) -> str | None:
-    """The key that an environment variable holds; None leaves it to the client, which looks at its own variables.
-
-    Raises:
-        WrongArgument: There is no such variable.
-    """
-    if variable is None:
-        return None
-    if not os.environ.get(variable):
-        raise WrongArgument(f"--api-key-env: the environment has no variable {variable!r}")
-    return os.environ[variable]

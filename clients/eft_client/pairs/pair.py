@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from eft_client.jsonl import json_value
+from eft_client.jsonl import json_value, text_lines
 from eft_client.pairs.errors import PairsError
-from eft_client.text import decoded
 
 __all__ = ["MAX_LINE_BYTES", "MAX_PAIRS", "Message", "Pair", "as_line", "read_pairs"]
 
@@ -135,7 +134,7 @@ def read_pairs(path: Path) -> list[Pair]:
         PairsError: The file cannot be read, is empty, or a line says something else; the message names it.
     """
     pairs: dict[str, Pair] = {}
-    for number, text in _lines(path):
+    for number, text in text_lines(path, MAX_LINE_BYTES, PairsError):
         pair, named = _parsed(text, f"{path}, line {number}")
         if named and pair.id in pairs:
             raise PairsError(f"{path}, line {number}: the pair with id {pair.id!r} came before")
@@ -157,23 +156,6 @@ def as_line(pair: Pair) -> dict[str, Any]:
         line |= {"chosen": pair.chosen, "rejected": pair.rejected}
     further = {name: getattr(pair, name) for name in ("chosen_rephrased", "rejected_rephrased", "label")}
     return line | {name: value for name, value in further.items() if value is not None}
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The file's lines that say something, with their numbers; none is read past the bound."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
-                if len(line) > MAX_LINE_BYTES:
-                    raise PairsError(f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes")
-                try:
-                    text = decoded(line)
-                except ValueError as error:
-                    raise PairsError(f"{path}, line {number}: {error}") from None
-                if text.strip():
-                    yield number, text
-    except OSError as error:
-        raise PairsError(f"{path}: {error.strerror or error}") from None
 
 
 def _parsed(text: str, place: str) -> tuple[Pair, bool]:

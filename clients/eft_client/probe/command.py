@@ -5,11 +5,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from eft_client.exits import EXIT_INTERRUPTED, errors_in_words, require_probe
+from eft_client.exits import errors_in_words, require_probe, resumed_by_running_again
+from eft_client.pairs.options import SERVER_PANEL, ApiKeyEnv, Overrides, ServedFamily
 
 __all__ = ["probe"]
 
-_DATA, _SERVER, _PROBES = "Data and targets", "Engine or server", "Activations and probes"
+_DATA, _PROBES = "Data and targets", "Activations and probes"
 
 
 def probe(  # noqa: PLR0913 (one for each option)
@@ -57,39 +58,19 @@ def probe(  # noqa: PLR0913 (one for each option)
     ] = None,
     expert: Annotated[
         str | None,
-        typer.Option(help="Expert to probe. Default: the family's only one.", rich_help_panel=_SERVER),
+        typer.Option(help="Expert to probe. Default: the family's only one.", rich_help_panel=SERVER_PANEL),
     ] = None,
     url: Annotated[
         str | None,
         typer.Option(
             help="Base URL of a running EFT server, whose family file says server.activations: true. Default: an "
             "engine is started here.",
-            rich_help_panel=_SERVER,
+            rich_help_panel=SERVER_PANEL,
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Family to ask a server for. Default: the first that it lists.", rich_help_panel=_SERVER
-        ),
-    ] = None,
-    api_key_env: Annotated[
-        str | None,
-        typer.Option(
-            metavar="VARIABLE",
-            help="Environment variable with the server's API key. Default: EFT_API_KEY, else OPENAI_API_KEY.",
-            rich_help_panel=_SERVER,
-        ),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Override a key of the family file; may be repeated.",
-            rich_help_panel=_SERVER,
-        ),
-    ] = None,
+    model: ServedFamily = None,
+    api_key_env: ApiKeyEnv = None,
+    overrides: Overrides = None,
     layers: Annotated[
         str,
         typer.Option(
@@ -192,8 +173,5 @@ def probe(  # noqa: PLR0913 (one for each option)
             repeats=repeats,
             seed=seed,
         )
-        try:
+        with resumed_by_running_again():
             run(options, Console(width=None if sys.stdout.isatty() else 140))
-        except KeyboardInterrupt:
-            typer.echo("interrupted: run the same command again to resume", err=True)
-            raise typer.Exit(EXIT_INTERRUPTED) from None

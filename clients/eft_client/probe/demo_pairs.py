@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from eft_client.pairs import Pair
+from eft_client.pairs.pair import Pair
 from eft_client.probe.errors import ProbeError
 
 if TYPE_CHECKING:

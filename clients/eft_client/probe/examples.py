@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from eft_client.bodies import ScoreItem
-from eft_client.pairs import Pair
+from eft_client.pairs.pair import Pair
 from eft_client.probe.errors import ProbeError
 
 __all__ = ["TARGETS", "Example", "Examples", "ReadText"]

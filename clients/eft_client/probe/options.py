@@ -7,7 +7,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
-from eft_client.pairs import Pair, read_pairs
+from eft_client.pairs.pair import Pair, read_pairs
 from eft_client.probe.demo_pairs import demo_pairs
 from eft_client.probe.errors import ProbeError
 from eft_client.probe.examples import TARGETS, Examples

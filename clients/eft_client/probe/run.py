@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
-from eft_client.pairs import opened
+from eft_client.pairs.engine import opened
 from eft_client.probe.autoencoder import ACTIVE, PASSES, WIDTH, codes_of
 from eft_client.probe.changes import Changes, measure_changes
 from eft_client.probe.collection import collect

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from eft_client.jsonl import write_whole
 from eft_client.probe.errors import ProbeError
 from eft_client.quality.journal import Journal
 
@@ -158,7 +159,7 @@ class Store:
                 # Each is whole or is not there, and an array that is there has its shape.
                 shapes = self._shapes()
                 shapes.setdefault(str(layer), {})[member] = width
-                _replace(self._folder / _SHAPES, json.dumps(shapes))
+                write_whole(self._folder / _SHAPES, json.dumps(shapes))
                 made = path.with_suffix(".new")
                 _mapped(made, "w+", shape)
                 made.replace(path)
@@ -174,7 +175,7 @@ class Store:
         """Write down whose activations these are, or find out that they are another run's."""
         path, ours = self._folder / _WANTED, json.loads(json.dumps(dataclasses.asdict(self.wanted)))
         if not path.exists():
-            _replace(path, json.dumps(ours, indent=1) + "\n")
+            write_whole(path, json.dumps(ours, indent=1) + "\n")
             return
         theirs = _object(path)
         other = [
@@ -197,13 +198,6 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ProbeError(f"{path}: no file of eft probe; move {path.parent} away, or name another --output")
     return found
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that a killed run leaves it as it was, or whole."""
-    made = path.with_suffix(".new")
-    made.write_text(text, encoding="utf-8")
-    made.replace(path)
 
 
 def _mapped(path: Path, mode: str, shape: tuple[int, int] | None = None) -> NDArray[np.float32]:

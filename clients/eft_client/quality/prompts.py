@@ -18,9 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from eft_client.jsonl import json_value
+from eft_client.jsonl import json_value, text_lines
 from eft_client.quality.errors import StudyError
-from eft_client.text import decoded
 
 __all__ = ["MAX_LINE_BYTES", "MAX_PROMPTS", "Prompt", "as_json", "read_prompts"]
 
@@ -156,7 +155,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         StudyError: The file cannot be read, is empty or too large, or a line says something else; it names the line.
     """
     prompts: dict[str, Prompt] = {}
-    for number, line in _lines(path):
+    for number, line in text_lines(path, MAX_LINE_BYTES, StudyError):
         prompt = _parsed(line, f"{path}, line {number}")
         if prompt.id in prompts:
             raise StudyError(f"{path}, line {number}: the prompt with id {prompt.id!r} came before")
@@ -166,29 +165,6 @@ def read_prompts(path: Path) -> list[Prompt]:
     if not prompts:
         raise StudyError(f"{path}: no prompt in it")
     return list(prompts.values())
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The file's lines that say something, with their numbers; none is read past the bound."""
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(line) > MAX_LINE_BYTES:
-                    raise StudyError(f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes")
-                text = _text(line, f"{path}, line {number}")
-                if text.strip():
-                    yield number, text
-    except OSError as error:
-        raise StudyError(f"{path}: {error.strerror or error}") from None
-
-
-def _text(line: bytes, place: str) -> str:
-    try:
-        return decoded(line)
-    except ValueError as error:
-        raise StudyError(f"{place}: {error}") from None
 
 
 def _parsed(line: str, place: str) -> Prompt:

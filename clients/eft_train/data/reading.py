@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eft_client.jsonl import json_value
+from eft_client.jsonl import json_value, write_whole
 from eft_client.text import decoded
 from eft_train.data.forms import EmptyAnswer, Example, RowError, example_of, prompt_key
 from eft_train.errors import TrainingError
@@ -137,10 +137,8 @@ def divide(data: Data, held_out: float | Data, seed: int, most: int | None = Non
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
     """Write examples as JSON lines, whole or not at all."""
-    unfinished = path.with_name(f".{path.name}")
     lines = (json.dumps(example.as_json(), ensure_ascii=False) + "\n" for example in examples)
-    unfinished.write_text("".join(lines), encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, "".join(lines))
 
 
 def _drawn(examples: Sequence[Example], share: float, seed: int) -> tuple[Example, ...]:

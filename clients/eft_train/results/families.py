@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from eft_train.results.files import write_text
+from eft_client.jsonl import write_whole
 
 __all__ = [
     "EXPERT",
@@ -92,4 +92,4 @@ def checkpoints_family(
 def write_family(path: Path, family: Mapping[str, Any]) -> None:
     """Write a family file, whole or not at all."""
     body = yaml.safe_dump(dict(family), sort_keys=False, allow_unicode=True, width=110)
-    write_text(path, _HEAD.format(path=path.name) + body)
+    write_whole(path, _HEAD.format(path=path.name) + body)

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from eft_client.jsonl import write_whole
 from eft_train.errors import TrainingError
 
-__all__ = ["locked", "write_json", "write_text"]
+__all__ = ["locked", "write_json"]
 
 
 @contextmanager
@@ -27,13 +28,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
-
-
 def write_json(path: Path, data: Any) -> None:
     """Write data as JSON that people can read."""
-    write_text(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n")
+    write_whole(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n")

@@ -4,7 +4,7 @@ from collections import Counter
 
 from eft_client.dynamics.texts.given import disordered, natural, seeded
 from eft_client.dynamics.texts.text import HELD_OUT, TRAINING, places
-from eft_client.pairs import Pair
+from eft_client.pairs.pair import Pair
 
 PAIRS = {
     TRAINING: [Pair(id=f"t{i}", prompt=f"Q{i}?", chosen=f"yes {i}", rejected=f"no {i}") for i in range(4)],

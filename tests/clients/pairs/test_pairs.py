@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from eft_client.errors import WrongArgument
-from eft_client.pairs import PairsError, opened, read_pairs
+from eft_client.pairs.engine import opened
+from eft_client.pairs.errors import PairsError
+from eft_client.pairs.pair import read_pairs
 
 PAIR = {"prompt": "Who?", "chosen": "Me.", "rejected": "You."}
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eft_client.pairs import Pair
+from eft_client.pairs.pair import Pair
 from eft_client.probe.changes import measure_changes, signature_of
 from eft_client.probe.demo_pairs import demo_pairs
 from eft_client.probe.errors import ProbeError

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from eft_client import exits
 from eft_client.progress import Progress
 from eft_server.cli import app
-from eft_train import command, run
+from eft_train import run
 from eft_train.data.reading import DataSource
 from eft_train.errors import Interrupted, TrainingError
 from eft_train.plan import Plan
@@ -114,7 +115,7 @@ def test_a_wrong_option_is_one_message(arguments: list[str], message: str, plans
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "find_spec", lambda name: None if name in ("trl", "peft") else object())
+    monkeypatch.setattr(exits, "find_spec", lambda name: None if name in ("trl", "peft") else object())
     done = _run("dpo", *NEEDED, "--out", "x")
     assert done.exit_code == 2
     assert "error: training needs peft, trl: pip install 'eft-server[train]'" in done.stderr
@@ -155,5 +156,5 @@ def test_an_interruption_says_how_to_go_on(
 
 
 def test_help_needs_no_package_of_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    monkeypatch.setattr(exits, "find_spec", lambda name: None)
     assert "Fine-tune an expert" in _run("--help").output

@@ -11,7 +11,7 @@ from typing import Any
 from eft_client.dynamics.errors import DynamicsError
 from eft_client.dynamics.texts.text import Place, Text, places
 from eft_client.errors import ServerAnswered
-from eft_client.pairs import Pair
+from eft_client.pairs.pair import Pair
 from eft_client.quality.journal import Journal, content_key
 from eft_client.sync import EftClient
 

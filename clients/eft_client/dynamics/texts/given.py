@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from eft_client.dynamics.texts.text import HELD_OUT, TRAINING, Text
-from eft_client.pairs import Pair
+from eft_client.pairs.pair import Pair
 
 __all__ = ["disordered", "natural", "seeded"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eft_client.bodies import ScoreItem
-from eft_client.pairs import Pair
+from eft_client.pairs.pair import Pair
 
 __all__ = ["HELD_OUT", "SIDES", "TRAINING", "Place", "Text", "places"]
 
