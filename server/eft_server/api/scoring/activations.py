@@ -7,10 +7,9 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from eft_server.api.requests.schemas import ActivationsRequest
-from eft_server.api.scoring.texts import Text, refusal
+from eft_server.api.scoring.texts import Text, members_named, refusal
 from eft_server.engine.activations import Activations
 from eft_server.engine.message import Manifest
-from eft_server.errors import shown
 from eft_server.family.file import ServerConfig
 
 __all__ = ["LayerActivations", "asked_of", "bytes_of", "shown_activations"]
@@ -31,21 +30,11 @@ def asked_of(request: ActivationsRequest, config: ServerConfig, manifest: Manife
     Raises:
         ApiError: A member is unknown, or has no such layer.
     """
-    names = _names(request.members, config)
+    names = members_named(request.members, config, "activations.members")
     places = tuple(config.family[name].place for name in names)
     counts = [manifest.shapes[place][0] for place in places]
     layers = tuple(_layers(request, name, count) for name, count in zip(names, counts, strict=True))
     return Activations(places, layers, request.site, request.pool)
-
-
-def _names(asked: bool | list[str], config: ServerConfig) -> tuple[str, ...]:
-    if isinstance(asked, bool):
-        return config.family.names
-    for index, name in enumerate(asked):
-        if name not in config.family:
-            message = f"unknown member {shown(name)}; known: {', '.join(config.family.names)}"
-            raise refusal(f"activations.members.{index}", message)
-    return tuple(dict.fromkeys(asked))
 
 
 def _layers(request: ActivationsRequest, name: str, count: int) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from eft_server.api.scoring.activations import (
 from eft_server.api.scoring.texts import (
     Text,
     finite,
+    members_named,
     read_text,
     refusal,
     require_scoring,
@@ -38,7 +39,6 @@ from eft_server.behaviour.coefficients import alone
 from eft_server.behaviour.resolve import Resolved
 from eft_server.engine.activations import ActivationError, Activations
 from eft_server.engine.message import STATISTICS, Manifest, Scored, Scoring, activations_of
-from eft_server.errors import shown
 from eft_server.family.file import ServerConfig
 
 __all__ = ["ScoreAnswer", "score"]
@@ -245,7 +245,7 @@ class _Plan:
         manifest = Manifest.from_hf(service.engine.model_config.hf_config)
         asked = request.activations
         return cls(
-            _Columns.of(config, resolved, _names(config, request.members)),
+            _Columns.of(config, resolved, members_named(request.members, config, "members")),
             request.statistics,
             None if asked is None else asked_of(asked, config, manifest),
             manifest,
@@ -284,16 +284,6 @@ class _Found:
 
     scored: tuple[Scored, ...]
     activations: Mapping[int, Mapping[int, np.ndarray]]
-
-
-def _names(config: ServerConfig, asked: bool | list[str]) -> tuple[str, ...]:
-    if isinstance(asked, bool):
-        return config.family.names if asked else ()
-    for index, name in enumerate(asked):
-        if name not in config.family:
-            message = f"unknown member {shown(name)}; known: {', '.join(config.family.names)}"
-            raise refusal(f"members.{index}", message)
-    return tuple(dict.fromkeys(asked))
 
 
 def _check_amount(config: ServerConfig, columns: _Columns, texts: Iterable[Text], statistics: bool) -> None:

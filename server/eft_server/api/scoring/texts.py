@@ -19,12 +19,15 @@ from eft_server.api.serving.renderer import MEMBER_PROMPTS
 from eft_server.api.serving.service import Service
 from eft_server.api.serving.stream import outcome
 from eft_server.engine.message import Scored, Scoring, scored, scoring_params
+from eft_server.errors import shown
+from eft_server.family.file import ServerConfig
 
 __all__ = [
     "Text",
     "completed",
     "finite",
     "member_prompts",
+    "members_named",
     "read_prompt",
     "read_text",
     "refusal",
@@ -59,6 +62,21 @@ class Text:
         before = self.completion[:first]
         own = None if self.own is None else [[*prompt, *before] for prompt in self.own]
         return Text([*self.prompt, *before], own, self.completion[first:stop])
+
+
+def members_named(asked: bool | list[str], config: ServerConfig, field: str) -> tuple[str, ...]:
+    """The members that a field of a request names, each once: all for true, none for false.
+
+    Raises:
+        ApiError: One is unknown.
+    """
+    if isinstance(asked, bool):
+        return config.family.names if asked else ()
+    for index, name in enumerate(asked):
+        if name not in config.family:
+            message = f"unknown member {shown(name)}; known: {', '.join(config.family.names)}"
+            raise refusal(f"{field}.{index}", message)
+    return tuple(dict.fromkeys(asked))
 
 
 def require_scoring(service: Service) -> None:
