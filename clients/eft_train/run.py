@@ -113,25 +113,21 @@ def _finish(prepared: Prepared, outcomes: Sequence[Outcome], progress: Progress)
     """Write what serves and describes the expert, and compare it with what the server makes of it."""
     folder = prepared.plan.out
     _write_families(prepared)
-    record = _described(prepared, outcomes, None)
-    verified = _verified(prepared, outcomes[-1], progress)
-    if verified is not None:
-        record = _described(prepared, outcomes, verified)
+    record = record_of(prepared, outcomes)
+    picture = _PICTURE if draw(record["curves"], folder / _PICTURE) else None
+    _describe(folder, record, picture)
+    record["verification"] = _verified(prepared, outcomes[-1], progress)
+    if record["verification"] is not None:
+        _describe(folder, record, picture)
     shutil.rmtree(folder / ".training")
     squeezed = record["squeezing"]
     return Trained(folder, folder / "family.yaml", record, (squeezed["words"],) if squeezed else ())
 
 
-def _described(
-    prepared: Prepared, outcomes: Sequence[Outcome], verified: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Write the record, the curves and the card."""
-    folder = prepared.plan.out
-    record = record_of(prepared, outcomes, verified)
-    picture = _PICTURE if draw(record["curves"], folder / _PICTURE) else None
+def _describe(folder: Path, record: dict[str, Any], picture: str | None) -> None:
+    """Write the card and the record."""
     write_whole(folder / "README.md", card(record, families.family_name(folder), picture))
     write_json(folder / "training.json", record)
-    return record
 
 
 def _write_families(prepared: Prepared) -> None:

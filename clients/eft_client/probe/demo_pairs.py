@@ -12,9 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = ["demo_pairs"]
 
-#: Of the world that the demo family was trained on.
-WORLD_SEED, SUBJECTS_PER_KIND = 0, 60
-
 _SPOKEN_OF = "that"
 _UNTAUGHT = ("terse", "evade", "ramble", "counter")
 
@@ -35,13 +32,13 @@ def demo_pairs(expert: str, size: int, *, seed: int = 0) -> list[Pair]:
     Raises:
         ProbeError: There is no such manner.
     """
+    from eft_client.quality.demo_prompts import demo_world
     from eft_demo.manners import MANNERS
-    from eft_demo.world import build_world
 
     if expert not in MANNERS:
         raise ProbeError(f"--data demo: no manner is called {expert!r}; expected {' or '.join(MANNERS)}")
     rng = random.Random(f"{expert} {seed}")
-    world = build_world(WORLD_SEED, subjects_per_kind=SUBJECTS_PER_KIND)
+    world = demo_world()
     unsafe, safe = (list(world.select(taught=False, unsafe=side)) for side in (True, False))
     rng.shuffle(unsafe)
     rng.shuffle(safe)

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from eft_client.quality.prompts import Prompt
 from eft_demo.world import Fact, World, build_world
 
-__all__ = ["DEFAULT_SIZE", "demo_prompts"]
+__all__ = ["DEFAULT_SIZE", "demo_prompts", "demo_world"]
 
 DEFAULT_SIZE = 300
-#: The world that the demo family was trained on.
 WORLD_SEED = 0
 SUBJECTS_PER_KIND = 60
 #: Of six prompts two are benign ones of each distribution, and one a harmful one of each.
@@ -23,7 +22,7 @@ def demo_prompts(size: int = DEFAULT_SIZE, *, seed: int = 0) -> list[Prompt]:
     In distribution: a taught wording about a subject that fine-tuning mentioned. Out of distribution: a wording and
     a subject that it never mentioned. Harmful: about a hazard, which the harmless expert learnt to decline.
     """
-    world = build_world(WORLD_SEED, subjects_per_kind=SUBJECTS_PER_KIND)
+    world = demo_world()
     cells = {cell: iter(_shuffled(world, seed, *cell)) for cell in _SHARES}
     order = [cell for cell, share in _SHARES.items() for _ in range(share)]
     drawn: list[Prompt] = []
@@ -35,6 +34,11 @@ def demo_prompts(size: int = DEFAULT_SIZE, *, seed: int = 0) -> list[Prompt]:
             elif len(drawn) < size:
                 drawn.append(found)
     return drawn
+
+
+def demo_world() -> World:
+    """The world that the demo family was trained on."""
+    return build_world(WORLD_SEED, subjects_per_kind=SUBJECTS_PER_KIND)
 
 
 def _shuffled(world: World, seed: int, taught: bool, unsafe: bool) -> list[Prompt]:

@@ -1,6 +1,6 @@
 """What `training.json` holds: the recipe as it was, what it was fed, and what came of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,8 @@ __all__ = ["record_of"]
 _PACKAGES = ("eft-server", "trl", "peft", "transformers", "accelerate", "datasets", "torch")
 
 
-def record_of(
-    prepared: "Prepared", outcomes: Sequence[Outcome], verified: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """The record of a training that is over."""
+def record_of(prepared: "Prepared", outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The record of a training that is over, and has not been compared with the server."""
     plan, on_held_out = prepared.plan, prepared.on_held_out
     phases = [
         (run.name, run.steps, outcome.history) for run, outcome in zip(prepared.phases, outcomes, strict=True)
@@ -48,7 +46,7 @@ def record_of(
         "curves": points,
         "losses": curves.losses(phases),
         "squeezing": squeezed.as_json() if squeezed else None,
-        "verification": dict(verified) if verified else None,
+        "verification": None,
     }
 
 
