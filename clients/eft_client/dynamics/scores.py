@@ -13,6 +13,7 @@ from eft_client.dynamics.axis import Axis, Step
 from eft_client.dynamics.errors import DynamicsError
 from eft_client.dynamics.texts.text import Text
 from eft_client.errors import EftError, NotFound
+from eft_client.pairs.errors import NO_END
 from eft_client.pairs.pair import Pair
 from eft_client.quality.journal import Journal, content_key
 from eft_client.results import MemberScores, ScoredItem, ScoreResult
@@ -172,6 +173,8 @@ class Scorer:
         except NotFound as error:
             raise DynamicsError(f"only EFT servers score (POST /v1/eft/score): {error}") from error
         except EftError as error:
+            if NO_END in str(error):
+                raise DynamicsError(f"{self.axis.model} has no end-of-turn token; give --no-end") from error
             raise DynamicsError(f"prompt {pair.id!r}, {self.axis.model}: {error}") from error
 
     def _entry(self, item: ScoredItem, step: Step | None) -> dict[str, Any]:

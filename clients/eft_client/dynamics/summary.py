@@ -125,7 +125,9 @@ def _side(side: str, found: Measured, findings: DynamicsFindings) -> SideSummary
         squeezing=signs,
         margin=margin.estimates if has_margin else (),
         accuracy=accuracy.estimates if has_margin else (),
-        choice=choose(margin if options.by == "margin" else accuracy, signs.sets_in),
+        choice=choose(
+            margin if options.by == "margin" else accuracy, signs.sets_in, curves["chosen", "total"]
+        ),
     )
 
 

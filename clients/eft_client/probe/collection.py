@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_client.errors import BadRequest, NotFound
+from eft_client.pairs.errors import NO_END
 from eft_client.probe.errors import ProbeError
 from eft_client.probe.examples import ReadText
 from eft_client.probe.store import Read, Store, Wanted
 from eft_client.results import LayerActivations, ScoredItem, ScoreResult
 from eft_client.sync import EftClient
 
-__all__ = ["PER_REQUEST", "TOO_LARGE", "collect"]
+__all__ = ["PER_REQUEST", "TOO_LARGE", "collect", "require_same_weights"]
 
 PER_REQUEST = 8
 """Texts in a request, unless their activations are too large for the server."""
@@ -30,6 +31,9 @@ _ALLOWS = "server.activations"
 """What it says of any, where it gives none."""
 
 _BASE = "base"
+
+_TOLERANCE_A_TOKEN = 0.02
+"""Nats between two readings of a text by the same weights, in another batch or dtype."""
 
 States = dict[tuple[str, int], NDArray[np.float32]]
 
@@ -61,6 +65,29 @@ def collect(
             store.write(text.key, place, read, states)
         advance(len(batch))
         del missing[: len(batch)]
+
+
+def require_same_weights(client: EftClient, texts: Sequence[ReadText], store: Store) -> None:
+    """Ask a server anew for one reward that the store has: it must come out as it did then.
+
+    Raises:
+        ProbeError: It does not.
+        EftError: The server does not answer.
+    """
+    text = next((text for text in texts if store.has(text.key)), None)
+    if text is None:
+        return
+    expert = store.wanted.expert
+    [item] = client.score([text.item], model=store.wanted.model, members=list(store.wanted.members))
+    then, now = store.read(text.key).rewards, item.rewards[expert].logprobs if expert in item.rewards else ()
+    if len(then) == len(now):
+        off = np.nansum(np.subtract(now, then))
+        if not abs(off) > _TOLERANCE_A_TOKEN * len(now):
+            return
+    raise ProbeError(
+        f"{expert}'s reward of a text was {np.nansum(then):.2f} nats when its activations were kept, and is "
+        f"{np.nansum(now):.2f} now, so the weights have changed; give another --output"
+    )
 
 
 @dataclass
@@ -144,6 +171,8 @@ class _Asker:
                 raise ProbeError(
                     f"the server gives no activations; its family file has to say {_ALLOWS}: true"
                 ) from error
+            if NO_END in str(error):
+                raise ProbeError(f"{self.wanted.model} has no end-of-turn token; give --no-end") from error
             raise
 
     def _over(self, texts: Sequence[ReadText], weight: float) -> list[list[float]]:

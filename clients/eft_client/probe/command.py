@@ -48,6 +48,15 @@ def probe(  # noqa: PLR0913 (one for each option)
             rich_help_panel=_DATA,
         ),
     ] = 2000,
+    end: Annotated[
+        bool,
+        typer.Option(
+            "--end/--no-end",
+            help="Read the token that ends the turn as part of an answer. A family without a chat template may have "
+            "none.",
+            rich_help_panel=_DATA,
+        ),
+    ] = True,
     over: Annotated[
         str | None,
         typer.Option(
@@ -157,6 +166,7 @@ def probe(  # noqa: PLR0913 (one for each option)
             output=output,
             target=target or (),
             limit=limit,
+            end=end,
             over=over,
             expert=expert,
             url=url,

@@ -24,7 +24,7 @@ class ReadText:
     Attributes:
         key: what its scores are found by.
         prompt: the place of its prompt among the different ones.
-        item: what the server is asked; the end of the turn is part of the answer.
+        item: what the server is asked.
     """
 
     key: str
@@ -64,8 +64,12 @@ class Examples:
     alike: int
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair]) -> "Examples":
+    def of(cls, pairs: Sequence[Pair], *, end: bool = True) -> "Examples":
         """Take pairs apart.
+
+        Args:
+            pairs: The lines.
+            end: Whether the token that ends the turn is part of an answer.
 
         Raises:
             ProbeError: A label is no number, or nothing is left.
@@ -75,7 +79,7 @@ class Examples:
 
         def place(pair: Pair, answer: str) -> int:
             prompt = prompts.setdefault(_digest(pair.context), len(prompts))
-            text = _text(pair, answer, prompt)
+            text = _text(pair, answer, prompt, end=end)
             texts.setdefault(text.key, text)
             return places.setdefault(text.key, len(places))
 
@@ -126,9 +130,10 @@ class Examples:
         return "label" if all(example.label is not None for example in self.examples) else "reward"
 
 
-def _text(pair: Pair, answer: str, prompt: int) -> ReadText:
-    item = ScoreItem(completion=answer, end=True, **pair.context)
-    return ReadText(key=_digest({"context": pair.context, "completion": answer}), prompt=prompt, item=item)
+def _text(pair: Pair, answer: str, prompt: int, *, end: bool) -> ReadText:
+    item = ScoreItem(completion=answer, end=end, **pair.context)
+    key = _digest({"context": pair.context, "completion": answer, "end": end})
+    return ReadText(key=key, prompt=prompt, item=item)
 
 
 def _label_of(pair: Pair) -> float | None:

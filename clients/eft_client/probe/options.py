@@ -32,6 +32,7 @@ class ProbeOptions:
     output: Path
     target: Sequence[str] = ()
     limit: int = 2000
+    end: bool = True
     expert: str | None = None
     layers: str = "all"
     site: str = "residual"
@@ -65,7 +66,7 @@ class ProbeOptions:
             ProbeError: It has not.
             PairsError: It cannot be read.
         """
-        examples = Examples.of(self._pairs[: self.limit])
+        examples = Examples.of(self._pairs[: self.limit], end=self.end)
         for target in self.target:
             examples.require(target)
         return examples

@@ -16,7 +16,7 @@ from rich.text import Text
 from eft_client.pairs.engine import opened
 from eft_client.probe.autoencoder import ACTIVE, PASSES, WIDTH, codes_of
 from eft_client.probe.changes import Changes, measure_changes
-from eft_client.probe.collection import collect
+from eft_client.probe.collection import collect, require_same_weights
 from eft_client.probe.errors import ProbeError
 from eft_client.probe.features import PosedRows, features_of, posed, token_counts, token_rows
 from eft_client.probe.members import Probing, members_of_family, members_of_server
@@ -84,6 +84,8 @@ def _collected(options: ProbeOptions, opens: Opened, stack: ExitStack) -> tuple[
         wanted = _wanted(options, probing, pool)
         store = stack.enter_context(Store(options.output / "activations" / pool, wanted))
         done = sum(store.has(text.key) for text in texts)
+        if options.url is not None:
+            require_same_weights(engine.client, texts, store)
         if done < len(texts):
             client = engine.client
             with Progress() as watcher:

@@ -159,6 +159,6 @@ def _compared(difference: Estimate, target: str, control: str) -> str:
     by = f"{abs(difference.value):.2f}"
     spread = f"{difference.low:+.2f} to {difference.high:+.2f}"
     if math.isnan(difference.low) or difference.low <= 0 <= difference.high:
-        return f"carry neither more nor less of it than {control} for certain ({difference.value:+.2f}, {spread})"
+        return f"carry neither surely more nor surely less of it than {control} ({difference.value:+.2f}, {spread})"
     more = "more" if difference.value > 0 else "less"
     return f"carry {by} {more} of the {target} than {control} ({spread})"

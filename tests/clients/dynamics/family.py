@@ -17,7 +17,12 @@ def tokens_of(text: str | list[int]) -> list[int]:
 
 
 class FakeFamily(httpx.AsyncBaseTransport):
-    """Answers as an EFT server of a family does; `requests` are the bodies that it got, by path."""
+    """Answers as an EFT server of a family does; `requests` are the bodies that it got, by path.
+
+    With a `refusal`, the error of an answer, it scores nothing.
+    """
+
+    refusal: dict[str, str] | None = None
 
     def __init__(
         self, members: dict[str, np.ndarray], *, name: str = "fake", reference: str = "base"
@@ -29,6 +34,8 @@ class FakeFamily(httpx.AsyncBaseTransport):
         path = request.url.path.removeprefix("/v1")
         body = json.loads(await request.aread() or b"{}")
         self.requests.setdefault(path, []).append(body)
+        if self.refusal is not None and path == "/eft/score":
+            return httpx.Response(400, json={"error": self.refusal})
         answers = {"/models": self._models, "/eft/score": self._score}
         return httpx.Response(200, json=answers.get(path, self._chat)(body))
 

@@ -204,6 +204,16 @@ def test_rephrases_are_made_only_where_asked_for_and_can_be_given_again(folder: 
     assert {"chosen_rephrased", "rejected_rephrased"} <= kinds
 
 
+def test_a_family_without_an_end_of_turn_is_told_the_option(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = FakeFamily(SQUEEZED)
+    error = {"message": "end: the family has no end-of-turn token; leave it out", "type": "x"}
+    monkeypatch.setattr(family, "refusal", error)
+    with pytest.raises(DynamicsError, match="fake/base has no end-of-turn token; give --no-end"):
+        conducted(folder, family)
+
+
 def test_the_files_of_a_training_are_found_beside_its_family(folder: Path) -> None:
     (folder / "trained.jsonl").rename(folder / "trained-on.jsonl")
     (folder / "held.jsonl").rename(folder / "held-out.jsonl")

@@ -80,23 +80,36 @@ def margins(*means: float) -> Curve:
     return Curve(np.array(means)[:, None] + rng.normal(0, 1, (len(means), 60)), repeats=2000)
 
 
+UNMOVED = margins(0, 0, 0, 0, 0)
+
+
 def test_the_earliest_that_is_not_surely_worse_is_served() -> None:
-    choice = choose(margins(0, 3, 6, 6.05, 6.1), None)
+    choice = choose(margins(0, 3, 6, 6.05, 6.1), None, UNMOVED)
     assert choice is not None and choice.step == 2 and choice.best in (2, 3, 4) and not choice.is_squeezed
 
 
 def test_steps_from_squeezing_on_are_no_candidates() -> None:
-    before = choose(margins(0, 3, 6, 9, 12), 3)
+    before = choose(margins(0, 3, 6, 9, 12), 3, UNMOVED)
     assert before is not None and (before.step, before.best, before.is_squeezed) == (2, 2, False)
 
 
 def test_where_all_are_squeezed_the_choice_says_so() -> None:
-    squeezed = choose(margins(0, 3, 6, 9, 12), 1)
+    squeezed = choose(margins(0, 3, 6, 9, 12), 1, UNMOVED)
     assert squeezed is not None and (squeezed.step, squeezed.is_squeezed) == (4, True)
 
 
+def test_a_margin_that_costs_the_chosen_answers_their_probability_is_no_candidate() -> None:
+    kept = choose(margins(0, 3, 6, 9, 12), None, margins(0, 4, 1, -5, -20))
+    assert kept is not None and (kept.step, kept.loses, kept.without_losing) == (2, False, True)
+
+
+def test_where_every_step_costs_the_chosen_answers_the_choice_says_so() -> None:
+    loses = choose(margins(0, 3, 6, 9, 12), None, margins(0, -4, -6, -8, -20))
+    assert loses is not None and (loses.step, loses.loses, loses.without_losing) == (4, True, False)
+
+
 def test_without_margins_there_is_no_choice() -> None:
-    assert choose(curve([math.nan] * 3, [math.nan] * 3), None) is None
+    assert choose(curve([math.nan] * 3, [math.nan] * 3), None, UNMOVED) is None
 
 
 def test_accuracy_counts_ties_half() -> None:

@@ -28,12 +28,12 @@ def summarised(axis: Axis, chosen: list[float], argmax: list[float]) -> AxisSumm
         prompts=30,
         not_finite=0,
         levels={},
-        changes={},
+        changes={("chosen", "total"): curves[0].changes()},
         influence={},
         squeezing=signs,
         margin=margin.estimates,
         accuracy=margin.estimates,
-        choice=choose(margin, signs.sets_in),
+        choice=choose(margin, signs.sets_in, curves[0]),
     )
     return AxisSummary(axis=axis, sides={"training": side, "held-out": side})
 
@@ -61,10 +61,22 @@ def test_a_training_that_only_raises_the_chosen_answers_is_not_squeezed() -> Non
 
 
 def test_a_fall_without_the_other_signs_is_told_and_excludes_no_checkpoint() -> None:
-    choice, _, held_out = in_words(summarised(TRAINING, FALLS, RISES[::-1]), "margin")
+    choice, _, held_out = in_words(summarised(TRAINING, [-50, -45, -48, -49], RISES[::-1]), "margin")
     assert "serve after-001200" in choice
     assert "not squeezed, 2 of the four signs: the chosen answer falls; other texts fall." in held_out
-    assert "The chosen answers have fallen 7.0" in held_out
+    assert "The chosen answers have fallen 4.0" in held_out
+
+
+def test_a_step_at_which_the_chosen_answers_lost_is_passed_over() -> None:
+    choice, _, _ = in_words(summarised(TRAINING, [-50, -45, -55, -60], RISES[::-1]), "margin")
+    assert "serve after-000400 (400 examples)" in choice
+    assert "none that leaves the chosen answers as likely as at base (the reference) is better." in choice
+
+
+def test_where_every_step_loses_the_price_is_told() -> None:
+    choice, _, _ = in_words(summarised(TRAINING, [-50, -55, -60, -65], RISES[::-1]), "margin")
+    assert "serve after-001200 (1,200 examples)" in choice
+    assert "chosen answers are less likely than at base (the reference), by 14.99 nats" in choice
 
 
 def test_weights_are_named_as_weights() -> None:

@@ -51,12 +51,23 @@ class ProbedServer(httpx.AsyncBaseTransport):
         scored: the bodies that it was asked to score.
         most_bytes: how many bytes of activations a request may have.
         allowed: whether it gives activations at all.
+        sharpness: of the expert, whose rewards grow with it.
+        ends: whether the family has a token that ends a turn.
     """
 
-    def __init__(self, *, most_bytes: int = 1 << 24, allowed: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        most_bytes: int = 1 << 24,
+        allowed: bool = True,
+        sharpness: float = 1.0,
+        ends: bool = True,
+    ) -> None:
         self.scored: list[Mapping[str, Any]] = []
         self.most_bytes = most_bytes
         self.allowed = allowed
+        self.sharpness = sharpness
+        self.ends = ends
         self.breaks_after: int | None = None
 
     @contextmanager
@@ -92,6 +103,8 @@ class ProbedServer(httpx.AsyncBaseTransport):
             return self._refusal(
                 "this server does not return them; server.activations: true in its family file allows it", 400
             )
+        if not self.ends and any(item["end"] for item in body["items"]):
+            return self._refusal("items[0].end: the family has no end-of-turn token; leave it out", 400)
         data = [self._item(index, item, body) for index, item in enumerate(body["items"])]
         size = sum(
             4 * int(np.prod(array["shape"]))
@@ -112,7 +125,7 @@ class ProbedServer(httpx.AsyncBaseTransport):
         prompt, words = item["prompt"], item["completion"].split()
         tokens = [number_of(word) % 1000 for word in words] + ([0] if item["end"] else [])
         good = quality(prompt, item["completion"])
-        rewards = [good * (1 + place / 10) for place in range(len(tokens))]
+        rewards = [self.sharpness * good * (1 + place / 10) for place in range(len(tokens))]
         weight = body.get("eft", {}).get("weights", {}).get("good", 0.0)
         return {
             "object": "eft.score.item",

@@ -119,10 +119,13 @@ def test_a_broken_run_resumes_and_a_whole_one_asks_nothing(data: Path, tmp_path:
     again = ProbedServer()
     resumed = probed(again, data, tmp_path / "out")
     asked = sum(len(body["items"]) for body in again.scored)
-    assert asked == 2 * PAIRS - 4 * 8 + 1
+    # Beside the texts that were missing: one that finds the layers, and one that finds the weights unchanged.
+    assert asked == 2 * PAIRS - 4 * 8 + 2
     silent = ProbedServer()
     whole = probed(silent, data, tmp_path / "out")
-    assert silent.scored == [] and whole.verdicts[0].estimates == resumed.verdicts[0].estimates
+    [unchanged] = silent.scored
+    assert len(unchanged["items"]) == 1 and "activations" not in unchanged
+    assert whole.verdicts[0].estimates == resumed.verdicts[0].estimates
     fresh = probed(ProbedServer(), data, tmp_path / "fresh")
     assert fresh.verdicts[0].estimates == whole.verdicts[0].estimates
 
@@ -173,6 +176,20 @@ def test_another_run_s_activations_are_refused_by_what_differs(data: Path, tmp_p
         probed(ProbedServer(), data, tmp_path / "out", site="mlp")
     with pytest.raises(ProbeError, match=r"another run \(texts 80, not 60; data "):
         probed(ProbedServer(), data, tmp_path / "out", limit=30)
+
+
+def test_weights_that_changed_behind_the_same_address_are_noticed(data: Path, tmp_path: Path) -> None:
+    probed(ProbedServer(), data, tmp_path / "out")
+    with pytest.raises(ProbeError, match=r"and is -12\.00 now, so the weights have changed; give another"):
+        probed(ProbedServer(sharpness=2.0), data, tmp_path / "out")
+
+
+def test_the_end_of_the_turn_can_be_left_out(data: Path, tmp_path: Path) -> None:
+    server = ProbedServer(ends=False)
+    with pytest.raises(ProbeError, match=r"fam has no end-of-turn token; give --no-end"):
+        probed(server, data, tmp_path / "out")
+    probed(server, data, tmp_path / "without", end=False)
+    assert not any(item["end"] for item in server.scored[-1]["items"])
 
 
 def test_a_server_that_gives_no_activations_is_told_which_key_allows_it(data: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_what_both_carry_is_no_finding(kind: TargetKind) -> None:
     expert = Source([1], expert.at)
     found = verdict(one, expert, expert)
     assert found.differences[found.measure.name, REFERENCE].value == 0
-    assert "neither more nor less of it than its reference's" in sentence(found)
+    assert "neither surely more nor surely less of it than its reference's" in sentence(found)
 
 
 @pytest.mark.parametrize("kind", list(TargetKind))

@@ -40,7 +40,8 @@ _METHOD = (
     "several, or the best, the interval of the difference from it holds for all of them at once (Bonferroni).",
     "The margin is that of the implicit reward: how much more the chosen answer gained over the first step than the "
     "rejected one; its accuracy is the share of prompts where it is above 0, ties counting half. The step to serve is "
-    "the earliest before squeezing that is not surely behind the best one.",
+    "the earliest that is not surely behind the best one, among those before squeezing at which the chosen answers are "
+    "not surely less likely than at the first step; where there are none, among those before squeezing, or all.",
     "The normalised influence is a stretch’s root mean square change over the root of ‖A‖ of the text and over ‖p − e‖ "
     "of the chosen answer, both before the stretch.",
 )

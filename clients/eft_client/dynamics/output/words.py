@@ -90,10 +90,31 @@ def _why(one: AxisSummary, choice: ServedStep) -> str:
             f"but it is squeezed, as every later one is: {best} has the largest mean, and this is the earliest that is "
             "not surely behind it."
         )
-    before = " before squeezing" if one.deciding.squeezing.sets_in is not None else ""
+    rule = _rule(one, choice)
     if choice.step == choice.best:
-        return f"no earlier one comes near it, and none{before} is better."
-    return f"{best} has the largest mean{before}, and is not surely better."
+        why = f"no earlier one comes near it, and none{rule} is better."
+    else:
+        why = f"{best} has the largest mean{rule}, and is not surely better."
+    return f"{why}{_loss(one, choice)}"
+
+
+def _rule(one: AxisSummary, choice: ServedStep) -> str:
+    """What a step had to satisfy, where that left one out."""
+    before = " before squeezing" if one.deciding.squeezing.sets_in is not None else ""
+    if not choice.without_losing:
+        return before
+    return f"{before} that leaves the chosen answers as likely as at {at(one.axis, 0)}"
+
+
+def _loss(one: AxisSummary, choice: ServedStep) -> str:
+    """The price of the step, where every other one has it, too."""
+    if not choice.loses:
+        return ""
+    change = one.deciding.changes["chosen", "total"][choice.step]
+    return (
+        f" But there the chosen answers are less likely than at {at(one.axis, 0)}, by "
+        f"{nats(change, signed=False)}, and at every other step, too: try it before you serve it."
+    )
 
 
 def _begin(axis: Axis) -> str:

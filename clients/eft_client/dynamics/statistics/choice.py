@@ -1,4 +1,8 @@
-"""Which step to serve: the earliest that is not surely worse than the best one, before squeezing sets in."""
+"""Which step to serve: the earliest that is not surely worse than the best one, before squeezing sets in.
+
+A margin can be had by making the rejected answer impossible and the chosen one unlikely, too, and over a weight it
+grows without end. So steps at which the chosen answers are surely less likely than at the first one do not count.
+"""
 
 from dataclasses import dataclass
 
@@ -20,36 +24,52 @@ class ServedStep:
         best: the place of the best by the mean.
         behind: what the chosen step's mean is behind the best one's, with its interval; 0 where they are one.
         is_squeezed: whether squeezing has set in there, because it has at every step after the first.
+        loses: whether the chosen answers are surely less likely there than at the first step, because they are at every
+            step that could have been chosen.
+        without_losing: whether steps were passed over for that.
     """
 
     step: int
     best: int
     behind: Estimate
     is_squeezed: bool
+    loses: bool
+    without_losing: bool
 
 
-def choose(merit: Curve, since: int | None) -> ServedStep | None:
+def choose(merit: Curve, since: int | None, chosen: Curve) -> ServedStep | None:
     """Choose a step after the first.
 
-    Intervals of the differences from the best hold for all candidates at once (Bonferroni).
+    Intervals of the differences from the best, and from the first step, hold for all steps at once (Bonferroni).
 
     Args:
         merit: What is better when higher: the margin, or the accuracy, of held-out prompts.
         since: The first step of squeezing; None where there is none.
+        chosen: Log-probability of the chosen answers.
 
     Returns:
         None where nothing can be compared: no prompt counts.
     """
     if not merit.prompts or not merit.last:
         return None
-    before = range(1, merit.last + 1 if since is None else since)
-    candidates = before or range(1, merit.last + 1)
+    steps = range(1, merit.last + 1)
+    before = steps if since is None else range(1, since)
+    losing = {step for step in steps if chosen.change(0, step, among=len(steps)).high < 0}
+    keeping = [step for step in before if step not in losing]
+    candidates = keeping or before or steps
     best = max(candidates, key=lambda step: float(merit.means_S[step]))
     among = max(1, len(candidates) - 1)
     for step in candidates:
         behind = merit.change(best, step, among=among)
         if step == best or not behind.high < 0:
-            return ServedStep(step, best, behind, not before)
+            return ServedStep(
+                step=step,
+                best=best,
+                behind=behind,
+                is_squeezed=not before,
+                loses=step in losing,
+                without_losing=0 < len(keeping) < len(before),
+            )
     raise AssertionError("the best is among the candidates")
 
 

@@ -1,9 +1,8 @@
 """A probe's results in cells, for the terminal and for the page alike."""
 
-import math
-
 from eft_client.probe.changes import Changes
 from eft_client.probe.summary import EXPERT, REFERENCE, SHUFFLED, TOKENS, Verdict
+from eft_client.quality.output.tables import with_interval
 from eft_client.quality.statistics.bootstrap import Estimate
 
 __all__ = [
@@ -41,7 +40,7 @@ def estimate_rows(verdict: Verdict) -> list[list[str | None]]:
     return [
         [
             named(source),
-            *(with_interval(verdict.estimates[measure.name, source]) for measure in measures),
+            *(with_interval(verdict.estimates[measure.name, source], share=False) for measure in measures),
             _chosen(verdict, source),
         ]
         for source in (*verdict.finding.probed, SHUFFLED)
@@ -68,17 +67,15 @@ def layer_rows(verdict: Verdict, changes: Changes | None) -> list[list[str | Non
     return [
         [
             str(layer),
-            *(with_interval(verdict.by_layer[source, layer]) for source in (EXPERT, REFERENCE, SHUFFLED)),
+            *(
+                with_interval(verdict.by_layer[source, layer], share=False)
+                for source in (EXPERT, REFERENCE, SHUFFLED)
+            ),
             f"{expert.often(layer)} of {len(expert.chosen)}",
             *([] if changes is None else [_changed(changes, layer)]),
         ]
         for layer in expert.by_layer
     ]
-
-
-def with_interval(one: Estimate) -> str | None:
-    """A value with its interval."""
-    return None if math.isnan(one.value) else f"{one.value:.3f} ({_range(one)})"
 
 
 def _changed(changes: Changes, layer: int) -> str | None:
