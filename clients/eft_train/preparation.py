@@ -30,6 +30,9 @@ __all__ = ["Prepared", "prepare", "source_of"]
 MOST_MEASURED = 64
 """Examples that are measured at each checkpoint."""
 
+FEW_EXAMPLES = 20
+"""Of fewer one is told that they are few."""
+
 _CHECKPOINTS = 8
 """Checkpoints of a run that does not say how many it wants."""
 
@@ -89,6 +92,15 @@ class Prepared:
             first = self.data.left_out[0]
             said.append(
                 f"{len(self.data.left_out):,} rows could not be read and are left out, such as {first}"
+            )
+        if self.data.alike and self.plan.recipe.needs_pairs:
+            said.append(
+                f"both answers are the same in {self.data.alike:,} of {len(self.data.examples):,} pairs: a loss on "
+                "pairs learns nothing from these"
+            )
+        if (few := len(self.division.trained_on)) < FEW_EXAMPLES:
+            said.append(
+                f"{few} example{'s' if few > 1 else ''} to learn from: that is few, and learnt by heart"
             )
         if self.division.shared:
             said.append(

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from eft_server.errors import ConfigError
 from eft_server.family.document import Document, describe, read_document
@@ -71,11 +71,12 @@ class Phase(_Section):
     warmup: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
     max_length: Annotated[int, Field(ge=2, le=1 << 20)] = 1024
 
-    @model_validator(mode="after")
-    def _has_a_known_loss(self) -> Self:
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss {self.loss!r} is not known; known: {', '.join(LOSSES)}")
-        return self
+    @field_validator("loss")
+    @classmethod
+    def _is_known(cls, loss: str) -> str:
+        if loss not in LOSSES:
+            raise ValueError(f"{loss!r:.100} is no loss; expected one of {', '.join(LOSSES)}")
+        return loss
 
     @property
     def needs_pairs(self) -> bool:

@@ -71,11 +71,15 @@ def read_base(source: Source, option: str = "--base") -> Any:
 
 
 def require_answers(recipe: Recipe, data: Data) -> None:
-    """Check that there are pairs where a phase learns from pairs.
+    """Check that there are pairs of different answers where a phase learns from pairs.
 
     Raises:
         TrainingError: There are not.
     """
+    if recipe.needs_pairs and data.alike == len(data.examples):
+        raise TrainingError(
+            f"{data.source.name}: both answers are the same in all {data.alike:,} pairs, so neither is preferred"
+        )
     if recipe.needs_pairs and not data.has_pairs:
         raise TrainingError(
             f"{data.source.name}: has one answer a prompt, and {recipe.name} learns from pairs: give chosen and "

@@ -64,6 +64,11 @@ class Data:
         """Whether each prompt has two answers."""
         return self.examples[0].rejected is not None
 
+    @property
+    def alike(self) -> int:
+        """How many pairs have two equal answers."""
+        return sum(example.chosen == example.rejected for example in self.examples)
+
 
 @dataclass(frozen=True)
 class Division:

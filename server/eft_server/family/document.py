@@ -58,6 +58,7 @@ class Document:
         for depth, part in enumerate(key[:-1], start=1):
             if section.get(part) is None:
                 section[part] = {}
+                self.overridden.add(key[:depth])
             section = section[part]
             if not isinstance(section, dict):
                 head = ".".join(key[:depth])

@@ -58,7 +58,8 @@ def test_texts_are_not_longer_than_the_model_reads() -> None:
     [
         ("dpo.beta=0", r"--set phases.dpo.beta: phases.dpo.beta: .*greater than 0, not 0"),
         ("dpo.beta=.nan", r"--set phases.dpo.beta: .*finite"),
-        ("dpo.loss=best", r"phases.dpo: loss 'best' is not known; known: sft, sigmoid"),
+        ("nodpo.beta=1", "--set nodpo: nodpo: unknown key; known here: name, description, lora, phases"),
+        ("dpo.loss=best", r"--set phases.dpo.loss: .*: 'best' is no loss; expected one of sft, sigmoid"),
         ("dpo.rate=1", r"phases.dpo.rate: unknown key; known here: loss, answers, beta"),
         ("lora.rank=1024", r"lora.rank: .*less than or equal to 512, not 1024"),
         ("lora.use_dora=true", r"lora.use_dora: unknown key; known here: rank, alpha, dropout, targets"),

@@ -155,6 +155,18 @@ def test_pairs_are_needed_where_pairs_are_learnt(recipe: str, base: Path, tmp_pa
     assert f"has one answer a prompt, and {recipe} learns from pairs" in _refused(base, tmp_path, recipe)
 
 
+def test_pairs_of_equal_answers_are_told_and_nothing_else_is_refused(base: Path, tmp_path: Path) -> None:
+    alike = [row | {"rejected": row["chosen"]} for row in pairs(3)]
+    assert "both answers are the same in all 3 pairs" in _refused(base, tmp_path, "dpo", alike)
+    some = write_rows(tmp_path / "some.jsonl", [*alike[:1], *pairs(5)[1:]])
+    with Progress() as progress:
+        prepared = prepare(plan_of("dpo", base, some, tmp_path / "out", held_out=0.0), progress)
+    assert prepared.notes == [
+        "both answers are the same in 1 of 5 pairs: a loss on pairs learns nothing from these",
+        "5 examples to learn from: that is few, and learnt by heart",
+    ]
+
+
 def test_a_token_without_a_row_is_never_given_one(tmp_path: Path) -> None:
     base = write_checkpoint(tmp_path / "base", 0)
     settings = json.loads((base / "config.json").read_text())
