@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eft_server.family.adapter import CONFIG
+from eft_server.family.adapter import CONFIG, is_adapter
 from eft_server.family.family import Source
 from eft_server.sizes import in_words
 from eft_train.data.reading import Data
@@ -54,9 +54,8 @@ def read_base(source: Source, option: str = "--base") -> Any:
     """
     from eft_server.family.checkpoint import read_checkpoint
 
-    folder = Path(source.model)
     # Beside a model, too: transformers would load both, and the server the model only.
-    if (folder / CONFIG).is_file():
+    if is_adapter(source):
         raise TrainingError(
             f"{option} {source}: is an adapter itself ({CONFIG}); an expert is one adapter on its reference: give the "
             "model that this one adapts, or merge it and serve the merged model as the reference, too"

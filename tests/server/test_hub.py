@@ -12,6 +12,7 @@ import pytest
 from eft_server import environment
 from eft_server.errors import ConfigError, FamilyError
 from eft_server.family import checkpoint
+from eft_server.family.adapter import is_adapter
 from eft_server.family.family import Source
 
 from .hub_cache import add_to_cache
@@ -128,6 +129,16 @@ def test_offline_a_member_is_read_from_the_cache(offline, write_checkpoint):
         FamilyError, match=r"\(org/model\): is not in the hub's cache .* the server is offline"
     ):
         checkpoint.read_checkpoint("base", Source("org/model"))
+
+
+def test_a_model_of_the_hub_beside_an_adapter_is_known(offline, write_checkpoint):
+    folder = write_checkpoint("here")
+    add_to_cache(offline, "org/model", folder)
+    assert not is_adapter(Source("org/model"))
+    (folder / "adapter_config.json").write_text("{}")
+    add_to_cache(offline, "org/both", folder)
+    assert is_adapter(Source("org/both"))
+    assert not is_adapter(Source("org/neither"))
 
 
 @pytest.mark.parametrize(

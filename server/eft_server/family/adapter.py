@@ -14,7 +14,7 @@ from eft_server.family.safetensors import StoredTensor, read_header
 if TYPE_CHECKING:
     from eft_server.family.checkpoint import Linears
 
-__all__ = ["CONFIG", "WEIGHTS", "adapter_file", "has_tokenizer", "module_of", "read_adapter"]
+__all__ = ["CONFIG", "WEIGHTS", "adapter_file", "has_tokenizer", "is_adapter", "module_of", "read_adapter"]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -184,6 +184,14 @@ def _on(name: str, source: Source, reference: Checkpoint, tensors: Mapping[str, 
         quantised=None,
     )
     return replace(reference, report=report)
+
+
+def is_adapter(source: Source) -> bool:
+    """Whether a directory or a hub's repository holds an adapter, perhaps beside a model; False if it is not there."""
+    try:
+        return _optional_file(source.model, source.revision, CONFIG) is not None
+    except (OSError, ValueError):
+        return False
 
 
 def has_tokenizer(source: Source) -> bool:
