@@ -25,6 +25,9 @@ __all__ = ["Along", "DynamicsFindings", "axes_of", "conduct", "size_in_words"]
 Pairs = Mapping[str, Sequence[Pair]]
 Texts = Mapping[Place, Sequence[Text]]
 
+REPHRASED_AT = 0.5
+"""The temperature of rephrases: greedy ones repeat the text, those at 1 wander off."""
+
 _CHARS_A_TOKEN = 4
 _DISORDERED = 2
 
@@ -181,7 +184,7 @@ class _Study:
         if not self.plan.options.rephrase:
             return self.plan.pairs
         step = self.watcher.begin("rephrases", sum(map(len, self.plan.pairs.values())))
-        return rephrased(self._writer(model, 1.0), self.plan.pairs, step)
+        return rephrased(self._writer(model, REPHRASED_AT), self.plan.pairs, step)
 
     def natural(self, pairs: Pairs, reference: str) -> Texts:
         """Every prompt's texts but those in disorder, whose tokens are not known yet."""

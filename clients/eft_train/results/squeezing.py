@@ -13,6 +13,9 @@ _SMOOTHED = 3
 _SHARE = 0.0025
 """A fall by less than this share of the start is none."""
 
+_SHARE_OF_BEST = 0.05
+"""Nor is one by less than this share of the best checkpoint, which was picked for being high."""
+
 Curve = Sequence[Mapping[str, Any]]
 
 
@@ -22,14 +25,16 @@ class Squeezing:
 
     Attributes:
         phase: The phase in which they did.
-        chosen_from: The mean log-probability of the chosen answers at its start, in nats.
+        chosen_from: The mean log-probability of the chosen answers at its start, in nats; where they end likelier than
+            that, at the best checkpoint, from which they fell.
         chosen_to: The same over the last checkpoints.
-        margin_from: The mean margin at its start.
+        margin_from: The mean margin there.
         margin_to: The same at its end.
         best: The examples seen at the checkpoint of this phase with the greatest margin among those whose chosen
             answers have not fallen; where all have, at that with the likeliest chosen answers.
         kept: Whether the chosen answers have not fallen there.
         held_out: Whether this was measured on held-out examples.
+        prepared: Whether another phase came before, as in the recipe extend.
     """
 
     phase: str
@@ -40,6 +45,7 @@ class Squeezing:
     best: int
     kept: bool
     held_out: bool
+    prepared: bool
 
     def as_json(self) -> dict[str, Any]:
         """The numbers and the words."""
@@ -60,8 +66,8 @@ class Squeezing:
             f"squeezing: in {self.phase} the chosen answers' log-probability fell from {self.chosen_from:.1f} to "
             f"{self.chosen_to:.1f} nats ({measured}) while the margin rose from {self.margin_from:.1f} to "
             f"{self.margin_to:.1f}: the rejected answers became less likely, and so did the chosen ones, in favour of "
-            f"answers that are in neither. Try the recipe extend, --set {self.phase}.loss=ipo, or fewer steps; "
-            f"{best} after-{self.best:06}"
+            f"answers that are in neither. Try {'' if self.prepared else 'the recipe extend, '}--set "
+            f"{self.phase}.loss=ipo, or fewer steps; {best} after-{self.best:06}"
         )
 
 
@@ -84,11 +90,14 @@ def _in_phase(curves: Curve, phase: str, held_out: bool) -> Squeezing | None:
     later = [point for point in points if point is not start]
     if not later or start["margin"] is None:
         return None
-    fallen = start["logps_chosen"] - abs(start["logps_chosen"]) * _SHARE
     ends = fmean(point["logps_chosen"] for point in later[-_SMOOTHED:])
-    if ends >= fallen or later[-1]["margin"] <= start["margin"]:
+    least = _least(start, _SHARE)
+    if ends >= least:
+        start = max(later, key=lambda point: point["logps_chosen"])
+        least = _least(start, _SHARE_OF_BEST)
+    if ends >= least or later[-1]["margin"] <= start["margin"]:
         return None
-    standing = [point for point in later if point["logps_chosen"] >= fallen]
+    standing = [point for point in later if point["logps_chosen"] >= least]
     best = (
         max(standing, key=lambda point: point["margin"])
         if standing
@@ -103,4 +112,11 @@ def _in_phase(curves: Curve, phase: str, held_out: bool) -> Squeezing | None:
         best=best["examples"],
         kept=bool(standing),
         held_out=held_out,
+        prepared=first > 0,
     )
+
+
+def _least(point: Mapping[str, Any], share: float) -> float:
+    """The log-probability down to which the chosen answers count as no less likely than at a point."""
+    logps = float(point["logps_chosen"])
+    return logps - abs(logps) * share

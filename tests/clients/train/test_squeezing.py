@@ -43,15 +43,24 @@ def test_it_fires_when_chosen_answers_fall_while_the_margin_rises(
         assert said in found.words
 
 
+def test_a_fall_from_the_best_checkpoint_counts_where_the_end_is_above_the_start() -> None:
+    curves = _curves([-5.3, -4.4, -4.0, -4.6, -4.7, -4.8], [0, 1, 2, 5, 6, 6.3])
+    found = squeezing(curves, ["dpo"], held_out=True)
+    assert found is not None
+    assert (found.chosen_from, found.chosen_to) == (-4.0, pytest.approx(-4.7))
+    assert (found.margin_from, found.margin_to, found.best, found.kept) == (2, 6.3, 32, True)
+
+
 @pytest.mark.parametrize(
     ("chosen", "margins"),
     [
         ([-150, -149, -148, -147], [0, 2, 5, 9]),
+        ([-150, -120, -121, -123, -124], [0, 2, 5, 7, 9]),
         ([-150, -155, -158, -160], [0, -1, -2, -3]),
         ([-150, -150.1, -150.2, -150.3], [0, 2, 5, 9]),
         ([-150], [0]),
     ],
-    ids=["chosen rise", "the margin falls", "within the noise", "no checkpoint"],
+    ids=["chosen rise", "little below the best", "the margin falls", "within the noise", "no checkpoint"],
 )
 def test_it_does_not_fire_otherwise(chosen: list[float], margins: list[float]) -> None:
     assert squeezing(_curves(chosen, margins), ["dpo"], held_out=True) is None
@@ -71,6 +80,7 @@ def test_a_second_phase_is_compared_with_the_end_of_the_first() -> None:
     assert found is not None
     assert (found.chosen_from, found.margin_from) == (-120, 1)
     assert "examples that were learnt" in found.words
+    assert "recipe extend" not in found.words
 
 
 def test_answers_without_pairs_are_not_squeezed() -> None:
