@@ -30,8 +30,10 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "odd": ("qwen2", dict(hidden_size=96, num_attention_heads=3, num_key_value_heads=3, vocab_size=112)),
     "experts": ("mixtral", dict(num_attention_heads=3, num_local_experts=2, num_experts_per_tok=2)),
     "even": ("llama", dict(num_hidden_layers=1)),
+    "beside": ("cohere", dict(logit_scale=0.25, num_attention_heads=4, num_key_value_heads=2)),
 }
-"""Two ranks do not divide three heads; `even` is sharded, its one key/value head is copied. The mixture uses all of its
+"""Two ranks do not divide three heads; `even` is sharded, its one key/value head is copied. So is `beside`, which adds
+up what its attention and its feed-forward network gave on either rank only behind both. The mixture uses all of its
 experts for every token: which ones it uses would be rounding's to decide where its router has a near-tie."""
 
 ADAPTERS = {"thin": "base", "slim": "ref"}
@@ -45,6 +47,7 @@ experts:
   odd: ./odd
   experts: ./experts
   even: {model: ./even, tensor_parallel: sharded}
+  beside: {model: ./beside, tensor_parallel: sharded}
   thin: {adapter: ./thin, reference: base}
   slim: {adapter: ./slim, reference: ref}
 limits: {weight: {min: -2, max: 2}, total: 4}
@@ -54,15 +57,18 @@ vllm: {tensor_parallel_size: 2, dtype: float32, max_model_len: 256, max_num_seqs
 
 DRAFT = "speculative={draft: even, tokens: 3}"
 
+BESIDE = list(HEADS).index("beside")
+
 SETTINGS = [
-    [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
-    [1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0],
-    [0.6, -1.2, 0.3, 0.5, 0.4, 0.3, 0.2],
-    [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
-    [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0],
-    [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0],
-    [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0],
-    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+    [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+    [1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+    [0.6, -1.2, 0.3, 0.5, 0.4, 0.2, 0.3, 0.2],
+    [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0],
+    [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+    [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0],
+    [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
 ]
 
 
@@ -130,15 +136,22 @@ def test_two_ranks_score_as_the_reference_does(spread: Running) -> None:
 @pytest.mark.parametrize("site", ["residual", "mlp"])
 def test_activations_of_two_ranks_are_whole(spread: Running, site: str) -> None:
     """Of members that are sharded, and of those that each rank holds: the first rank's are the sums over both."""
-    members = range(len(SETTINGS[0]))
+    members = [member for member in range(len(SETTINGS[0])) if member != BESIDE]
     text, targets = prompt(560, 50), prompt(561, 30)
-    asked = {"members": list(members), "layers": [[0]] * len(members), "site": site, "pool": "none"}
+    asked = {"members": members, "layers": [[0]] * len(members), "site": site, "pool": "none"}
     scoring = {"first": 49, "targets": targets, "vectors": [SETTINGS[0]], "activations": asked}
     [output] = spread.engine.generate([{"prompt": [*text, *targets], "scoring": scoring}])
     for member in members:
         expected = states(spread.reference, text, targets, member, 0, asked)
         found = torch.tensor(output["activations"][str(member)]["0"])
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_rank_s_share_of_a_state_is_no_state(spread: Running) -> None:
+    asked = {"members": [BESIDE], "layers": [[0]], "site": "mlp", "pool": "none"}
+    scoring = {"first": 9, "targets": [5], "vectors": [SETTINGS[0]], "activations": asked}
+    [output] = spread.engine.generate([{"prompt": [*prompt(562, 10), 5], "scoring": scoring}])
+    assert "adds its feed-forward modules up over ranks only behind them" in output["activations"]
 
 
 def test_each_rank_caches_what_the_report_says(spread: Running, folder: Path) -> None:

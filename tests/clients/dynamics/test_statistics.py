@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eft_client.dynamics.statistics.choice import accuracy_values, choose
-from eft_client.dynamics.statistics.curve import Curve
+from eft_client.dynamics.statistics.curve import Curve, fewest
 from eft_client.dynamics.statistics.influence import influence
 
 
@@ -32,6 +32,15 @@ def test_too_few_prompts_for_several_at_once_have_no_interval() -> None:
     one = curve([0.0] * 8, [1.0, -1.0, 2.0, 0.0, 3.0, 1.0, 0.5, -2.0])
     among = one.change(0, 1, among=10)
     assert among.value == one.change(0, 1).value and math.isnan(among.low) and math.isnan(among.high)
+
+
+@pytest.mark.parametrize("among", [2, 9, 30])
+def test_few_repeats_cost_no_interval_and_the_fewest_prompts_have_one(among: int) -> None:
+    rng = np.random.default_rng(among)
+    for prompts, known in ((64, True), (fewest(among), True), (fewest(among) - 1, False)):
+        levels = np.stack([np.zeros(prompts), 5 + rng.normal(size=prompts)])
+        change = Curve(levels, repeats=100).change(0, 1, among=among)
+        assert (change.low > 0) == (not math.isnan(change.high)) == known
 
 
 def test_noise_is_seldom_called_a_fall() -> None:
@@ -106,6 +115,15 @@ def test_a_margin_that_costs_the_chosen_answers_their_probability_is_no_candidat
 def test_where_every_step_costs_the_chosen_answers_the_choice_says_so() -> None:
     loses = choose(margins(0, 3, 6, 9, 12), None, margins(0, -4, -6, -8, -20))
     assert loses is not None and (loses.step, loses.loses, loses.without_losing) == (4, True, False)
+
+
+def test_where_prompts_are_too_few_for_intervals_the_best_step_is_served_and_that_is_told() -> None:
+    few = [Curve(one.values_SP[:, :6], repeats=2000) for one in (margins(0, 3, 6, 9, 12), UNMOVED)]
+    choice = choose(few[0], None, few[1])
+    assert choice is not None and (choice.step, choice.best, choice.among) == (4, 4, 3)
+    enough = [Curve(one.values_SP[:, :7], repeats=2000) for one in (margins(0, 3, 6, 9, 12), UNMOVED)]
+    choice = choose(enough[0], None, enough[1])
+    assert choice is not None and (choice.step, choice.among) == (4, 0)
 
 
 def test_without_margins_there_is_no_choice() -> None:

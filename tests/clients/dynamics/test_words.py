@@ -16,8 +16,8 @@ FALLS, RISES = [-50.0, -45.0, -48.0, -52.0], [-20.0, -18.0, -15.0, -10.0]
 MARGIN = [0.0, 5.0, 9.0, 12.0]
 
 
-def summarised(axis: Axis, chosen: list[float], argmax: list[float]) -> AxisSummary:
-    shaken = np.random.default_rng(0).normal(0, 0.1, (3, 4, 30))
+def summarised(axis: Axis, chosen: list[float], argmax: list[float], prompts: int = 30) -> AxisSummary:
+    shaken = np.random.default_rng(0).normal(0, 0.1, (3, 4, prompts))
     curves = [
         Curve(np.array(levels)[:, None] + shaken[i], 500) for i, levels in enumerate((chosen, argmax, MARGIN))
     ]
@@ -25,7 +25,7 @@ def summarised(axis: Axis, chosen: list[float], argmax: list[float]) -> AxisSumm
     signs = squeezing(curves[0], curves[1], curves[1], {"random": curves[0]})
     side = SideSummary(
         side="held-out",
-        prompts=30,
+        prompts=prompts,
         not_finite=0,
         levels={},
         changes={("chosen", "total"): curves[0].changes()},
@@ -77,6 +77,24 @@ def test_where_every_step_loses_the_price_is_told() -> None:
     choice, _, _ = in_words(summarised(TRAINING, [-50, -55, -60, -65], RISES[::-1]), "margin")
     assert "serve after-001200 (1,200 examples)" in choice
     assert "chosen answers are less likely than at base (the reference), by 14.99 nats" in choice
+
+
+def test_too_few_prompts_are_told_instead_of_a_verdict() -> None:
+    choice, _, held_out = in_words(summarised(TRAINING, FALLS, RISES, prompts=6), "margin")
+    assert (
+        "it has the largest mean. 6 prompts are too few to tell whether an earlier one is as good" in choice
+    )
+    assert "whether they are squeezed cannot be told from 6; take 7 or more. 3 of the four signs" in held_out
+    assert "not squeezed" not in held_out
+
+
+def test_signs_are_counted_from_one_step_all() -> None:
+    _, _, unsure = in_words(summarised(TRAINING, [-50, -45, -45.01, -45.02], [-20, -10, -11, -12]), "margin")
+    assert "have not surely fallen since after-000400 (400 examples): −0.0" in unsure
+    assert "Their likeliest continuation moved −2.0" in unsure
+    _, _, rising = in_words(summarised(TRAINING, [-50, -45, -40, -35], RISES), "margin")
+    assert "likeliest at the end; what follows is from base (the reference) on." in rising
+    assert "Their likeliest continuation moved +9.98" in rising
 
 
 def test_weights_are_named_as_weights() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from eft_client.dynamics.axis import Axis
 from eft_client.dynamics.statistics.choice import ServedStep
+from eft_client.dynamics.statistics.curve import fewest
 from eft_client.dynamics.statistics.squeezing import Sign
 from eft_client.dynamics.summary import AxisSummary, DynamicsSummary, SideSummary
 from eft_client.quality.statistics.bootstrap import Estimate
@@ -84,18 +85,18 @@ def _choice(one: AxisSummary, by: str) -> str:
 
 
 def _why(one: AxisSummary, choice: ServedStep) -> str:
-    best = at(one.axis, choice.best)
-    if choice.is_squeezed:
-        return (
-            f"but it is squeezed, as every later one is: {best} has the largest mean, and this is the earliest that is "
-            "not surely behind it."
-        )
-    rule = _rule(one, choice)
-    if choice.step == choice.best:
+    best, rule = at(one.axis, choice.best), _rule(one, choice)
+    squeezed = "but it is squeezed, as every later one is: " if choice.is_squeezed else ""
+    if choice.among:
+        few = f"{one.deciding.prompts} prompts are too few to tell whether an earlier one is as good: take "
+        why = f"it has the largest mean{rule}. {few}{fewest(choice.among)} or more."
+    elif choice.is_squeezed:
+        why = f"{best} has the largest mean, and this is the earliest that is not surely behind it."
+    elif choice.step == choice.best:
         why = f"no earlier one comes near it, and none{rule} is better."
     else:
         why = f"{best} has the largest mean{rule}, and is not surely better."
-    return f"{why}{_loss(one, choice)}"
+    return f"{squeezed}{why}{_loss(one, choice)}"
 
 
 def _rule(one: AxisSummary, choice: ServedStep) -> str:
@@ -130,23 +131,31 @@ def _signs(axis: Axis, side: SideSummary) -> str:
     counted = (
         f"{len(holding)} of the four signs: {'; '.join(holding)}" if holding else "none of the four signs"
     )
-    begin = f"{begin}: not squeezed, {counted}."
-    if found.signs[0].holds:
-        return f"{begin} {_fall(axis, side)} {_meanwhile(found.signs[1:])}"
-    return f"{begin} Chosen {nats(found.signs[0].change)} nats from their best. {_meanwhile(found.signs[1:])}"
+    if found.is_unknown:
+        least = fewest(len(axis.steps) - 1)
+        begin = (
+            f"{begin}: whether they are squeezed cannot be told from {side.prompts}; take {least} or more. "
+            f"{counted[0].upper()}{counted[1:]}."
+        )
+    else:
+        begin = f"{begin}: not squeezed, {counted}."
+    return f"{begin} {_fall(axis, side)} {_meanwhile(found.signs[1:])}"
 
 
 def _fall(axis: Axis, side: SideSummary) -> str:
+    """What became of the chosen answers, and the step from which all four signs are counted."""
     found = side.squeezing
-    assert found.since is not None
+    peak, change = at(axis, found.peak), found.signs[0].change
+    if change.value == 0:
+        return f"The chosen answers are likeliest at the end; what follows is from {peak} on."
+    if found.since is None:
+        return f"The chosen answers have not surely fallen since {peak}: {nats(change)} nats."
     return (
-        f"The chosen answers have fallen {nats(found.signs[0].change, signed=False)} since {at(axis, found.peak)}, and "
-        f"are surely below that from {at(axis, found.since)} on."
+        f"The chosen answers have fallen {nats(change, signed=False)} since {peak}, and are surely below that from "
+        f"{at(axis, found.since)} on."
     )
 
 
 def _meanwhile(signs: Sequence[Sign]) -> str:
     up, norm, others = (nats(sign.change) for sign in signs)
-    return (
-        f"Meanwhile their likeliest continuation moved {up} nats, ‖A‖ {norm}, and other texts {others} nats."
-    )
+    return f"Their likeliest continuation moved {up} nats, ‖A‖ {norm}, and other texts {others} nats."

@@ -4,6 +4,7 @@ A margin can be had by making the rejected answer impossible and the chosen one 
 grows without end. So steps at which the chosen answers are surely less likely than at the first one do not count.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,8 @@ class ServedStep:
         loses: whether the chosen answers are surely less likely there than at the first step, because they are at every
             step that could have been chosen.
         without_losing: whether steps were passed over for that.
+        among: how many differences are judged at once, if prompts are too few for these to have intervals; then the
+            step is the best one, whatever an earlier one is worth. Else 0.
     """
 
     step: int
@@ -35,6 +38,7 @@ class ServedStep:
     is_squeezed: bool
     loses: bool
     without_losing: bool
+    among: int = 0
 
 
 def choose(merit: Curve, since: int | None, chosen: Curve) -> ServedStep | None:
@@ -59,18 +63,18 @@ def choose(merit: Curve, since: int | None, chosen: Curve) -> ServedStep | None:
     candidates = keeping or before or steps
     best = max(candidates, key=lambda step: float(merit.means_S[step]))
     among = max(1, len(candidates) - 1)
-    for step in candidates:
-        behind = merit.change(best, step, among=among)
-        if step == best or not behind.high < 0:
-            return ServedStep(
-                step=step,
-                best=best,
-                behind=behind,
-                is_squeezed=not before,
-                loses=step in losing,
-                without_losing=0 < len(keeping) < len(before),
-            )
-    raise AssertionError("the best is among the candidates")
+    behind = {step: merit.change(best, step, among=among) for step in candidates}
+    unknown = any(math.isnan(one.high) for step, one in behind.items() if step != best)
+    step = best if unknown else next(step for step in candidates if not behind[step].high < 0)
+    return ServedStep(
+        step=step,
+        best=best,
+        behind=behind[step],
+        is_squeezed=not before,
+        loses=step in losing,
+        without_losing=0 < len(keeping) < len(before),
+        among=among if unknown else 0,
+    )
 
 
 def accuracy_values(margin_SP: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_client.quality.statistics.bootstrap import LEVEL, Estimate, resampled_means, wilson
-from eft_client.quality.statistics.permutation import SignFlips
+from eft_client.quality.statistics.permutation import FEWEST, SignFlips, subsets_for
 
-__all__ = ["Curve", "estimates"]
+__all__ = ["Curve", "estimates", "fewest"]
+
+_DRAWS_OUTSIDE = 10
+"""Of the subsets that are drawn, about so many are beyond an end of an interval."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +74,7 @@ class Curve:
         """The mean's change from one step to another, with its interval.
 
         One that was picked among several has to hold for all of them at once (Bonferroni), by flipping signs, since
-        resampling shows too little of its ends where prompts are few; NaN where these are too few for one.
+        resampling shows too little of its ends where prompts are few; NaN where these are fewer than `fewest`.
 
         Args:
             start: The first step's place.
@@ -81,7 +84,9 @@ class Curve:
         value = self.means_S[stop] - self.means_S[start]
         if among > 1:
             gains_P = self.counted_SP[stop] - self.counted_SP[start]
-            flips = SignFlips.of(gains_P[~np.isnan(gains_P)], self.repeats, self.seed)
+            # That far out, the repeats that percentiles need are too few.
+            repeats = max(self.repeats, _DRAWS_OUTSIDE * subsets_for(1 - (1 - LEVEL) / among))
+            flips = SignFlips.of(gains_P[~np.isnan(gains_P)], repeats, self.seed)
             return Estimate(float(value), *flips.interval(1 - (1 - LEVEL) / among), self.prompts)
         gains = self.resampled_RS[:, stop] - self.resampled_RS[:, start]
         return estimates(value[None], gains[:, None], self.prompts)[0]
@@ -113,3 +118,8 @@ def estimates(
         Estimate(float(value), float(low), float(high), prompts)
         for value, low, high in zip(means_S, low_S, high_S, strict=True)
     ]
+
+
+def fewest(among: int) -> int:
+    """How many prompts a change has to have that was picked among several, if its interval is to have ends."""
+    return max(FEWEST, math.ceil(math.log2(subsets_for(1 - (1 - LEVEL) / among) + 1)))

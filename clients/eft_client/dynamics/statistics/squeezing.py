@@ -5,6 +5,7 @@ else: the chosen answer ends below its best; the likeliest continuation of it ri
 A = I − 1 pᵀ, that is, rows grow peaky; and texts that training has no reason to touch fall.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,8 +38,8 @@ class Squeezing:
     """What became of the four signs.
 
     Attributes:
-        peak: the step at which the chosen answer is likeliest, from which changes count; the first step where it does
-            not surely fall from there.
+        peak: the step from which changes count: that at which the chosen answer is likeliest; the first one where that
+            is the last.
         since: the first step from which on it stays surely below that; None where it does not end there.
         signs: the four.
         others: by kind, the change of the texts that training has no reason to touch.
@@ -48,6 +49,11 @@ class Squeezing:
     since: int | None
     signs: tuple[Sign, ...]
     others: Mapping[str, Estimate]
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether there are too few prompts for the fall to have an interval."""
+        return math.isnan(self.signs[0].change.low)
 
     @property
     def is_complete(self) -> bool:
@@ -82,7 +88,7 @@ def squeezing(chosen: Curve, argmax: Curve, a_o: Curve, others: Mapping[str, Cur
     fall = chosen.change(peak, last, among=among)
     falls = peak < last and fall.high < 0
     since = _since(chosen, peak, among) if falls else None
-    start = peak if falls else 0
+    start = peak if peak < last else 0
     together = Curve(_mean_of(others), chosen.repeats, chosen.seed)
     up, norm, rest = (curve.change(start, last) for curve in (argmax, a_o, together))
     signs = (

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FEWEST", "SignFlips"]
+__all__ = ["FEWEST", "SignFlips", "subsets_for"]
 
 FEWEST = 6
 """Below, no difference whatever could reach p = 0.05: of 2 to the 5 signs, two are as extreme as the most extreme."""
@@ -25,6 +25,11 @@ _EXACT = 14
 
 _BLOCK_NUMBERS = 1 << 22
 _ROUNDING = 1e-9
+
+
+def subsets_for(level: float) -> int:
+    """How many subsets an interval of a level needs to have ends."""
+    return math.ceil(2 / (1 - level) - _ROUNDING) - 1
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+from vllm.model_executor.layers.linear import RowParallelLinear
 
 from eft_server.engine.activations import ActivationError
 
@@ -50,7 +51,13 @@ class MemberLayers:
                 else "no feed-forward module that has a known name"
             )
             raise ActivationError(f"vLLM's {self._named} has {has}, so there is no site mlp")
-        return found.get_submodule(named[0])
+        module = found.get_submodule(named[0])
+        if any(_is_partial(child) for child in module.children()):
+            raise ActivationError(
+                f"vLLM's {self._named} adds its feed-forward modules up over ranks only behind them, so there is no "
+                "site mlp with more than one"
+            )
+        return module
 
     @cached_property
     def _layers(self) -> nn.ModuleList:
@@ -138,6 +145,11 @@ class MemberLayers:
         if norm not in self._tried:
             self._tried[norm] = _adds_residual(norm)
         return self._tried[norm]
+
+
+def _is_partial(layer: nn.Module) -> bool:
+    """Whether a linear layer is cut over ranks and leaves the sum over them to others (Cohere, Falcon)."""
+    return isinstance(layer, RowParallelLinear) and layer.tp_size > 1 and not layer.reduce_results
 
 
 def _attends(layer: nn.Module) -> bool:
