@@ -16,6 +16,7 @@ __all__ = ["MAX_LINE_BYTES", "MAX_PAIRS", "Message", "Pair", "as_line", "read_pa
 
 MAX_PAIRS = 1_000_000
 MAX_LINE_BYTES = 1 << 22
+MAX_ID_CHARS = 200
 
 Message = Mapping[str, Any]
 """One message of a chat, in OpenAI's form."""
@@ -74,6 +75,11 @@ _Text = Annotated[str, Field(min_length=1, max_length=MAX_LINE_BYTES)]
 _Answer = Annotated[_Text, BeforeValidator(_answer)]
 
 
+def _name(value: Any) -> Any:
+    """An id; numbers and the like, which count rows, are none, as for `eft train`."""
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS else None
+
+
 class _Turn(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -82,12 +88,12 @@ class _Turn(BaseModel):
 
 
 class _PairLine(BaseModel):
-    """One line of a file of pairs."""
+    """One line of a file of pairs; what else data sets have in a line is not read."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     prompt: _Text | Annotated[list[_Turn], Field(min_length=1)]
-    id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    id: Annotated[str | None, BeforeValidator(_name)] = None
     chosen: _Answer | None = None
     rejected: _Answer | None = None
     chosen_rephrased: _Answer | None = None
@@ -103,15 +109,19 @@ class _PairLine(BaseModel):
             raise ValueError("chosen and rejected belong together")
         if self.completion is not None and (self.chosen_rephrased or self.rejected_rephrased):
             raise ValueError("chosen_rephrased and rejected_rephrased belong to chosen and rejected")
-        if self.label is not None and self.completion is None:
-            raise ValueError("a label belongs to a completion")
         return self
 
     def pair_of(self) -> Pair:
         """What the line says; without an id, one that follows from its content."""
         prompt = self.prompt
         turns = prompt if isinstance(prompt, str) else tuple(turn.model_dump() for turn in prompt)
-        content = self.model_dump_json(exclude={"id", "chosen_rephrased", "rejected_rephrased"})
+        further = {
+            "id",
+            "chosen_rephrased",
+            "rejected_rephrased",
+            *(() if self.rejected is None else ("label",)),
+        }
+        content = self.model_dump_json(exclude=further)
         return Pair(
             id=self.id or hashlib.sha256(content.encode()).hexdigest()[:16],
             prompt=turns,
@@ -119,7 +129,7 @@ class _PairLine(BaseModel):
             rejected=self.rejected,
             chosen_rephrased=self.chosen_rephrased,
             rejected_rephrased=self.rejected_rephrased,
-            label=self.label,
+            label=self.label if self.rejected is None else None,
         )
 
 
@@ -127,8 +137,9 @@ def read_pairs(path: Path) -> list[Pair]:
     """Read a JSONL file of pairs, as `eft train` takes and leaves them; empty lines are skipped.
 
     A line is `{"prompt", "chosen", "rejected"}`, with any of `id`, `chosen_rephrased` and `rejected_rephrased`; or
-    `{"prompt", "completion"}`, with any of `id` and `label`. A prompt is text or a list of messages, an answer is text
-    or a list of the assistant's one message. A line that says the same as an earlier one, without an id, counts once.
+    `{"prompt", "completion"}`, with any of `id` and `label`; other keys are not read. A prompt is text or a list of
+    messages, an answer is text or a list of the assistant's one message. A line that says the same as an earlier one,
+    without an id, counts once.
 
     Raises:
         PairsError: The file cannot be read, is empty, or a line says something else; the message names it.

@@ -6,6 +6,7 @@ Shape suffixes: C tokens of a completion, H hidden.
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -34,6 +35,9 @@ _BASE = "base"
 
 _TOLERANCE_A_TOKEN = 0.02
 """Nats between two readings of a text by the same weights, in another batch or dtype."""
+
+_ASKED_ANEW = 4
+"""How many texts of a run that goes on are read once more."""
 
 States = dict[tuple[str, int], NDArray[np.float32]]
 
@@ -68,26 +72,36 @@ def collect(
 
 
 def require_same_weights(client: EftClient, texts: Sequence[ReadText], store: Store) -> None:
-    """Ask a server anew for one reward that the store has: it must come out as it did then.
+    """Ask anew for some rewards that the store has: they must come out as they did then.
 
     Raises:
-        ProbeError: It does not.
+        ProbeError: They do not.
         EftError: The server does not answer.
     """
-    text = next((text for text in texts if store.has(text.key)), None)
-    if text is None:
-        return
-    expert = store.wanted.expert
-    [item] = client.score([text.item], model=store.wanted.model, members=list(store.wanted.members))
-    then, now = store.read(text.key).rewards, item.rewards[expert].logprobs if expert in item.rewards else ()
-    if len(then) == len(now):
-        off = np.nansum(np.subtract(now, then))
-        if not abs(off) > _TOLERANCE_A_TOKEN * len(now):
-            return
-    raise ProbeError(
-        f"{expert}'s reward of a text was {np.nansum(then):.2f} nats when its activations were kept, and is "
-        f"{np.nansum(now):.2f} now, so the weights have changed; give another --output"
+    kept, expert = (
+        list(islice((text for text in texts if store.has(text.key)), _ASKED_ANEW)),
+        store.wanted.expert,
     )
+    if not kept:
+        return
+    members = list(store.wanted.members)
+    scores = client.score([text.item for text in kept], model=store.wanted.model, members=members)
+    for text, item in zip(kept, scores, strict=True):
+        then = np.asarray(store.read(text.key).rewards, dtype=np.float64)
+        now = np.asarray(item.rewards[expert].logprobs if expert in item.rewards else (), dtype=np.float64)
+        if not _alike(then, now):
+            raise ProbeError(
+                f"{expert}'s reward of a text was {np.nansum(then):.2f} nats when its activations were kept, and is "
+                f"{np.nansum(now):.2f} now, so the weights have changed; give another --output"
+            )
+
+
+def _alike(then_C: NDArray[np.float64], now_C: NDArray[np.float64]) -> bool:
+    """Whether two readings of a text can be by the same weights."""
+    finite = np.isfinite(now_C)
+    if then_C.shape != now_C.shape or not np.array_equal(finite, np.isfinite(then_C)):
+        return False
+    return not finite.any() or bool(np.abs(now_C - then_C)[finite].mean() <= _TOLERANCE_A_TOKEN)
 
 
 @dataclass

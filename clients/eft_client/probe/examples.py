@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -97,6 +98,12 @@ class Examples:
             prompts=len(prompts),
             alike=len(pairs) - len(different),
         )
+
+    @cached_property
+    def repeated(self) -> int:
+        """How many texts have an answer that a text with another prompt has, too."""
+        counts = Counter(str(text.item.completion) for text in self.texts)
+        return sum(counts[str(text.item.completion)] > 1 for text in self.texts)
 
     @cached_property
     def digest(self) -> str:

@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eft_client.probe.changes import signature_of
 from eft_client.probe.errors import ProbeError
 from eft_client.sync import EftClient
+
+if TYPE_CHECKING:
+    from eft_server.family.family import Source
 
 __all__ = ["Probing", "members_of_family", "members_of_server"]
 
@@ -20,17 +24,14 @@ class Probing:
         expert: the member whose activations are probed.
         reference: the member that it was fine-tuned from.
         folders: of the reference's and the expert's checkpoint, where both are in folders here.
+        signature: what tells these checkpoints from others of the same names, as far as it is known here.
     """
 
     model: str
     expert: str
     reference: str
     folders: tuple[Path, Path] | None = None
-
-    @property
-    def signature(self) -> str:
-        """What tells these checkpoints from others of the same names, as far as it is known here."""
-        return "" if self.folders is None else signature_of(*self.folders)
+    signature: str = ""
 
 
 def members_of_family(family: str, overrides: Sequence[str], expert: str | None) -> Probing:
@@ -45,13 +46,17 @@ def members_of_family(family: str, overrides: Sequence[str], expert: str | None)
     config = load_config(family, overrides)
     references = {member.name: member.reference for member in config.family.experts}
     chosen, reference = _chosen(config.name, references, expert)
-    folders = tuple(Path(config.family[name].source.model) for name in (reference, chosen))
-    local = all(folder.is_absolute() and folder.is_dir() for folder in folders)
+    before, after = (config.family[name].source for name in (reference, chosen))
+    both = _folder(before), _folder(after)
     return Probing(
         model=config.name,
         expert=chosen,
         reference=reference,
-        folders=(folders[0], folders[1]) if local else None,
+        folders=(both[0], both[1]) if both[0] and both[1] else None,
+        signature="; ".join(
+            f"{source.model}@{source.revision}" if folder is None else signature_of(folder)
+            for source, folder in zip((before, after), both, strict=True)
+        ),
     )
 
 
@@ -68,6 +73,12 @@ def members_of_server(client: EftClient, model: str | None, expert: str | None) 
     references = {one.name: one.reference for one in behaviours.experts}
     chosen, reference = _chosen(name, references, expert)
     return Probing(model=name, expert=chosen, reference=reference)
+
+
+def _folder(source: "Source") -> Path | None:
+    """A checkpoint's folder; None where it is a hub's."""
+    folder = Path(source.model)
+    return folder if folder.is_absolute() and folder.is_dir() else None
 
 
 def _chosen(model: str, references: Mapping[str, str | None], expert: str | None) -> tuple[str, str]:

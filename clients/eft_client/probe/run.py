@@ -84,7 +84,7 @@ def _collected(options: ProbeOptions, opens: Opened, stack: ExitStack) -> tuple[
         wanted = _wanted(options, probing, pool)
         store = stack.enter_context(Store(options.output / "activations" / pool, wanted))
         done = sum(store.has(text.key) for text in texts)
-        if options.url is not None:
+        if options.url is not None or 0 < done < len(texts):
             require_same_weights(engine.client, texts, store)
         if done < len(texts):
             client = engine.client
@@ -174,6 +174,11 @@ def _probed(
         )
     if options.examples.alike:
         notes.append(f"{options.examples.alike} pairs of two equal answers were left out.")
+    if repeated := options.examples.repeated:
+        notes.append(
+            f"{repeated:,} of {len(options.examples.texts):,} answers are given to several prompts, so that a probe "
+            "may have met one before it is judged by it: look at the bag of tokens, which has met it, too."
+        )
     if changes is None:
         notes.append("How much each layer's parameters changed is not known: the checkpoints are not here.")
     first = next(iter(stores.values()))

@@ -8,6 +8,7 @@ Shape suffixes: R rows, H hidden.
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +163,7 @@ class Store:
                 write_whole(self._folder / _SHAPES, json.dumps(shapes))
                 made = path.with_suffix(".new")
                 _mapped(made, "w+", shape)
+                _allocate(made)
                 made.replace(path)
             array = _mapped(path, "r+")
             if array.shape != shape:
@@ -205,6 +207,23 @@ def _mapped(path: Path, mode: str, shape: tuple[int, int] | None = None) -> NDAr
         path, mode, np.float32, shape
     )
     return array
+
+
+def _allocate(path: Path) -> None:
+    """Take a file's blocks from the disk now: without room, a write through the mapping would end the process.
+
+    Raises:
+        ProbeError: There is no room.
+    """
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            path.unlink()
+            raise ProbeError(
+                f"{path.parent}: no room for {size:,} bytes of activations ({error.strerror})"
+            ) from None
 
 
 def _short(value: Any) -> str:

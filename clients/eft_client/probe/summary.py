@@ -69,7 +69,7 @@ def judged(finding: Finding, *, repeats: int, seed: int, notes: Sequence[str] = 
         for name, resampled in found.items():
             estimates[measure.name, name] = _estimate(measure, resampled)
             if name != EXPERT:
-                differences[measure.name, name] = _difference(found[EXPERT], resampled)
+                differences[measure.name, name] = _difference(measure, found[EXPERT], resampled)
         values = [_value(measure, shuffled.best, prompts) for shuffled in finding.shuffled]
         estimates[measure.name, SHUFFLED] = over_shuffles(values, prompts)
     by_layer = {
@@ -110,9 +110,14 @@ def _estimate(measure: Measure, resampled: Resampled) -> Estimate:
     return Estimate(resampled.value, max(low, measure.least), min(high, 1.0), resampled.prompts)
 
 
-def _difference(first: Resampled, second: Resampled) -> Estimate:
+def _difference(measure: Measure, first: Resampled, second: Resampled) -> Estimate:
+    value = first.value - second.value
     low, high = interval(first.draws_D - second.draws_D)
-    return Estimate(first.value - second.value, low, high, first.prompts)
+    if measure.least == 0 and low == high:
+        # Of two shares that are the same in every resample, each can be as far off as one that is 1 throughout.
+        margin = 1 - wilson(1.0, first.prompts)[0]
+        low, high = max(-1.0, value - margin), min(1.0, value + margin)
+    return Estimate(value, low, high, first.prompts)
 
 
 def _warnings(finding: Finding) -> Iterator[str]:
@@ -122,9 +127,8 @@ def _warnings(finding: Finding) -> Iterator[str]:
     if not shuffled.low <= measure.chance <= shuffled.high:
         yield (
             f"WARNING: shuffled targets are not at chance: {measure.name} {with_margin(shuffled)}, expected "
-            f"{measure.chance:g}. Either it is the one time in a hundred, which another --seed and more --shuffles "
-            "tell, or rows of different prompts share what they must not. Do not rely on the other numbers before you "
-            "know."
+            f"{measure.chance:g}. Either it is the one time in a hundred, which more --shuffles tell, or probes were "
+            "judged by rows that they were fitted on. Do not rely on the other numbers before you know."
         )
     if problem.prompts < FEW_PROMPTS:
         yield f"Only {problem.prompts} prompts: the intervals are wide, and rougher than they look."

@@ -16,8 +16,7 @@ Message = Mapping[str, str]
 Prompt = str | tuple[Message, ...]
 
 _ROLES = ("system", "user", "assistant")
-_KEPT = ("chosen_rephrased", "rejected_rephrased", "label")
-"""Keys that training does not read and `eft dynamics` and `eft probe` do: they stay with their example."""
+_REPHRASED = ("chosen_rephrased", "rejected_rephrased")
 
 _FORMS = "{prompt, chosen, rejected}, {prompt, completion}, {messages}, or HH-rlhf's {chosen, rejected}"
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -41,7 +40,7 @@ class Example:
         prompt: Text that the answers continue, or the conversation that they answer.
         chosen: The answer, or the preferred one.
         rejected: The other one; None where there is one only.
-        kept: Further keys of the row that stay with it.
+        kept: Further keys of the row, which training does not read and `eft dynamics` and `eft probe` do.
     """
 
     id: str
@@ -84,10 +83,16 @@ def example_of(row: Any, usual_id: str, *, hh_as_text: bool) -> Example:
     if not isinstance(row, Mapping):
         raise RowError(f"holds {shown(row)}, not an object; expected {_FORMS}")
     prompt, chosen, rejected = _parts(row, hh_as_text)
-    kept = {key: row[key] for key in _KEPT if row.get(key) is not None}
-    if rejected is not None:
-        kept.pop("label", None)
+    kept = _kept_of_one(row) if rejected is None else _kept_of_two(row)
     return Example(_id(row, usual_id), prompt, chosen, rejected, kept)
+
+
+def _kept_of_one(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"label": row["label"]} if isinstance(row.get("label"), bool | int | float | str) else {}
+
+
+def _kept_of_two(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _answer(name, row[name]) for name in _REPHRASED if row.get(name) is not None}
 
 
 def _id(row: Mapping[str, Any], usual: str) -> str:

@@ -16,6 +16,9 @@ _SHARE = 0.0025
 _SHARE_OF_BEST = 0.05
 """Nor is one by less than this share of the best checkpoint, which was picked for being high."""
 
+_LEAST_FALL = 0.1
+"""Nor is one by less than so many nats."""
+
 Curve = Sequence[Mapping[str, Any]]
 
 
@@ -95,7 +98,7 @@ def _in_phase(curves: Curve, phase: str, held_out: bool) -> Squeezing | None:
     if ends >= least:
         start = max(later, key=lambda point: point["logps_chosen"])
         least = _least(start, _SHARE_OF_BEST)
-    if ends >= least or later[-1]["margin"] <= start["margin"]:
+    if max(ends, later[-1]["logps_chosen"]) >= least or later[-1]["margin"] <= start["margin"]:
         return None
     standing = [point for point in later if point["logps_chosen"] >= least]
     best = (
@@ -119,4 +122,4 @@ def _in_phase(curves: Curve, phase: str, held_out: bool) -> Squeezing | None:
 def _least(point: Mapping[str, Any], share: float) -> float:
     """The log-probability down to which the chosen answers count as no less likely than at a point."""
     logps = float(point["logps_chosen"])
-    return logps - abs(logps) * share
+    return logps - max(abs(logps) * share, _LEAST_FALL)

@@ -54,10 +54,8 @@ def test_equal_lines_count_once(tmp_path: Path) -> None:
     [
         ({"prompt": "Who?"}, "exactly one of completion and chosen"),
         ({"prompt": "Who?", "chosen": "Me."}, "chosen and rejected belong together"),
-        (PAIR | {"score": 3}, "score: Extra inputs are not permitted, not 3"),
         (PAIR | {"chosen": [{"role": "user", "content": "Me."}]}, "list of one message of the assistant"),
         (PAIR | {"prompt": []}, "prompt"),
-        (PAIR | {"label": 1}, "a label belongs to a completion"),
         ("{", "no JSON"),
     ],
 )
@@ -65,6 +63,11 @@ def test_another_line_is_refused_by_its_number(tmp_path: Path, line: Any, said: 
     with pytest.raises(PairsError, match="line 2") as raised:
         read_pairs(written(tmp_path, PAIR, line))
     assert said in str(raised.value)
+
+
+def test_what_else_data_sets_have_in_a_line_is_not_read(tmp_path: Path) -> None:
+    [plain] = read_pairs(written(tmp_path, PAIR))
+    assert read_pairs(written(tmp_path, PAIR | {"score_chosen": 3.5, "label": 1, "id": 7})) == [plain]
 
 
 def test_an_id_comes_once(tmp_path: Path) -> None:

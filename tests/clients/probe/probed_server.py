@@ -52,6 +52,7 @@ class ProbedServer(httpx.AsyncBaseTransport):
         most_bytes: how many bytes of activations a request may have.
         allowed: whether it gives activations at all.
         sharpness: of the expert, whose rewards grow with it.
+        turned: whether rewards are others, with the same sum.
         ends: whether the family has a token that ends a turn.
     """
 
@@ -61,12 +62,14 @@ class ProbedServer(httpx.AsyncBaseTransport):
         most_bytes: int = 1 << 24,
         allowed: bool = True,
         sharpness: float = 1.0,
+        turned: bool = False,
         ends: bool = True,
     ) -> None:
         self.scored: list[Mapping[str, Any]] = []
         self.most_bytes = most_bytes
         self.allowed = allowed
         self.sharpness = sharpness
+        self.turned = turned
         self.ends = ends
         self.breaks_after: int | None = None
 
@@ -126,6 +129,9 @@ class ProbedServer(httpx.AsyncBaseTransport):
         tokens = [number_of(word) % 1000 for word in words] + ([0] if item["end"] else [])
         good = quality(prompt, item["completion"])
         rewards = [self.sharpness * good * (1 + place / 10) for place in range(len(tokens))]
+        if self.turned:
+            rewards[1], rewards[2] = rewards[2], rewards[1]
+            rewards[0], rewards[-1] = 2 * rewards[0], rewards[-1] - rewards[0]
         weight = body.get("eft", {}).get("weights", {}).get("good", 0.0)
         return {
             "object": "eft.score.item",

@@ -1,6 +1,8 @@
 """`eft probe` against a server that follows the contract: what is asked, kept, and said."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from eft_client.probe.errors import ProbeError
 from eft_client.probe.options import ProbeOptions
 from eft_client.probe.report import ProbeReport
 from eft_client.probe.run import run
+from eft_client.probe.statistics.measures import ACCURACY, Resampled
+from eft_client.probe.summary import _difference
 
 from .probed_server import HIDDEN, LAYERS, MEMBERS, TELLING, ProbedServer, pair_lines, states
 
@@ -119,12 +123,12 @@ def test_a_broken_run_resumes_and_a_whole_one_asks_nothing(data: Path, tmp_path:
     again = ProbedServer()
     resumed = probed(again, data, tmp_path / "out")
     asked = sum(len(body["items"]) for body in again.scored)
-    # Beside the texts that were missing: one that finds the layers, and one that finds the weights unchanged.
-    assert asked == 2 * PAIRS - 4 * 8 + 2
+    # Beside the texts that were missing: one that finds the layers, and four that find the weights unchanged.
+    assert asked == 2 * PAIRS - 4 * 8 + 1 + 4
     silent = ProbedServer()
     whole = probed(silent, data, tmp_path / "out")
     [unchanged] = silent.scored
-    assert len(unchanged["items"]) == 1 and "activations" not in unchanged
+    assert len(unchanged["items"]) == 4 and "activations" not in unchanged
     assert whole.verdicts[0].estimates == resumed.verdicts[0].estimates
     fresh = probed(ProbedServer(), data, tmp_path / "fresh")
     assert fresh.verdicts[0].estimates == whole.verdicts[0].estimates
@@ -182,6 +186,35 @@ def test_weights_that_changed_behind_the_same_address_are_noticed(data: Path, tm
     probed(ProbedServer(), data, tmp_path / "out")
     with pytest.raises(ProbeError, match=r"and is -12\.00 now, so the weights have changed; give another"):
         probed(ProbedServer(sharpness=2.0), data, tmp_path / "out")
+    # Rewards whose sum is the same, with other signs.
+    with pytest.raises(ProbeError, match="so the weights have changed"):
+        probed(ProbedServer(turned=True), data, tmp_path / "out")
+
+
+def test_a_full_disk_is_told_before_anything_is_written(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ProbeError, match=r"last: no room for 2,688 bytes of activations \(No space left"):
+        probed(ProbedServer(), data, tmp_path / "out")
+    monkeypatch.undo()
+    probed(ProbedServer(), data, tmp_path / "out")
+
+
+def test_answers_that_several_prompts_have_are_told(tmp_path: Path) -> None:
+    lines = [line | {"rejected": "It is blue."} for line in pair_lines(20)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    report = probed(ProbedServer(), tmp_path / "pairs.jsonl", tmp_path / "out")
+    assert any(note.startswith("20 of 40 answers are given to several prompts") for note in report.notes)
+
+
+def test_equal_shares_differ_by_no_more_than_either_may_be_off() -> None:
+    perfect = Resampled(1.0, np.ones(100), 60)
+    found = _difference(ACCURACY, perfect, perfect)
+    assert found.value == 0 and found.high == -found.low == pytest.approx(1 - 0.9398, abs=1e-3)
 
 
 def test_the_end_of_the_turn_can_be_left_out(data: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from eft_client.probe.changes import measure_changes, signature_of
 from eft_client.probe.demo_pairs import demo_pairs
 from eft_client.probe.errors import ProbeError
 from eft_client.probe.examples import Examples
+from eft_client.probe.members import members_of_family
 
 
 def pair(number: int, prompt: str, chosen: str, rejected: str | None = None, **more: Any) -> Pair:
@@ -83,6 +84,20 @@ def test_changes_by_layer_are_relative_to_the_reference(tmp_path: Path) -> None:
     assert found.by_layer == pytest.approx({layer: 0.1 * layer for layer in range(4)}, abs=1e-6)
     assert measure_changes(before, before) is None
     assert signature_of(before) != signature_of(after)
+
+
+def test_an_adapter_here_on_a_hub_s_model_is_told_from_another_training(tmp_path: Path) -> None:
+    family = tmp_path / "family.yaml"
+    family.write_text("name: f\nbase: org/model\nexperts: {good: {adapter: ./good, reference: base}}\n")
+    (tmp_path / "good").mkdir()
+    signatures = []
+    for content in (b"one", b"another"):
+        (tmp_path / "good" / "adapter_model.safetensors").write_bytes(content)
+        probing = members_of_family(str(family), [], None)
+        assert probing.folders is None
+        signatures.append(probing.signature)
+    signatures.append(members_of_family(str(family), ["base.revision=v2"], None).signature)
+    assert len(set(signatures)) == 3 and "org/model@v2" in signatures[2]
 
 
 @pytest.mark.parametrize("rslora", [False, True])

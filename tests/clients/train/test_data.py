@@ -94,6 +94,13 @@ def test_an_example_is_written_as_a_row_that_reads_alike(tmp_path: Path) -> None
 
 def test_a_label_stays_with_a_single_answer() -> None:
     assert _read({"prompt": "a", "completion": "b", "label": 1}).as_json()["label"] == 1
+    assert "label" not in _read({"prompt": "a", "completion": "b", "label": {"is": 1}}).as_json()
+
+
+def test_a_rephrase_without_a_pair_is_dropped_and_one_that_is_no_text_is_named() -> None:
+    assert "chosen_rephrased" not in _read({"prompt": "a", "completion": "b", "chosen_rephrased": "c"}).kept
+    with pytest.raises(RowError, match="chosen_rephrased: holds 3, not text"):
+        _read({"prompt": "a", "chosen": "b", "rejected": "c", "chosen_rephrased": 3})
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ def _curves(chosen: list[float], margins: list[float], phase: str = "dpo") -> li
     [
         ([-150, -149, -151, -155], [0, 2, 5, 9], 16),
         ([-150, -152, -154, -158], [0, 2, 5, 9], 16),
-        # It fell, and came back for an instant: the mean of the last three counts.
-        ([-150, -160, -160, -149.9], [0, 2, 5, 9], 48),
+        # Nearly back: the mean of the last three counts.
+        ([-150, -160, -160, -150.5], [0, 2, 5, 9], 48),
     ],
 )
 def test_it_fires_when_chosen_answers_fall_while_the_margin_rises(
@@ -59,8 +59,18 @@ def test_a_fall_from_the_best_checkpoint_counts_where_the_end_is_above_the_start
         ([-150, -155, -158, -160], [0, -1, -2, -3]),
         ([-150, -150.1, -150.2, -150.3], [0, 2, 5, 9]),
         ([-150], [0]),
+        ([-5, -9, -8, -6, -4.9], [0, 2, 5, 7, 9]),
+        ([-0.30, -0.31, -0.33, -0.35], [0, 2, 5, 9]),
     ],
-    ids=["chosen rise", "little below the best", "the margin falls", "within the noise", "no checkpoint"],
+    ids=[
+        "chosen rise",
+        "little below the best",
+        "the margin falls",
+        "within the noise",
+        "no checkpoint",
+        "it comes back",
+        "a hundredth of a nat",
+    ],
 )
 def test_it_does_not_fire_otherwise(chosen: list[float], margins: list[float]) -> None:
     assert squeezing(_curves(chosen, margins), ["dpo"], held_out=True) is None
