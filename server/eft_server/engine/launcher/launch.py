@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from vllm.v1.engine.input_processor import InputProcessor
 
 
+_ENGINE_ENDS_WITHIN_S = 10.0
+"""Until then vLLM's processes clear up; then they are killed. vLLM's 5 s are too few where a machine is very busy."""
+
 _LONGEST_FOLDER = 50
 """Limit for the folder's part of a socket path's 107 characters; vLLM's names and ours take the rest."""
 
@@ -54,7 +57,7 @@ async def open_engine(plan: EnginePlan, stages: Stages) -> AsyncIterator["AsyncL
             end_with(engine.input_processor, plan)
             yield engine
         finally:
-            engine.shutdown()
+            engine.shutdown(_ENGINE_ENDS_WITHIN_S)
 
 
 @contextmanager
