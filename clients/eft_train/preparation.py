@@ -130,7 +130,7 @@ def prepare(plan: Plan, progress: Progress) -> Prepared:
     base = source_of(plan.base, plan.revision)
     progress.say("reading the base's config and tokenizer")
     checkpoint = refusals.read_base(base)
-    plan = replace(plan, recipe=plan.recipe.within(checkpoint.report.max_position_embeddings))
+    plan = _shortened(plan, checkpoint.report.max_position_embeddings, progress)
     base = _pinned(base)
     progress.say("reading the data")
     data, division = _divided(plan, as_text=checkpoint.chat_template is None)
@@ -151,7 +151,28 @@ def prepare(plan: Plan, progress: Progress) -> Prepared:
     kept = sum(len(run.steps.checkpoints) for run in phases)
     refusals.require_room(plan.out, kept, servable.adapter_bytes or 4 * checkpoint.report.parameters)
     measured = _measured(apart if on_held_out else texts, longest)
+    division = _fitting(
+        division, [*texts, *apart], max(phase.max_length for phase in plan.recipe.phases.values())
+    )
     return Prepared(plan, base, data, division, measured, on_held_out, hardware, phases, servable.warnings)
+
+
+def _shortened(plan: Plan, longest: int, progress: Progress) -> Plan:
+    """The plan for a model that reads at most so many tokens."""
+    recipe = plan.recipe.within(longest)
+    if recipe != plan.recipe:
+        progress.say(f"max_length is {longest}, the most tokens that {plan.base} reads")
+    return replace(plan, recipe=recipe)
+
+
+def _fitting(division: Division, texts: Sequence[Tokenised], longest: int) -> Division:
+    """The examples whose prompt leaves room for an answer; no other is learnt, or could be scored."""
+    ids = {example.id for example in Tokens.within(texts, longest).examples}
+    trained_on, held_out = (
+        tuple(example for example in part if example.id in ids)
+        for part in (division.trained_on, division.held_out)
+    )
+    return replace(division, trained_on=trained_on, held_out=held_out)
 
 
 def source_of(model: str, revision: str | None = None) -> Source:

@@ -83,8 +83,10 @@ def planned(options: DynamicsOptions) -> DynamicsPlan:
         other = "--over" if options.over else "--url"
         raise DynamicsError(f"--group starts several engines, and {other} needs one; leave one of them out")
     checkpoints = None if options.checkpoints is None else read_checkpoints(options.checkpoints)
+    _require_family(options.family)
     files = _files(options)
     every = {side: read_pairs(path) for side, path in files.items()}
+    _require_alike(every, files)
     trained = {_prompt(pair) for pair in every[TRAINING]}
     return DynamicsPlan(
         options=options,
@@ -94,6 +96,24 @@ def planned(options: DynamicsOptions) -> DynamicsPlan:
         repeated=sum(_prompt(pair) in trained for pair in every.get(HELD_OUT, ())),
         checkpoints=checkpoints,
     )
+
+
+def _require_family(family: str | None) -> None:
+    """A name without a folder or an ending may be a bundled family's, which the engine knows."""
+    if family is None or Path(family).expanduser().is_file():
+        return
+    if Path(family).name != family or Path(family).suffix:
+        raise DynamicsError(f"{family}: no such family file")
+
+
+def _require_alike(every: Mapping[str, Sequence[Pair]], files: Mapping[str, Path]) -> None:
+    has = {path: {pair.rejected is not None for pair in every[side]} for side, path in files.items()}
+    paired = [path for path, kinds in has.items() if True in kinds]
+    single = [path for path, kinds in has.items() if False in kinds]
+    if paired and single:
+        raise DynamicsError(
+            f"{single[0]} has lines with one answer, and {paired[0]} has pairs; expected pairs everywhere, or nowhere"
+        )
 
 
 def _require_range(text: str) -> None:

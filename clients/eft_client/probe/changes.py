@@ -73,7 +73,7 @@ def measure_changes(reference: Path, expert: Path) -> Changes | None:
 def signature_of(*folders: Path) -> str:
     """Names, sizes and times of the weights' files: other training leaves others."""
     stats = [
-        f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"
+        f"{folder.name}/{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"
         for folder in folders
         for path in sorted(folder.glob("*.safetensors"))
     ]

@@ -4,6 +4,7 @@ Shape suffixes: C tokens of a completion, H hidden.
 """
 
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -30,6 +31,9 @@ TOO_LARGE = "bytes of states"
 
 _ALLOWS = "server.activations"
 """What it says of any, where it gives none."""
+
+_ITEM = re.compile(r"items\.(\d+)")
+"""How it names the text that an error is about."""
 
 _BASE = "base"
 
@@ -187,6 +191,10 @@ class _Asker:
                 ) from error
             if NO_END in str(error):
                 raise ProbeError(f"{self.wanted.model} has no end-of-turn token; give --no-end") from error
+            if place := _ITEM.match(error.message):
+                of = texts[int(place[1])].item
+                question = of.prompt or (of.messages[-1]["content"] if of.messages else "")
+                raise ProbeError(f"the prompt {str(question)!r:.80}: {error}") from error
             raise
 
     def _over(self, texts: Sequence[ReadText], weight: float) -> list[list[float]]:

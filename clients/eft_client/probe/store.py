@@ -181,9 +181,7 @@ class Store:
             return
         theirs = _object(path)
         other = [
-            f"{name} {_short(theirs.get(name))}, not {_short(ours[name])}"
-            for name in ours
-            if theirs.get(name) != ours[name]
+            _difference(name, theirs.get(name), ours[name]) for name in ours if theirs.get(name) != ours[name]
         ]
         if other:
             raise ProbeError(
@@ -224,6 +222,15 @@ def _allocate(path: Path) -> None:
             raise ProbeError(
                 f"{path.parent}: no room for {size:,} bytes of activations ({error.strerror})"
             ) from None
+
+
+def _difference(name: str, theirs: Any, ours: Any) -> str:
+    """What differs; of the checkpoints, the files that have changed."""
+    if name == "checkpoints":
+        changed = sorted(set(str(ours).split("; ")) - set(str(theirs).split("; ")))
+        files = ", ".join(one.split(" ")[0] for one in changed)
+        return f"these checkpoints have changed since: {files or 'one is no longer there'}"
+    return f"{name} {_short(theirs)}, not {_short(ours)}"
 
 
 def _short(value: Any) -> str:

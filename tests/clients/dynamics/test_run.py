@@ -214,9 +214,23 @@ def test_a_family_without_an_end_of_turn_is_told_the_option(
         conducted(folder, family)
 
 
+def test_pairs_on_one_side_and_single_answers_on_the_other_are_refused_before_scoring(folder: Path) -> None:
+    lines = [{"prompt": f"Question {i}?", "completion": "Yes."} for i in range(5)]
+    (folder / "held.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    family = FakeFamily(SQUEEZED)
+    with pytest.raises(
+        DynamicsError, match=r"held\.jsonl has lines with one answer, and .*trained\.jsonl has pairs"
+    ):
+        conducted(folder, family)
+    assert "/eft/score" not in family.requests
+
+
 def test_the_files_of_a_training_are_found_beside_its_family(folder: Path) -> None:
     (folder / "trained.jsonl").rename(folder / "trained-on.jsonl")
     (folder / "held.jsonl").rename(folder / "held-out.jsonl")
+    with pytest.raises(DynamicsError, match=r"checkpoints\.yaml: no such family file"):
+        conducted(folder, FakeFamily(SQUEEZED), data=None, family=str(folder / "checkpoints.yaml"))
+    (folder / "checkpoints.yaml").touch()
     with pytest.raises(DynamicsError, match="no data: give --data"):
         conducted(
             folder, FakeFamily(SQUEEZED), data=None, held_out=None, family=str(folder / "checkpoints.yaml")

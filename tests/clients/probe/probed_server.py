@@ -52,6 +52,7 @@ class ProbedServer(httpx.AsyncBaseTransport):
         most_bytes: how many bytes of activations a request may have.
         allowed: whether it gives activations at all.
         sharpness: of the expert, whose rewards grow with it.
+        too_long: a prompt that it does not take.
         turned: whether rewards are others, with the same sum.
         ends: whether the family has a token that ends a turn.
     """
@@ -63,6 +64,7 @@ class ProbedServer(httpx.AsyncBaseTransport):
         allowed: bool = True,
         sharpness: float = 1.0,
         turned: bool = False,
+        too_long: str | None = None,
         ends: bool = True,
     ) -> None:
         self.scored: list[Mapping[str, Any]] = []
@@ -70,6 +72,7 @@ class ProbedServer(httpx.AsyncBaseTransport):
         self.allowed = allowed
         self.sharpness = sharpness
         self.turned = turned
+        self.too_long = too_long
         self.ends = ends
         self.breaks_after: int | None = None
 
@@ -106,6 +109,9 @@ class ProbedServer(httpx.AsyncBaseTransport):
             return self._refusal(
                 "this server does not return them; server.activations: true in its family file allows it", 400
             )
+        for index, item in enumerate(body["items"]):
+            if item["prompt"] == self.too_long:
+                return self._refusal(f"items.{index}.prompt: too long", 400)
         if not self.ends and any(item["end"] for item in body["items"]):
             return self._refusal("items[0].end: the family has no end-of-turn token; leave it out", 400)
         data = [self._item(index, item, body) for index, item in enumerate(body["items"])]

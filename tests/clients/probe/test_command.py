@@ -225,6 +225,16 @@ def test_the_end_of_the_turn_can_be_left_out(data: Path, tmp_path: Path) -> None
     assert not any(item["end"] for item in server.scored[-1]["items"])
 
 
+def test_files_of_checkpoints_that_changed_are_named() -> None:
+    found = store._difference("checkpoints", "base/m 1 2; good/a 3 4", "base/m 1 2; good/a 3 5")
+    assert found == "these checkpoints have changed since: good/a"
+
+
+def test_a_prompt_that_is_too_long_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProbeError, match=r"the prompt 'q3': 400: items\.6\.prompt: too long"):
+        probed(ProbedServer(too_long="q3"), data, tmp_path / "out")
+
+
 def test_a_server_that_gives_no_activations_is_told_which_key_allows_it(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ProbeError, match=r"its family file has to say server\.activations: true"):
         probed(ProbedServer(allowed=False), data, tmp_path / "out")

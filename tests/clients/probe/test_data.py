@@ -86,6 +86,11 @@ def test_changes_by_layer_are_relative_to_the_reference(tmp_path: Path) -> None:
     assert signature_of(before) != signature_of(after)
 
 
+def test_a_family_that_is_not_there_is_named() -> None:
+    with pytest.raises(ProbeError, match=r"'nope\.yaml' is neither a family file nor a bundled family"):
+        members_of_family("nope.yaml", [], None)
+
+
 def test_an_adapter_here_on_a_hub_s_model_is_told_from_another_training(tmp_path: Path) -> None:
     family = tmp_path / "family.yaml"
     family.write_text("name: f\nbase: org/model\nexperts: {good: {adapter: ./good, reference: base}}\n")

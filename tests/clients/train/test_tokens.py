@@ -126,6 +126,7 @@ def test_cut_and_dropped_examples_are_reported(base: Path, data: Path, tmp_path:
         prepared = prepare(
             plan_of("dpo", base, data, tmp_path / "out", "dpo.max_length=18", held_out=0.0), progress
         )
+    assert len(prepared.division.trained_on) == 10
     assert [note for note in prepared.notes if note.startswith("dpo")] == [
         "dpo: 10 of 10 examples are cut off at 18 tokens",
         "dpo: 10 examples are left out, since their prompts fill 18 tokens",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from eft_client.dynamics.axis import Axis
 from eft_client.dynamics.statistics.choice import ServedStep
 from eft_client.dynamics.statistics.curve import fewest
-from eft_client.dynamics.statistics.squeezing import Sign
+from eft_client.dynamics.statistics.squeezing import Sign, Squeezing
 from eft_client.dynamics.summary import AxisSummary, DynamicsSummary, SideSummary
 from eft_client.quality.statistics.bootstrap import Estimate
 
@@ -85,7 +85,7 @@ def _choice(one: AxisSummary, by: str) -> str:
 
 
 def _why(one: AxisSummary, choice: ServedStep) -> str:
-    best, rule = at(one.axis, choice.best), _rule(one, choice)
+    best, rule = at(one.axis, choice.best), _rule(one)
     squeezed = "but it is squeezed, as every later one is: " if choice.is_squeezed else ""
     if choice.among:
         few = f"{one.deciding.prompts} prompts are too few to tell whether an earlier one is as good: take "
@@ -99,16 +99,15 @@ def _why(one: AxisSummary, choice: ServedStep) -> str:
     return f"{squeezed}{why}{_loss(one, choice)}"
 
 
-def _rule(one: AxisSummary, choice: ServedStep) -> str:
+def _rule(one: AxisSummary) -> str:
     """What a step had to satisfy, where that left one out."""
-    before = " before squeezing" if one.deciding.squeezing.sets_in is not None else ""
-    if not choice.without_losing:
-        return before
-    return f"{before} that leaves the chosen answers as likely as at {at(one.axis, 0)}"
+    return " before squeezing" if one.deciding.squeezing.sets_in is not None else ""
 
 
 def _loss(one: AxisSummary, choice: ServedStep) -> str:
-    """The price of the step, where every other one has it, too."""
+    """The price of steps that were left out; or of this one, where every other one has it, too."""
+    if choice.without_losing:
+        return f" Those at which the chosen answers are less likely than at {at(one.axis, 0)} are left out."
     if not choice.loses:
         return ""
     change = one.deciding.changes["chosen", "total"][choice.step]
@@ -137,9 +136,18 @@ def _signs(axis: Axis, side: SideSummary) -> str:
             f"{begin}: whether they are squeezed cannot be told from {side.prompts}; take {least} or more. "
             f"{counted[0].upper()}{counted[1:]}."
         )
+    elif found.signs[0].holds:
+        begin = f"{begin}: the chosen answers fall, though not by squeezing: {counted}.{_otherwise(found)}"
     else:
         begin = f"{begin}: not squeezed, {counted}."
     return f"{begin} {_fall(axis, side)} {_meanwhile(found.signs[1:])}"
+
+
+def _otherwise(found: Squeezing) -> str:
+    """What it is instead, where that is sure."""
+    if not found.signs[2].change.high < 0:
+        return ""
+    return " Rows flatten: the model is driven off its own answers, too, not into them."
 
 
 def _fall(axis: Axis, side: SideSummary) -> str:
