@@ -95,6 +95,8 @@ def _bounds(options: DynamicsOptions) -> Iterator[str]:
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise DynamicsError(f"--output {folder}: is a file; expected a folder") from None
     except OSError as error:
         raise DynamicsError(f"{folder}: {error.strerror or error}") from None
 

@@ -55,6 +55,8 @@ def run(options: ProbeOptions, console: Console, opens: Opened = opened) -> Prob
     require_prompts(options.examples.prompts, options.folds, options.data)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ProbeError(f"--output {options.output}: is a file; expected a folder") from None
     except OSError as error:
         raise ProbeError(f"{options.output}: {error.strerror or error}") from None
     with ExitStack() as stack:

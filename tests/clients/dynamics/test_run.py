@@ -225,6 +225,11 @@ def test_pairs_on_one_side_and_single_answers_on_the_other_are_refused_before_sc
     assert "/eft/score" not in family.requests
 
 
+def test_a_file_is_no_folder_for_results(folder: Path) -> None:
+    with pytest.raises(DynamicsError, match=r"--output .*held\.jsonl: is a file; expected a folder"):
+        conducted(folder, FakeFamily(SQUEEZED), output=folder / "held.jsonl")
+
+
 def test_the_files_of_a_training_are_found_beside_its_family(folder: Path) -> None:
     (folder / "trained.jsonl").rename(folder / "trained-on.jsonl")
     (folder / "held.jsonl").rename(folder / "held-out.jsonl")

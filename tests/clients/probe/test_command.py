@@ -235,6 +235,11 @@ def test_a_prompt_that_is_too_long_is_named(data: Path, tmp_path: Path) -> None:
         probed(ProbedServer(too_long="q3"), data, tmp_path / "out")
 
 
+def test_a_file_is_no_folder_for_results(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProbeError, match=r"--output .*pairs\.jsonl: is a file; expected a folder"):
+        probed(ProbedServer(), data, data)
+
+
 def test_a_server_that_gives_no_activations_is_told_which_key_allows_it(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ProbeError, match=r"its family file has to say server\.activations: true"):
         probed(ProbedServer(allowed=False), data, tmp_path / "out")

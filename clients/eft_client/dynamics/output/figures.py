@@ -122,7 +122,7 @@ def draw_influence(one: AxisSummary) -> Any:
         for number, side in enumerate(one.sides.values()):
             totals = [side.influence[kind].total for kind in kinds]
             y = np.arange(len(kinds)) + (number - (len(one.sides) - 1) / 2) * height
-            look = {"color": series(number)["color"], "error_kw": {"linewidth": 0.8}}
+            look = {"color": series(number)["color"], "error_kw": {"linewidth": 0.8, "ecolor": "0.5"}}
             values = [total.value for total in totals]
             bars.barh(y, values, height, xerr=_distances(totals), label=side.side, **look)
         bars.set_yticks(range(len(kinds)), [label_of(kind) for kind in kinds])
