@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from eft_client.exits import errors_in_words, require_bench, resumed_by_running_again
+from eft_client.exits import require_bench, resumed_by_running_again
 from eft_client.pairs.options import SERVER_PANEL, ApiKeyEnv, Overrides, ServedFamily
 
 __all__ = ["dynamics"]
@@ -160,6 +160,8 @@ def dynamics(  # noqa: PLR0913 (one for each option)
 
     eft dynamics runs/dpo/checkpoints.yaml --over after-000400=0:3:0.25
     """
+    from eft_server.exits import errors_in_words
+
     with errors_in_words():
         require_bench()
         import sys

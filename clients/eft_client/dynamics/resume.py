@@ -9,12 +9,12 @@ from eft_client.dynamics.options import DynamicsPlan
 from eft_client.dynamics.scores import Scorer
 from eft_client.dynamics.texts.text import Place, Text, places
 from eft_client.pairs.pair import Pair
+from eft_client.pairs.results import TOLERANCE_A_TOKEN
 from eft_client.quality.journal import Journal
 
 __all__ = ["require_same_study", "require_same_weights"]
 
 _HEADER = "study"
-_TOLERANCE_A_TOKEN = 0.02
 _WORDS = {"family": "the family", "made": "its file, or its training.json,", "data": "the data"}
 
 
@@ -58,7 +58,7 @@ def require_same_weights(
             continue
         for name, sums in scorer.asked_anew(pair, text).items():
             then = before.get(name, sums)
-            if abs(then.total - sums.total) > _TOLERANCE_A_TOKEN * sums.tokens:
+            if abs(then.total - sums.total) > TOLERANCE_A_TOKEN * sums.tokens:
                 raise DynamicsError(
                     f"{scorer.journal.path}: {name} gave the {text.kind} answer to prompt {pair.id!r} "
                     f"{then.total:.2f} nats, and gives it {sums.total:.2f} now, so its weights have changed; give "

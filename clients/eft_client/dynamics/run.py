@@ -21,6 +21,7 @@ from eft_client.dynamics.study import DynamicsFindings, conduct
 from eft_client.dynamics.summary import DynamicsSummary, as_json, summarise
 from eft_client.pairs.engine import opened
 from eft_client.pairs.pair import as_line
+from eft_client.pairs.results import make_folder
 from eft_client.progress import Progress
 from eft_client.quality.journal import Journal
 from eft_client.report.terminal import as_table
@@ -47,7 +48,7 @@ def run(
     """
     plan = planned(options)
     command = shlex.join(["eft", *sys.argv[1:]])
-    _make(options.output)
+    make_folder(options.output, DynamicsError)
     with Journal(options.output / "scores.jsonl") as journal:
         require_same_study(journal, plan, None)
         findings = _conducted(plan, journal, transport)
@@ -90,15 +91,6 @@ def _bounds(options: DynamicsOptions) -> Iterator[str]:
         for name in ("weight", "scale"):
             yield f"limits.{name}.max={max(largest, 2.0)}"
         yield f"limits.total={_LARGEST_TOTAL}"
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise DynamicsError(f"--output {folder}: is a file; expected a folder") from None
-    except OSError as error:
-        raise DynamicsError(f"{folder}: {error.strerror or error}") from None
 
 
 def _write(summary: DynamicsSummary, command: str, said: list[str]) -> None:

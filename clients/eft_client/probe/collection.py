@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from eft_client.errors import BadRequest, NotFound
 from eft_client.pairs.errors import NO_END
+from eft_client.pairs.results import TOLERANCE_A_TOKEN
 from eft_client.probe.errors import ProbeError
 from eft_client.probe.examples import ReadText
 from eft_client.probe.store import Read, Store, Wanted
@@ -36,9 +37,6 @@ _ITEM = re.compile(r"items\.(\d+)")
 """How it names the text that an error is about."""
 
 _BASE = "base"
-
-_TOLERANCE_A_TOKEN = 0.02
-"""Nats between two readings of a text by the same weights, in another batch or dtype."""
 
 _ASKED_ANEW = 4
 """How many texts of a run that goes on are read once more."""
@@ -105,7 +103,7 @@ def _alike(then_C: NDArray[np.float64], now_C: NDArray[np.float64]) -> bool:
     finite = np.isfinite(now_C)
     if then_C.shape != now_C.shape or not np.array_equal(finite, np.isfinite(then_C)):
         return False
-    return not finite.any() or bool(np.abs(now_C - then_C)[finite].mean() <= _TOLERANCE_A_TOKEN)
+    return not finite.any() or bool(np.abs(now_C - then_C)[finite].mean() <= TOLERANCE_A_TOKEN)
 
 
 @dataclass

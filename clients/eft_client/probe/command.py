@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from eft_client.exits import errors_in_words, require_probe, resumed_by_running_again
+from eft_client.exits import require_probe, resumed_by_running_again
 from eft_client.pairs.options import SERVER_PANEL, ApiKeyEnv, Overrides, ServedFamily
 
 __all__ = ["probe"]
@@ -151,6 +151,8 @@ def probe(  # noqa: PLR0913 (one for each option)
 
     eft probe runs/dpo/family.yaml --data runs/dpo/held-out.jsonl
     """
+    from eft_server.exits import errors_in_words
+
     with errors_in_words():
         require_probe()
         import sys

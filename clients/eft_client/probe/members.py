@@ -38,15 +38,12 @@ def members_of_family(family: str, overrides: Sequence[str], expert: str | None)
     """The members that a family file names; its checkpoints are not looked at.
 
     Raises:
-        ProbeError: The file is wrong. It has several experts and none is chosen, or none of that name.
+        ConfigError: The file is wrong.
+        ProbeError: It has several experts and none is chosen, or none of that name.
     """
-    from eft_server.errors import ConfigError
     from eft_server.family.load import load_config
 
-    try:
-        config = load_config(family, overrides)
-    except ConfigError as error:
-        raise ProbeError(str(error)) from error
+    config = load_config(family, overrides)
     references = {member.name: member.reference for member in config.family.experts}
     chosen, reference = _chosen(config.name, references, expert)
     before, after = (config.family[name].source for name in (reference, chosen))

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from eft_client.pairs.engine import opened
+from eft_client.pairs.results import make_folder
 from eft_client.probe.autoencoder import ACTIVE, PASSES, WIDTH, codes_of
 from eft_client.probe.changes import Changes, measure_changes
 from eft_client.probe.collection import collect, require_same_weights
@@ -53,12 +54,7 @@ def run(options: ProbeOptions, console: Console, opens: Opened = opened) -> Prob
     """
     command = shlex.join(["eft", *sys.argv[1:]])
     require_prompts(options.examples.prompts, options.folds, options.data)
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise ProbeError(f"--output {options.output}: is a file; expected a folder") from None
-    except OSError as error:
-        raise ProbeError(f"{options.output}: {error.strerror or error}") from None
+    make_folder(options.output, ProbeError)
     with ExitStack() as stack:
         stores, probing = _collected(options, opens, stack)
         changes = measure_changes(*probing.folders) if probing.folders else None

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from eft_client.errors import EftError
+from eft_client.exits import EXIT_WRONG_INPUT
 from eft_client.probe import store
 from eft_client.probe.errors import ProbeError
 from eft_client.probe.options import ProbeOptions
@@ -18,6 +20,7 @@ from eft_client.probe.report import ProbeReport
 from eft_client.probe.run import run
 from eft_client.probe.statistics.measures import ACCURACY, Resampled
 from eft_client.probe.summary import _difference
+from eft_server.cli import app
 
 from .probed_server import HIDDEN, LAYERS, MEMBERS, TELLING, ProbedServer, pair_lines, states
 
@@ -233,6 +236,16 @@ def test_files_of_checkpoints_that_changed_are_named() -> None:
 def test_a_prompt_that_is_too_long_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ProbeError, match=r"the prompt 'q3': 400: items\.6\.prompt: too long"):
         probed(ProbedServer(too_long="q3"), data, tmp_path / "out")
+
+
+@pytest.mark.parametrize("command", ["probe", "dynamics"])
+def test_a_wrong_family_ends_the_command_in_words(command: str, data: Path, tmp_path: Path) -> None:
+    family = tmp_path / "family.yaml"
+    family.write_text("name: f\nbase: org/model\nmodle: org/model\n")
+    arguments = [command, str(family), "--data", str(data), "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == EXIT_WRONG_INPUT
+    assert "modle: unknown key; known here: name" in done.stderr
 
 
 def test_a_file_is_no_folder_for_results(data: Path, tmp_path: Path) -> None:

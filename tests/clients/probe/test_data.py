@@ -16,6 +16,7 @@ from eft_client.probe.demo_pairs import demo_pairs
 from eft_client.probe.errors import ProbeError
 from eft_client.probe.examples import Examples
 from eft_client.probe.members import members_of_family
+from eft_server.errors import ConfigError
 
 
 def pair(number: int, prompt: str, chosen: str, rejected: str | None = None, **more: Any) -> Pair:
@@ -87,7 +88,7 @@ def test_changes_by_layer_are_relative_to_the_reference(tmp_path: Path) -> None:
 
 
 def test_a_family_that_is_not_there_is_named() -> None:
-    with pytest.raises(ProbeError, match=r"'nope\.yaml' is neither a family file nor a bundled family"):
+    with pytest.raises(ConfigError, match=r"'nope\.yaml' is neither a family file nor a bundled family"):
         members_of_family("nope.yaml", [], None)
 
 
